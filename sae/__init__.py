@@ -1,0 +1,30 @@
+"""Scalable auto-encoder for layered image compression, in TensorFlow.
+
+    data = sae.compress(image)          # uint8 [H, W, 3] or a file -> bytes
+    image = sae.decompress(data)        # or, from its first layers, (data, layers=2)
+
+TensorFlow is imported when a function first needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from sae.errors import SaeError
+
+# Before TensorFlow is imported: its start-up log lines are not the user's business.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+__version__ = "0.1.0"
+__all__ = ["Decoder", "SaeError", "compress", "decompress", "extend", "truncate"]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        return getattr(importlib.import_module("sae.codec"), name)
+    raise AttributeError(f"module 'sae' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
