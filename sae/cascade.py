@@ -1,0 +1,41 @@
+"""The scalable auto-encoder: layers stacked on residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
+
+from sae.layer import Context, Layer
+
+
+class Cascade:
+    """The layers of one family, lowest first.
+
+    Each layer codes an image in the context of the layers below it, and the
+    reconstruction after layer k is the sum of what layers 0..k contribute.
+    Images x are float32 [B, H, W, 3] in [0, 1], H and W multiples of 16.
+    """
+
+    def __init__(self, layers: Sequence[Layer] = ()):
+        self.layers = list(layers)
+
+    def code(self, x: tf.Tensor) -> Iterator[tuple[Context, tf.Tensor]]:
+        """Codes x with every layer in turn, without making bytes.
+
+        Yields:
+          After each layer, the context it leaves (context.x_hat is its
+          reconstruction, not clipped) and its estimated bits [B].
+        """
+        context = Context.empty(tf.shape(x))
+        for layer in self.layers:
+            contribution, y_hat, bits = layer.code(x, context)
+            context = context.extended(contribution, y_hat)
+            yield context, bits
+
+    def context(self, x: tf.Tensor) -> Context:
+        """Returns the context that a further layer, on top of these, would have."""
+        context = Context.empty(tf.shape(x))
+        for context, _ in self.code(x):  # noqa: B007
+            pass
+        return context

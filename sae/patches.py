@@ -1,0 +1,154 @@
+"""The training input pipeline: random patches of a folder's photos.
+
+The order is a function of the seed alone. Photos come in shuffled epochs; each
+is decoded once and gives several crops; the crops of a block of photos are
+shuffled and dealt into batches. Batch k is therefore known without making the
+ones before it, which lets a training resume where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from sae import images
+from sae.config import TrainingConfig
+from sae.errors import SaeError
+
+_HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 32
+
+
+class Patches:
+    """Patches uint8 [batchsize, patchsize, patchsize, 3] of the photos below some folders.
+
+    A photo that is smaller than a patch or cannot be read is named once on
+    standard error and left out. One photo in twenty, at most 32, is held out
+    for validation, chosen by the hash of its file name.
+
+    Args:
+      folders: searched with all their subfolders.
+      config: patchsize, crops, smallest_scale and seed are used.
+
+    Raises:
+      SaeError: a folder does not exist, or fewer than two photos can be used.
+    """
+
+    def __init__(self, folders: Sequence[str | Path], config: TrainingConfig):
+        self.config = config
+        photos = [path for folder in folders for path in images.find(folder, recursive=True)]
+        with ThreadPoolExecutor() as pool:
+            usable = [path for path, ok in zip(photos, pool.map(self._usable, photos)) if ok]
+        if len(usable) < 2:
+            raise SaeError(
+                f"{', '.join(map(str, folders))}: {len(usable)} of {len(photos)} photos can be "
+                f"used; at least two of {config.patchsize} x {config.patchsize} pixels are needed."
+            )
+        usable.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
+        held_out = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * len(usable))))
+        self.held_out, self.photos = usable[:held_out], usable[held_out:]
+        self._named = set()
+
+    def _usable(self, path: Path) -> bool:
+        try:
+            width, height = images.size(path)
+        except SaeError as error:
+            print(f"Left out: {error}", file=sys.stderr)
+            return False
+        if min(width, height) < self.config.patchsize:
+            print(
+                f"Left out: {path} is smaller than a patch ({width} x {height}).", file=sys.stderr
+            )
+            return False
+        return True
+
+    def validation(self) -> np.ndarray:
+        """Returns the middle of each held-out photo, uint8 [N, patchsize, patchsize, 3]."""
+        side = self.config.patchsize
+        middles = []
+        for path in self.held_out:
+            photo = self._read(path)
+            if photo is not None:
+                top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
+                middles.append(photo[top : top + side, left : left + side])
+        if not middles:
+            raise SaeError("None of the photos held out for validation can be read.")
+        return np.stack(middles)
+
+    def dataset(self, batchsize: int, first: int = 0, worker: int = 0) -> tf.data.Dataset:
+        """Returns the endless sequence of batches from number `first` on.
+
+        Args:
+          batchsize: patches in a batch.
+          first: how many batches to pass over, at no cost.
+          worker: workers with different numbers get different patches.
+        """
+        config = self.config
+        # A block of 4 * batchsize photos gives 4 * crops batches.
+        block_photos, block_batches = 4 * batchsize, 4 * config.crops
+        block, offset = divmod(first, block_batches)
+        patch = (config.patchsize, config.patchsize, 3)
+
+        def crops(position):
+            found = tf.numpy_function(
+                lambda p: self._crops(int(p), worker), [position], tf.uint8, stateful=False
+            )
+            return tf.ensure_shape(found, (config.crops, *patch))
+
+        def deal(number, found):
+            found = tf.reshape(found, (-1, *patch))
+            found = tf.random.experimental.stateless_shuffle(found, seed=[config.seed, number])
+            return tf.reshape(found, (block_batches, batchsize, *patch))
+
+        dataset = tf.data.Dataset.range(block * block_photos, tf.int64.max)
+        dataset = dataset.map(crops, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = dataset.batch(block_photos, drop_remainder=True).enumerate(block).map(deal)
+        return dataset.unbatch().skip(offset).prefetch(4)
+
+    def _crops(self, position: int, worker: int) -> np.ndarray:
+        """Returns the crops of the photo at a position of the endless sequence of photos."""
+        config, count = self.config, len(self.photos)
+        epoch, index = divmod(position, count)
+        order = np.random.default_rng([config.seed, worker, 0, epoch]).permutation(count)
+        for k in range(count):
+            # In place of a photo that turns out unreadable, its neighbour.
+            photo = self._read(self.photos[order[(index + k) % count]])
+            if photo is not None:
+                break
+        else:
+            raise SaeError("None of the training photos can be read.")
+        rng = np.random.default_rng([config.seed, worker, 1, position])
+        photo = self._shrink(photo, rng.uniform(config.smallest_scale, 1.0))
+        side = config.patchsize
+        result = np.empty((config.crops, side, side, 3), np.uint8)
+        for k in range(config.crops):
+            top = rng.integers(photo.shape[0] - side + 1)
+            left = rng.integers(photo.shape[1] - side + 1)
+            crop = photo[top : top + side, left : left + side]
+            result[k] = crop[:, ::-1] if rng.random() < 0.5 else crop
+        return result
+
+    def _shrink(self, photo: np.ndarray, scale: float) -> np.ndarray:
+        """Shrinks a photo by `scale`, but never below the size of a patch."""
+        height, width = photo.shape[:2]
+        scale = max(scale, self.config.patchsize / min(height, width))
+        if scale >= 1:
+            return photo
+        size = (max(round(side * scale), self.config.patchsize) for side in (width, height))
+        return np.asarray(Image.fromarray(photo).resize(tuple(size), Image.Resampling.BICUBIC))
+
+    def _read(self, path: Path) -> np.ndarray | None:
+        """Returns a photo, uint8 [H, W, 3]; None, and its name once, where it is unreadable."""
+        try:
+            return images.read(path)
+        except SaeError as error:
+            if path not in self._named:
+                self._named.add(path)
+                print(f"Left out: {error}", file=sys.stderr)
+            return None

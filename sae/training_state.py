@@ -1,0 +1,74 @@
+"""What an interrupted training resumes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from sae import checkpoint
+from sae.errors import SaeError
+from sae.layer import Layer
+
+
+class TrainingState:
+    """Weights, optimiser and progress, in one file that is whole or absent.
+
+    Args:
+      path: of the file.
+      layer: whose weights are saved and restored.
+      optimizer: likewise; its step counter is among its variables.
+      options: JSON object of all that decides the result; a training resumes
+        only under the options it was begun with.
+
+    Attributes:
+      progress: JSON object, free for the training loop to fill.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layer: Layer,
+        optimizer: tf.keras.optimizers.Optimizer,
+        options: dict,
+    ):
+        self.path, self.layer, self.optimizer, self.options = path, layer, optimizer, options
+        self.progress: dict = {}
+
+    def save(self) -> None:
+        """Writes the file."""
+        arrays = {f"layer/{name}": array for name, array in self.layer.arrays().items()}
+        for index, variable in enumerate(self.optimizer.variables):
+            arrays[f"optimizer/{index}"] = variable.numpy()
+        note = json.dumps({"options": self.options, "progress": self.progress})
+        checkpoint.save_arrays(self.path, {**arrays, "note": np.array(note)})
+
+    def restore(self) -> bool:
+        """Takes up what was saved; returns False where there is nothing.
+
+        Raises:
+          SaeError: the file is damaged, or was begun with other options.
+        """
+        if not self.path.exists():
+            return False
+        arrays = checkpoint.load_arrays(self.path)
+        note = json.loads(str(arrays.pop("note")))
+        changes = [
+            f"{name} was {note['options'].get(name)}, is {value}"
+            for name, value in self.options.items()
+            if note["options"].get(name) != value
+        ]
+        if changes:
+            raise SaeError(
+                f"{self.path} holds an unfinished training begun otherwise "
+                f"({'; '.join(changes)}): give the same options, or remove it to start afresh."
+            )
+        self.layer.set_arrays(
+            {k[len("layer/") :]: v for k, v in arrays.items() if k.startswith("layer/")}
+        )
+        for index, variable in enumerate(self.optimizer.variables):
+            variable.assign(arrays[f"optimizer/{index}"])
+        self.progress = note["progress"]
+        return True

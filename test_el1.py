@@ -1,0 +1,6 @@
+"""Measures rate and quality after enhancement layer 1: real files, really decoded."""
+
+from sae.scripts import test
+
+if __name__ == "__main__":
+    test("el1")
