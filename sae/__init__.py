@@ -14,7 +14,7 @@ import os
 from sae.errors import SaeError
 
 # Before TensorFlow is imported: its start-up log lines are not the user's business.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"
 __all__ = ["Decoder", "SaeError", "compress", "decompress", "extend", "truncate"]
@@ -22,7 +22,8 @@ __all__ = ["Decoder", "SaeError", "compress", "decompress", "extend", "truncate"
 
 def __getattr__(name: str):
     if name in __all__:
-        return getattr(importlib.import_module("sae.codec"), name)
+        module = "sae.bitstream" if name == "truncate" else "sae.codec"
+        return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'sae' has no attribute {name!r}")
 
 

@@ -198,8 +198,24 @@ def parse(data: bytes, layers: int | None = None, max_pixels: int = MAX_PIXELS) 
     """
     if not data:
         raise SaeError("The .sae stream is empty.")
+    if layers is not None and layers < 1:
+        raise SaeError(f"A stream has at least one layer; {layers} were asked for.")
     parser = Parser(max_pixels, layers)
     parser.feed(data)
     if not parser.records:
         raise SaeError("The .sae stream ends before its base layer does; nothing can be decoded.")
     return Stream(parser.header, parser.records, cut=parser.pending > 0)
+
+
+def truncate(data: bytes, layers: int, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Returns the stream of the first `layers` layers.
+
+    Raises:
+      SaeError: as `parse`, or the stream does not have so many.
+    """
+    stream = parse(data, layers, max_pixels)
+    if len(stream.records) < layers:
+        raise SaeError(
+            f"The stream has {len(stream.records)} complete layers; {layers} cannot be kept."
+        )
+    return pack(stream.header, stream.records)

@@ -1,0 +1,342 @@
+"""Image to .sae stream and back.
+
+Encoder and decoder walk through the same contexts: each layer is coded in
+what a decoder has at that point, which the encoder gets by decoding its own
+strings. All of it runs on the CPU, since a GPU adds up in another order.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Union
+
+import numpy as np
+import tensorflow as tf
+
+from sae import bitstream, checkpoint, images
+from sae.bitstream import Header, Record
+from sae.cascade import Context
+from sae.config import METRICS, STRIDE, layer_names
+from sae.errors import SaeError
+from sae.layer import Layer
+
+Image = Union[np.ndarray, images.Source]
+Folder = Union[str, Path]
+
+# In which order floating-point numbers are added up depends on the number of
+# threads TensorFlow has. With always the same, every process decodes alike,
+# whatever number of cores the machine gives it.
+_THREADS = 8
+# A range coder leaves out bytes at the end of a string that it can do without.
+_SLACK_BYTES = 8
+# At the peak, with all layers (benchmarks/codec.py measures it).
+_BYTES_PER_PIXEL = 200
+
+try:
+    tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
+except RuntimeError:
+    warnings.warn(
+        "TensorFlow ran before sae.codec was imported: single values of a decoded image may "
+        "differ by 1 from what other processes decode.",
+        stacklevel=2,
+    )
+
+
+class Encoded(NamedTuple):
+    """A stream and what it reaches.
+
+    Attributes:
+      data: the stream.
+      layers: how many layers it has.
+      bpp: its bits per pixel, header included.
+      psnr: of the 8-bit image that it decodes to, in dB; None if no PSNR was the target.
+    """
+
+    data: bytes
+    layers: int
+    bpp: float
+    psnr: float | None
+
+
+def compress(
+    image: Image,
+    layers: int | None = None,
+    metric: str = "mse",
+    checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+) -> bytes:
+    """Returns the stream of an image; see `encode`."""
+    return encode(image, layers, metric, checkpoints).data
+
+
+def encode(
+    image: Image,
+    layers: int | None = None,
+    metric: str = "mse",
+    checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    max_pixels: int = images.MAX_PIXELS,
+) -> Encoded:
+    """Codes an image.
+
+    Args:
+      image: uint8 [H, W, 3], or what `images.read` takes: a path or a binary file.
+      layers: so many, from the base up; by default, all that are trained.
+      metric: "mse" or "ms-ssim", the family of the layers.
+      checkpoints: the folder of all checkpoints.
+      target_bpp: add no layer once the stream has so many bits per pixel.
+      target_psnr: add no layer once the 8-bit decoded image has this PSNR in dB.
+      max_pixels: larger images are refused.
+
+    Returns:
+      The stream and what was reached, which with all layers may be less than a target.
+
+    Raises:
+      SaeError: the image cannot be read or is too large, or a layer is not trained.
+    """
+    image = _array(image, max_pixels)
+    coder = _Coder(Header(metric, image.shape[1], image.shape[0]), layers, checkpoints)
+    return _encode(coder, image, [], target_bpp, target_psnr)
+
+
+def extend(
+    data: bytes,
+    image: Image,
+    layers: int | None = None,
+    checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+    max_pixels: int = images.MAX_PIXELS,
+) -> bytes:
+    """Adds layers to a stream; the result is what coding all of them at once gives.
+
+    Args:
+      data: the stream.
+      image: what it was made from, as `encode` takes it.
+      layers: of the result; by default, all that are trained.
+      checkpoints: the folder of all checkpoints, which made the stream.
+      max_pixels: larger images are refused.
+
+    Raises:
+      SaeError: as `encode` and `decompress`, or the image is of another size, or
+        the stream has that many layers already.
+    """
+    image = _array(image, max_pixels)
+    header, records = _parse(data, None, max_pixels)
+    if (header.height, header.width) != image.shape[:2]:
+        raise SaeError(
+            f"The stream holds an image of {header.width} x {header.height} pixels, and the image "
+            f"has {image.shape[1]} x {image.shape[0]}; extend a stream with its own image."
+        )
+    coder = _Coder(header, layers, checkpoints)
+    if len(records) >= len(coder.layers):
+        raise SaeError(
+            f"The stream has {len(records)} layers already; only {len(coder.layers)} are asked for "
+            "or trained."
+        )
+    for record in records:
+        coder.decode(record)
+    return _encode(coder, image, records).data
+
+
+def decompress(
+    data: bytes,
+    layers: int | None = None,
+    checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+    max_pixels: int = images.MAX_PIXELS,
+) -> np.ndarray:
+    """Decodes a stream, or as much of it as there is.
+
+    Args:
+      data: the stream; one that was cut short gives its complete layers, and a warning.
+      layers: decode so many, from the base up; by default, all.
+      checkpoints: the folder of all checkpoints, which made the stream.
+      max_pixels: larger images are refused.
+
+    Returns:
+      The image, uint8 [H, W, 3].
+
+    Raises:
+      SaeError: this is no stream, it is damaged or cut within its base layer, the
+        image is too large, or the checkpoints are not those that made it.
+    """
+    header, records = _parse(data, layers, max_pixels)
+    coder = _Coder(header, len(records), checkpoints)
+    for record in records:
+        coder.decode(record)
+    return coder.image()
+
+
+class Decoder:
+    """Decodes a stream as its bytes arrive.
+
+    Args:
+      layers: decode so many; bytes that follow them are passed over.
+      checkpoints: the folder of all checkpoints, which made the stream.
+      max_pixels: larger images are refused.
+    """
+
+    def __init__(
+        self,
+        layers: int | None = None,
+        checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+        max_pixels: int = images.MAX_PIXELS,
+    ):
+        self._parser = bitstream.Parser(max_pixels, layers)
+        self._checkpoints = checkpoints
+        self._coder: _Coder | None = None
+
+    @property
+    def header(self) -> Header | None:
+        """Size of the image and metric; None until these bytes have come."""
+        return self._parser.header
+
+    def feed(self, data: bytes) -> list[np.ndarray]:
+        """Takes the next bytes; returns the image, uint8 [H, W, 3], after each layer they complete.
+
+        Raises:
+          SaeError: as `decompress`.
+        """
+        decoded = []
+        for record in self._parser.feed(data):
+            if self._coder is None:
+                self._coder = _Coder(self.header, None, self._checkpoints)
+            self._coder.decode(record)
+            decoded.append(self._coder.image())
+        return decoded
+
+
+class _Coder:
+    """The layers of one image, and the context that those decoded so far have left."""
+
+    def __init__(self, header: Header, layers: int | None, checkpoints: Folder):
+        pixels = header.width * header.height
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if pixels * _BYTES_PER_PIXEL > memory:
+            raise SaeError(
+                f"An image of {header.width} x {header.height} pixels takes about "
+                f"{pixels * _BYTES_PER_PIXEL >> 30} GiB of memory; this machine has "
+                f"{memory >> 30} GiB."
+            )
+        self.header = header
+        self.layers, self._fingerprints = _load(header.metric, layers, checkpoints)
+        self._size = tuple(side + -side % STRIDE for side in (header.height, header.width))
+        self._context: Context | None = None
+        self._decoded = 0
+
+    def encode(self, image: np.ndarray) -> Record:
+        """Codes the next layer, which thereby is not decoded."""
+        with tf.device("CPU:0"):
+            x = tf.cast(images.pad(image, STRIDE)[None], tf.float32) / 255.0
+            string = self.layers[self._decoded].compress(x, self._started())
+        return Record(self._fingerprints[self._decoded], string.numpy()[0])
+
+    def decode(self, record: Record) -> None:
+        """Decodes the next layer."""
+        index, name = self._decoded, bitstream.layer_name(self._decoded)
+        if index == len(self.layers):
+            raise SaeError(f"Layer {name} of the stream has no trained weights here.")
+        if record.fingerprint != self._fingerprints[index]:
+            raise SaeError(
+                f"Layer {name} was made with weights {record.fingerprint.hex()}, and these are "
+                f"{self._fingerprints[index].hex()}; name the checkpoints that made the stream."
+            )
+        # Before anything is allocated for an image that the string cannot fill.
+        if len(record.string) + _SLACK_BYTES < self.layers[index].smallest_bytes(self._size):
+            raise SaeError(
+                f"Layer {name} is damaged: {len(record.string)} bytes cannot fill "
+                f"{self.header.width} x {self.header.height} pixels."
+            )
+        try:
+            with tf.device("CPU:0"):
+                context = self._started()
+                contribution, y_hat = self.layers[index].decompress(
+                    tf.constant([record.string]), context, self._size
+                )
+                self._context = context.extended(contribution, y_hat)
+        except tf.errors.InvalidArgumentError as error:
+            raise SaeError(f"Layer {name} is damaged: its string cannot be decoded.") from error
+        self._decoded += 1
+
+    def image(self) -> np.ndarray:
+        """Returns what is decoded so far, uint8 [H, W, 3]."""
+        with tf.device("CPU:0"):
+            x_hat = self._context.x_hat[0, : self.header.height, : self.header.width]
+            return tf.saturate_cast(tf.round(255.0 * x_hat), tf.uint8).numpy()
+
+    def _started(self) -> Context:
+        return Context.empty((1, *self._size, 3)) if self._context is None else self._context
+
+
+def _encode(
+    coder: _Coder,
+    image: np.ndarray,
+    records: list[Record],
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+) -> Encoded:
+    """Codes the layers that come after `records`, which the coder has decoded."""
+    pixels, psnr = image.shape[0] * image.shape[1], None
+    while True:
+        records.append(coder.encode(image))
+        bpp = 8 * bitstream.size(records) / pixels
+        last = len(records) == len(coder.layers) or (target_bpp is not None and bpp >= target_bpp)
+        if target_psnr is not None:
+            coder.decode(records[-1])
+            psnr = float(tf.image.psnr(image, coder.image(), 255))
+            last = last or psnr >= target_psnr
+        elif not last:
+            coder.decode(records[-1])
+        if last:
+            return Encoded(bitstream.pack(coder.header, records), len(records), bpp, psnr)
+
+
+def _array(image: Image, max_pixels: int) -> np.ndarray:
+    """Returns the image as uint8 [H, W, 3]."""
+    if not isinstance(image, np.ndarray):
+        return images.read(image, max_pixels)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise SaeError(f"An image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}.")
+    if image.shape[0] * image.shape[1] > max_pixels:
+        raise SaeError(f"The image has more pixels than the limit of {max_pixels}.")
+    return image
+
+
+def _parse(data: bytes, layers: int | None, max_pixels: int) -> tuple[Header, list[Record]]:
+    """Reads a stream; warns where it has fewer layers than it should."""
+    stream = bitstream.parse(data, layers, max_pixels)
+    last = bitstream.layer_name(len(stream.records) - 1)
+    if stream.cut:
+        warnings.warn(f"The stream is cut short; {last} is its last layer.", stacklevel=3)
+    elif layers is not None and len(stream.records) < layers:
+        warnings.warn(f"The stream ends with {last}; {layers} layers were asked for.", stacklevel=3)
+    return stream.header, stream.records
+
+
+def _load(
+    metric: str, count: int | None, checkpoints: Folder
+) -> tuple[Sequence[Layer], Sequence[bytes]]:
+    """Returns the first `count` layers, by default all there are, and their fingerprints."""
+    if metric not in METRICS:
+        raise SaeError(f"There is no metric {metric}; choose one of {', '.join(METRICS)}.")
+    names = layer_names(metric)
+    if count is None:
+        names = checkpoint.available(metric, checkpoints) or names[:1]
+    elif not 1 <= count <= len(names):
+        raise SaeError(f"The {metric} family has 1 to {len(names)} layers, not {count}.")
+    described = [checkpoint.describe(metric, name, checkpoints) for name in names[:count]]
+    fingerprints = tuple(entry["fingerprint"] if entry else "" for entry in described)
+    layers = _cascade(metric, tuple(names[:count]), fingerprints, str(checkpoints))
+    prefixes = [bytes.fromhex(f)[: bitstream.FINGERPRINT_BYTES] for f in fingerprints]
+    return layers, prefixes
+
+
+@functools.lru_cache(maxsize=4)
+def _cascade(
+    metric: str, names: tuple[str, ...], fingerprints: tuple[str, ...], checkpoints: str
+) -> Sequence[Layer]:
+    """Restores layers, once while their fingerprints stay the same."""
+    with tf.device("CPU:0"):
+        return checkpoint.load_cascade(metric, names, checkpoints).layers
