@@ -333,7 +333,7 @@ def _load(
     return layers, prefixes
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def _cascade(
     metric: str, names: tuple[str, ...], fingerprints: tuple[str, ...], checkpoints: str
 ) -> Sequence[Layer]:
