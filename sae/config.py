@@ -68,9 +68,9 @@ class TrainingConfig:
     last_step: int
     batchsize: int = 8
     patchsize: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
-    decay_from: float = 0.6
+    decay_from: float = 0.3
     noise: float = 0.0
     decoder_steps: int = 0
     smallest_scale: float = 0.5

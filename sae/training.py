@@ -25,7 +25,7 @@ from sae.distortion import DISTORTIONS
 from sae.errors import SaeError
 from sae.layer import Layer, build
 from sae.patches import Patches
-from sae.results import provenance
+from sae.provenance import provenance
 from sae.training_state import TrainingState
 
 
@@ -226,13 +226,17 @@ def train(
                 scores = validate(held_out)
                 progress["validation"].append({"step": step + 1, **scores})
                 report.validation(step + 1, scores)
-            if chief and (stopping or time.monotonic() - saved > save_every):
-                state.save()
+            if stopping or time.monotonic() - saved > save_every:
+                _require_finite(step + 1, terms)
+                if chief:
+                    state.save()
                 saved = time.monotonic()
             if stopping:
                 report.close()
+                print(f"Stopped after step {step + 1}; run the script again to go on.")
                 raise KeyboardInterrupt
     report.close()
+    print(f"{name} ({metric}): loss {report.loss:.6g} at step {config.last_step}")
     if chief:
         layer.build_tables()
         record = {
@@ -264,6 +268,15 @@ def _leading_channels(fresh: dict, found: dict) -> dict:
     return result
 
 
+def _require_finite(step: int, terms: dict) -> None:
+    loss = float(terms["loss"])
+    if not math.isfinite(loss):
+        raise SaeError(
+            f"The loss is {loss} at step {step}; run the script again to go back to the last "
+            "saved state, or remove it and train with a lower --learning_rate."
+        )
+
+
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[list]:
     """Yields a list that fills when SIGINT or SIGTERM arrives, so that a step can finish."""
@@ -280,28 +293,26 @@ def _stop_on_signal() -> Iterator[list]:
 
 
 class _Report:
-    """Progress bar and TensorBoard curves; silent without a writer."""
+    """Progress bar and TensorBoard curves; silent without a writer.
+
+    Attributes:
+      loss: as last reported.
+    """
 
     def __init__(self, config: TrainingConfig, first: int, name: str, writer):
         self.config, self.writer, self.last = config, writer, (first, time.monotonic())
+        self.loss = math.nan
         self.bar = tqdm(
             total=config.last_step, initial=first, desc=name, unit="step", disable=writer is None
         )
 
     def step(self, step: int, terms: dict, rate: float) -> None:
-        """Reports every tenth step.
-
-        Raises:
-          SaeError: the loss is not finite.
-        """
+        """Reports every tenth step."""
         if step % 10 and step != self.config.last_step:
             return
+        _require_finite(step, terms)
         values = {name: float(value) for name, value in terms.items()}
-        if not math.isfinite(values["loss"]):
-            raise SaeError(
-                f"The loss is {values['loss']} at step {step}; run the script again to go back to "
-                f"the last saved state, or remove it and train with a lower --learning_rate."
-            )
+        self.loss = values["loss"]
         earlier, now = self.last, time.monotonic()
         self.last = step, now
         values["images/s"] = (step - earlier[0]) * self.config.batchsize / (now - earlier[1])

@@ -1,0 +1,81 @@
+"""Layers in their contexts, and the residual cascade."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sae.cascade import Cascade
+from sae.config import LAYER_NAMES, defaults
+from sae.layer import Context, build
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(0)
+    smooth = rng.uniform(size=(2, 6, 8, 3)).repeat(16, axis=1).repeat(16, axis=2)
+    return tf.constant(smooth + rng.normal(size=smooth.shape) * 0.05, tf.float32)
+
+
+def test_shapes(x, tiny_cascade):
+    for name, (context, bits) in zip(LAYER_NAMES, tiny_cascade.code(x)):
+        depth = defaults(name, preset="tiny")[0].latent_depth
+        assert context.x_hat.shape == x.shape
+        assert context.latents[-1].shape == (2, 6, 8, depth)
+        assert bits.shape == (2,)
+    assert len(context.latents) == len(LAYER_NAMES)
+
+
+def test_the_reconstruction_is_the_sum_of_the_contributions(x, tiny_cascade):
+    context, total = Context.empty(x.shape), tf.zeros(x.shape)
+    for layer, (coded, _) in zip(tiny_cascade.layers, tiny_cascade.code(x)):
+        contribution, y_hat, _ = layer.code(x, context)
+        total += contribution
+        context = context.extended(contribution, y_hat)
+        np.testing.assert_array_equal(coded.x_hat, total)
+
+
+def test_strings_carry_what_was_coded(x, tiny_cascade):
+    context = Context.empty(x.shape)
+    for layer, (coded, _) in zip(tiny_cascade.layers, tiny_cascade.code(x)):
+        strings = layer.compress(x, context)
+        context = context.extended(*layer.decompress(strings, context, x.shape[1:3]))
+        np.testing.assert_array_equal(context.latents[-1], coded.latents[-1])
+        np.testing.assert_array_equal(context.x_hat, coded.x_hat)
+        assert np.any(coded.latents[-1] != 0)
+        assert all(len(s) >= layer.smallest_bytes(x.shape[1:3]) for s in strings.numpy())
+
+
+def test_an_image_codes_the_same_alone_and_in_a_batch(x, tiny_cascade):
+    both, alone = tiny_cascade.context(x), tiny_cascade.context(x[:1])
+    for in_batch, single in zip(both.latents, alone.latents):
+        np.testing.assert_array_equal(in_batch[:1], single)
+
+
+@pytest.mark.parametrize("gdn", ["simplified", "paper"])
+def test_terms_have_gradients_for_the_whole_layer(x, tiny_cascade, gdn):
+    config, _ = defaults("el1", preset="tiny")
+    layer = build(config.__class__(**{**config.__dict__, "gdn": gdn}))
+    lower = Cascade(tiny_cascade.layers[:1])
+    context = lower.context(x)
+    with tf.GradientTape(persistent=True) as tape:
+        x_hat, bits = layer.training_step_terms(x, context, tf.constant([0, 0]))
+        loss = tf.reduce_mean(tf.square(x - x_hat)) + tf.reduce_mean(bits) * 1e-6
+    assert all(g is not None for g in tape.gradient(loss, layer.trainable_variables))
+    below = tape.gradient(loss, lower.layers[0].trainable_variables)
+    assert all(g is None for g in below)
+
+
+def test_rounded_terms_leave_the_analysis_alone(x, tiny_cascade):
+    layer, context = tiny_cascade.layers[0], Context.empty(x.shape)
+    with tf.GradientTape() as tape:
+        x_hat, bits = layer.training_step_terms(x, context, tf.constant([0, 0]), rounded=True)
+        loss = tf.reduce_mean(tf.square(x - x_hat)) + tf.reduce_mean(bits) * 1e-6
+    for variable, gradient in zip(
+        layer.trainable_variables, tape.gradient(loss, layer.trainable_variables)
+    ):
+        assert (gradient is None) == ("analysis" in variable.name)
+    contribution, _, coded_bits = layer.code(x, context)
+    np.testing.assert_array_equal(x_hat, contribution)
+    np.testing.assert_array_equal(bits, coded_bits)

@@ -1,0 +1,198 @@
+"""Training: the step, the loop, resuming, and several workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sae import checkpoint
+from sae.cascade import Cascade
+from sae.config import defaults
+from sae.errors import SaeError
+from sae.layer import build
+from sae.training import learning_rate, make_step, train
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def step_of(tiny_cascade, config, count=3, metric="mse", jit_compile=False, **options):
+    """Takes some steps of el1 on base; returns their terms, and the layer."""
+    tf.keras.utils.set_random_seed(5)
+    layer = build(defaults("el1", preset="tiny")[0])
+    step, (patches, _) = make_step(
+        Cascade(tiny_cascade.layers[:1]), layer, metric, config, **options
+    )
+    if jit_compile:
+        step = tf.function(step, jit_compile=True)
+    rng = np.random.default_rng(0)
+    terms = []
+    for _ in range(count):
+        values = step(rng.integers(0, 256, patches.shape, np.uint8), np.float32(1e-3))
+        terms.append({name: float(value) for name, value in values.items()})
+    return terms, layer
+
+
+def test_the_step_trains_its_own_layer_alone(tiny_cascade, tiny_config):
+    before = [layer.fingerprint for layer in tiny_cascade.layers]
+    fresh = step_of(tiny_cascade, tiny_config("el1")[1], count=0)[1].arrays()
+    terms, layer = step_of(tiny_cascade, tiny_config("el1")[1])
+    assert [layer.fingerprint for layer in tiny_cascade.layers] == before
+    assert all(np.any(array != fresh[name]) for name, array in layer.arrays().items())
+    assert set(terms[0]) == {"loss", "bpp", "distortion"}
+    assert terms[0]["loss"] == pytest.approx(terms[0]["distortion"] + 1000 * terms[0]["bpp"])
+
+
+def test_decoder_steps_leave_the_analysis_alone(tiny_cascade, tiny_config):
+    config = tiny_config("el1")[1]
+    fresh = step_of(tiny_cascade, config, count=0)[1].arrays()
+    _, layer = step_of(tiny_cascade, config, rounded=True)
+    for name, array in layer.arrays().items():
+        assert np.all(array == fresh[name]) == name.startswith("analysis")
+
+
+@pytest.mark.parametrize(("metric", "patchsize"), [("mse", 64), ("ms-ssim", 176)])
+def test_xla_and_plain_step_agree(tiny_cascade, tiny_config, metric, patchsize):
+    config = tiny_config("el1", patchsize=patchsize, noise=0.001)[1]
+    plain, layer = step_of(tiny_cascade, config, metric=metric)
+    xla, compiled = step_of(tiny_cascade, config, metric=metric, jit_compile=True)
+    for one, other in zip(plain, xla):
+        assert one == pytest.approx(other, rel=2e-3)
+    for name, array in compiled.arrays().items():
+        np.testing.assert_allclose(array, layer.arrays()[name], atol=1e-3, err_msg=name)
+
+
+def test_the_learning_rate_falls_along_half_a_cosine(tiny_config):
+    config = tiny_config(
+        "base", last_step=1200, decoder_steps=200, learning_rate=1.0,
+        final_learning_rate=0.01, decay_from=0.5,
+    )[1]  # fmt: skip
+    rates = [learning_rate(config, step) for step in range(1201)]
+    assert rates[:501] == [1.0] * 501
+    assert rates[750] == pytest.approx((1.0 + 0.01) / 2, rel=1e-2)
+    assert rates[999] == pytest.approx(0.01, rel=1e-2)
+    assert rates[1000] == 0.1 and rates[1200] == pytest.approx(0.01)
+    falling = rates[500:1000], rates[1000:]
+    assert all(a >= b for part in falling for a, b in zip(part, part[1:]))
+
+
+def test_a_cascade_trains_in_order(photos, tmp_path, tiny_config, capsys):
+    with pytest.raises(SaeError, match=r"train_base\.py"):
+        train(*tiny_config("el1", last_step=4), "mse", [photos], tmp_path)
+    train(*tiny_config("base", last_step=4), "mse", [photos], tmp_path)
+    base = (tmp_path / "mse" / "base" / "weights.npz").read_bytes()
+    train(*tiny_config("el1", last_step=4), "mse", [photos], tmp_path)
+    assert (tmp_path / "mse" / "base" / "weights.npz").read_bytes() == base
+    el1 = checkpoint.describe("mse", "el1", tmp_path)
+    assert el1["below"] == checkpoint.describe("mse", "base", tmp_path)["fingerprint"]
+    assert el1["training"]["patches"] == 8
+    assert el1["training"]["validation"][-1]["step"] == 4
+    capsys.readouterr()
+    train(*tiny_config("base", last_step=4), "mse", [photos], tmp_path)
+    assert "trained already" in capsys.readouterr().out
+    # A base trained otherwise leaves el1 without its ground.
+    train(*tiny_config("base", last_step=5), "mse", [photos], tmp_path)
+    with pytest.raises(SaeError, match=r"another base.*train_el1\.py"):
+        train(*tiny_config("el2", last_step=4), "mse", [photos], tmp_path)
+
+
+def test_a_warm_start_begins_with_other_weights(photos, tmp_path, tiny_config, tiny_checkpoints):
+    architecture, training = tiny_config("base", last_step=1, learning_rate=0.0)
+    wider = architecture.__class__(**{**architecture.__dict__, "latent_depth": 12})
+    source = tiny_checkpoints / "mse" / "base"
+    train(wider, training, "mse", [photos], tmp_path, warm_start=source)
+    found = checkpoint.load_arrays(tmp_path / "mse" / "base" / "weights.npz")
+    given = checkpoint.load_arrays(source / "weights.npz")
+    np.testing.assert_array_equal(found["analysis/conv_0/bias"], given["analysis/conv_0/bias"])
+    name = "analysis/conv_2/kernel_real"
+    np.testing.assert_array_equal(found[name][:, :8], given[name])
+
+
+def script(photos, folder, *options, steps=60):
+    return [
+        sys.executable, str(ROOT / "train_base.py"), "--data", str(photos), "--preset", "tiny",
+        "--checkpoints", str(folder), "--last_step", str(steps), *options,
+    ]  # fmt: skip
+
+
+def test_killed_and_resumed_is_never_killed(photos, tmp_path):
+    subprocess.run(script(photos, tmp_path / "whole"), check=True)
+    state = tmp_path / "killed" / "mse" / "base" / "training" / "state.npz"
+    for _ in range(2):
+        process = subprocess.Popen(script(photos, tmp_path / "killed", "--save_every", "0"))
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while not state.exists() or state.stat().st_mtime_ns == before:
+            assert process.poll() is None, "the training ended before it could be killed"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    note = json.loads(str(checkpoint.load_arrays(state)["note"]))
+    assert 0 < note["progress"]["step"] < 60
+    subprocess.run(script(photos, tmp_path / "killed"), check=True)
+    assert not state.exists()
+    whole, killed = (
+        checkpoint.describe("mse", "base", tmp_path / name) for name in ("whole", "killed")
+    )
+    for one, other in zip(whole["training"]["validation"], killed["training"]["validation"]):
+        assert one == pytest.approx(other, rel=1e-4)
+    ours, theirs = (
+        checkpoint.load_layer("mse", "base", tmp_path / name).arrays()
+        for name in ("whole", "killed")
+    )
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-4, err_msg=name)
+
+
+def test_a_signal_saves_and_other_options_are_refused(photos, tmp_path):
+    process = subprocess.Popen(script(photos, tmp_path, steps=100_000), stderr=subprocess.PIPE)
+    while b"loss=" not in process.stderr.read1():
+        pass
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 130
+    state = tmp_path / "mse" / "base" / "training" / "state.npz"
+    before = state.read_bytes()
+    refused = subprocess.run(
+        script(photos, tmp_path, "--batchsize", "4", steps=100_000), capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert "batchsize was 2, is 4" in refused.stderr.splitlines()[-1]
+    assert state.read_bytes() == before
+
+
+def test_two_workers_take_the_same_steps(photos, tmp_path):
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    workers = []
+    for index in range(2):
+        task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        workers.append(
+            subprocess.Popen(
+                script(photos, tmp_path / "checkpoints", steps=6),
+                env={**os.environ, "TF_CONFIG": json.dumps(task)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    lines = [worker.communicate(timeout=300)[0].splitlines()[-1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert lines[0] == lines[1] and "loss" in lines[0]
+    written = {
+        p.name for p in (tmp_path / "checkpoints").rglob("*") if p.suffix in (".npz", ".json")
+    }
+    assert written == {"weights.npz", "layer.json"}
+    shutil.rmtree(tmp_path / "checkpoints")
