@@ -1,0 +1,163 @@
+"""A long run of mutated streams through the parser and the decoder.
+
+    python -m tests.fuzz.fuzz_codec --seconds 600 --checkpoints DIR
+
+Nothing but an image or an SaeError may come of any input. Half of the time
+goes to the container parser, half to the decoder; there the checksums are
+made to match, so that mutated strings and sizes get past them. The address
+space is limited, so that an allocation without bound fails. Exits with 1 and
+writes the input beside this file where something else happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import resource
+import struct
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import sae
+from sae import bitstream, images
+from sae.config import DEFAULT_FOLDER
+from sae.errors import SaeError
+
+_INTERESTING = (0, 1, 4, 12, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+
+
+def mutated(data: bytes, rng: np.random.Generator, others: list[bytes]) -> bytes:
+    """Returns `data` with one to eight random changes."""
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 9)):
+        place, kind = int(rng.integers(len(data) + 1)), rng.integers(7)
+        if kind == 0 and place < len(data):
+            data[place] ^= 1 << int(rng.integers(8))
+        elif kind == 1 and place < len(data):
+            data[place] = int(rng.integers(256))
+        elif kind == 2:
+            data[place : place + 4] = struct.pack("<I", int(rng.choice(_INTERESTING)))
+        elif kind == 3:
+            del data[place:]
+        elif kind == 4:
+            del data[place : place + int(rng.integers(1, 40))]
+        elif kind == 5:
+            data[place:place] = rng.bytes(int(rng.integers(1, 40)))
+        elif kind == 6:
+            other = others[rng.integers(len(others))]
+            data[place:] = other[int(rng.integers(len(other) + 1)) :]
+    return bytes(data)
+
+
+def parse_one(data: bytes, rng: np.random.Generator) -> str:
+    """Parses a stream at once and in pieces, which must agree."""
+    try:
+        stream = bitstream.parse(data)
+        outcome = "cut" if stream.cut else "parsed"
+        assert data.startswith(bitstream.pack(stream.header, stream.records))
+    except SaeError as error:
+        stream, outcome = None, "refused"
+        assert "\n" not in str(error)
+    parser = bitstream.Parser()
+    try:
+        start = 0
+        while start < len(data):
+            stop = start + int(rng.integers(1, 200))
+            parser.feed(data[start:stop])
+            start = stop
+    except SaeError:
+        assert stream is None
+    else:
+        assert stream is None or (parser.header, parser.records) == (stream.header, stream.records)
+    return outcome
+
+
+def forged(stream: bitstream.Stream, rng: np.random.Generator, others: list[bytes]) -> bytes:
+    """Returns a stream with matching checksums and mutated sizes and strings."""
+    header, records = stream.header, list(stream.records)
+    if rng.random() < 0.3:
+        sides = [1, 16, 17, 100, 1000, 5000, 30_000, 2**32 - 1, int(rng.integers(1, 400))]
+        width, height = (int(rng.choice(sides)) for _ in range(2))
+        header = header._replace(width=width, height=height)
+    for index in range(len(records)):
+        if rng.random() < 0.5:
+            string = mutated(records[index].string, rng, others)
+            records[index] = records[index]._replace(string=string)
+    return bitstream.pack(header, records[: rng.integers(1, len(records) + 1)])
+
+
+def decode_one(data: bytes, checkpoints: Path) -> str:
+    """Decodes a stream."""
+    try:
+        header = bitstream.parse(data).header
+        decoded = sae.decompress(data, checkpoints=checkpoints)
+    except SaeError as error:
+        assert "\n" not in str(error)
+        return "refused"
+    assert (decoded.dtype, decoded.shape) == (np.uint8, (header.height, header.width, 3))
+    return "decoded"
+
+
+def run(name: str, seconds: float, least: int, make, check) -> collections.Counter:
+    """Checks inputs for so many seconds, and at least so many of them."""
+    outcomes, slowest = collections.Counter(), 0.0
+    started = time.monotonic()
+    with tqdm(desc=name, unit="input", mininterval=5) as progress:
+        while time.monotonic() - started < seconds or progress.n < least:
+            data, before = make(), time.monotonic()
+            try:
+                outcomes[check(data)] += 1
+            except Exception:
+                path = Path(__file__).with_name(f"failed-{name}-{progress.n}.sae")
+                path.write_bytes(data)
+                traceback.print_exc()
+                sys.exit(f"{name}: input {progress.n}, kept as {path}, broke the rule")
+            slowest = max(slowest, time.monotonic() - before)
+            progress.update()
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+    print(f"{name}: {sum(outcomes.values())} inputs: {counts}; slowest {slowest:.2f} s")
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoints", type=Path, default=DEFAULT_FOLDER)
+    parser.add_argument("--memory", type=float, default=12, help="limit in GiB (12)")
+    options = parser.parse_args()
+    limit = int(options.memory * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    warnings.simplefilter("ignore")
+
+    rng = np.random.default_rng(options.seed)
+    photos = images.sample_photos()
+    crops = [photos["coffee"][50:80, 50:90], photos["chelsea"][:64, :48], photos["rocket"][:1, :1]]
+    streams = [sae.compress(crop, checkpoints=options.checkpoints) for crop in crops]
+    strings = [r.string for data in streams for r in bitstream.parse(data).records if r.string]
+
+    run(
+        "parser",
+        options.seconds / 2,
+        100_000,
+        lambda: mutated(streams[rng.integers(len(streams))], rng, streams),
+        lambda data: parse_one(data, rng),
+    )
+    parsed = [bitstream.parse(data) for data in streams]
+    run(
+        "decoder",
+        options.seconds / 2,
+        2_000,
+        lambda: forged(parsed[rng.integers(len(parsed))], rng, strings),
+        lambda data: decode_one(data, options.checkpoints),
+    )
+
+
+if __name__ == "__main__":
+    main()
