@@ -1,0 +1,51 @@
+# Targets run in .venv, which holds the pinned requirements and is made when first needed.
+#
+#   PYTHON   the Python 3.9, 3.10 or 3.11 to make .venv with (looked for)
+#   DATA     folders of training photos
+#   METRIC   mse or ms-ssim
+#   OPTIONS  further options of the training scripts, such as --preset paper
+
+METRIC = mse
+python = .venv/bin/python
+
+.PHONY: help demo train kodak results test lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+
+demo: .venv/installed  ## base to EL3 on sample photos or Kodak: one table, one figure
+	@$(python) -m sae demo
+
+train: .venv/installed  ## train all layers in order: make train DATA=DIR [METRIC=mse]
+	@test -n "$(DATA)" || { echo "Name folders of training photos: make train DATA=DIR" >&2; exit 2; }
+	@$(python) train_base.py --data $(DATA) --metric $(METRIC) $(OPTIONS)
+	@for layer in $$($(python) -c "import sae.config as c; print(*c.layer_names('$(METRIC)')[1:])"); do \
+	    $(python) train_$$layer.py --data $(DATA) --metric $(METRIC) $(OPTIONS) || exit; \
+	done
+
+kodak:  ## download the 24 Kodak images into kodak/ and check them
+	@"$(or $(PYTHON),python3)" kodak/download.py
+
+results: .venv/installed  ## draw the figure and the table of the README from results/
+	@$(python) -m sae results
+
+test: .venv/installed-dev lint  ## lint and run the tests
+	@$(python) -m pytest
+
+lint: .venv/installed-dev  ## check style and format
+	@$(python) -m ruff check
+	@$(python) -m ruff format --check
+
+clean:  ## remove .venv and caches; checkpoints, images and results stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Touched last, so that an installation that failed is taken up again.
+.venv/installed: requirements.txt
+	@sh tools/make_venv.sh "$(PYTHON)"
+	@$(python) -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	@$(python) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

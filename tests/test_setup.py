@@ -1,0 +1,200 @@
+"""Setting up: the Python that .venv is made with, and when packages are installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ("dirname", "mkdir", "cp", "touch", "rm", "sh")
+
+# A Python that says it is of another version: answers the question about itself,
+# and on `-m venv --clear .venv` makes one of the same kind, with a pip that takes notes.
+STUB = """#!/bin/sh
+case "$*" in
+"-m venv"*) mkdir -p .venv/bin && echo "$0" > .venv/made-by && cp "$0" .venv/bin/python ;;
+"-m pip"*) echo "$*" >> pip.log && test ! -e offline ;;
+train_*) echo "$*" >> train.log && test ! -e "fails-$1" ;;
+*) exec {python} -c "import sys; sys.version_info = {version}
+for name in {missing}: sys.modules[name] = None
+exec(sys.argv[1])" "$2" ;;
+esac
+"""
+
+
+@pytest.fixture
+def computer(tmp_path):
+    """An empty computer, with a checkout to set up."""
+    return Computer(tmp_path)
+
+
+class Computer:
+    def __init__(self, folder):
+        self.bin = folder / "bin"
+        self.home = folder / "a home"
+        self.checkout = folder / "checkout"
+        self.bin.mkdir()
+        for tool in TOOLS:
+            (self.bin / tool).symlink_to(shutil.which(tool))
+        for path in ("Makefile", "requirements.txt", "requirements-dev.txt", "tools/make_venv.sh"):
+            (self.checkout / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, self.checkout / path)
+        (self.checkout / "sae").symlink_to(ROOT / "sae")
+
+    def add_python(self, path, version, missing=()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(STUB.format(python=sys.executable, version=version, missing=missing))
+        path.chmod(0o755)
+
+    def make(self, *arguments, **environment):
+        environment = {"PATH": str(self.bin), "HOME": str(self.home), **environment}
+        return subprocess.run(
+            [shutil.which("make"), *arguments],
+            cwd=self.checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def installed(self):
+        """Returns what pip was asked to install since the last call."""
+        log = self.checkout / "pip.log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return [line.split()[-1] for line in lines]
+
+    def made_by(self):
+        return Path((self.checkout / ".venv/made-by").read_text().strip())
+
+
+SET_UP = ".venv/installed"
+
+
+@pytest.mark.parametrize("version", [(3, 9, 18), (3, 10, 1), (3, 11, 7)])
+def test_takes_python3_where_it_suits(computer, version):
+    computer.add_python(computer.bin / "python3", version)
+    computer.add_python(computer.bin / "python3.11", (3, 11, 0))
+    assert computer.make(SET_UP).returncode == 0
+    assert computer.made_by().name == "python3"
+
+
+def test_prefers_the_newest_that_suits_on_the_path(computer):
+    computer.add_python(computer.bin / "python3", (3, 12, 1))
+    computer.add_python(computer.bin / "python3.11", (3, 11, 2), missing=["ensurepip"])
+    computer.add_python(computer.bin / "python3.10", (3, 10, 13))
+    computer.add_python(computer.bin / "python3.9", (3, 9, 18))
+    assert computer.make(SET_UP).returncode == 0
+    assert computer.made_by().name == "python3.10"
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_looks_among_pyenvs(computer, tmp_path, by_variable):
+    root = tmp_path / "pyenv" if by_variable else computer.home / ".pyenv"
+    computer.add_python(computer.bin / "python3", (3, 13, 0))
+    for version in [(3, 8, 18), (3, 9, 18), (3, 12, 1)]:
+        computer.add_python(root / "versions" / ".".join(map(str, version)) / "bin/python", version)
+    environment = {"PYENV_ROOT": str(root)} if by_variable else {}
+    assert computer.make(SET_UP, **environment).returncode == 0
+    assert computer.made_by() == root / "versions/3.9.18/bin/python"
+
+
+def test_without_a_python_that_suits_says_what_to_install(computer):
+    computer.add_python(computer.bin / "python3", (3, 12, 1))
+    result = computer.make(SET_UP)
+    assert result.returncode != 0
+    assert result.stderr.startswith("TensorFlow 2.14 needs Python 3.9, 3.10 or 3.11")
+    assert "apt install python3.11-venv" in result.stderr
+    assert not (computer.checkout / ".venv").exists()
+
+
+def test_a_python_may_be_named(computer, tmp_path):
+    python = tmp_path / "my pythons" / "python"
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    computer.add_python(python, (3, 10, 13))
+    assert computer.make(SET_UP, f"PYTHON={python}").returncode == 0
+    assert computer.made_by() == python
+
+
+def test_a_python_named_must_suit(computer):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    computer.add_python(computer.bin / "python3.12", (3, 12, 1))
+    result = computer.make(SET_UP, "PYTHON=python3.12")
+    assert result.returncode != 0
+    assert result.stderr.startswith("python3.12 is not a Python 3.9, 3.10 or 3.11")
+
+
+def test_installs_when_the_requirements_changed(computer):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    assert computer.make(".venv/installed-dev").returncode == 0
+    assert computer.installed() == ["requirements.txt", "requirements-dev.txt"]
+    assert computer.make(".venv/installed-dev").returncode == 0
+    assert computer.installed() == []
+    stamp = (computer.checkout / SET_UP).stat().st_mtime
+    os.utime(computer.checkout / "requirements.txt", (stamp + 1, stamp + 1))
+    assert computer.make(SET_UP).returncode == 0
+    assert computer.installed() == ["requirements.txt"]
+
+
+def test_a_failed_installation_is_taken_up_again(computer):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    (computer.checkout / "offline").touch()
+    assert computer.make(SET_UP).returncode != 0
+    assert not (computer.checkout / SET_UP).exists()
+    (computer.checkout / "offline").unlink()
+    assert computer.make(SET_UP).returncode == 0
+    assert computer.installed() == ["requirements.txt", "requirements.txt"]
+
+
+def test_a_broken_environment_is_made_anew(computer):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    computer.add_python(computer.checkout / ".venv/bin/python", (3, 11, 7), missing=["pip"])
+    assert computer.make(SET_UP).returncode == 0
+    assert computer.made_by().name == "python3"
+
+
+@pytest.mark.parametrize(
+    ("metric", "layers"),
+    [("mse", ["base", "el1", "el2", "el3", "el4"]), ("ms-ssim", ["base", "el1", "el2", "el3"])],
+)
+def test_trains_the_layers_in_order(computer, metric, layers):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    assert (
+        computer.make("train", "DATA=a b", f"METRIC={metric}", "OPTIONS=--seed 2").returncode == 0
+    )
+    assert (computer.checkout / "train.log").read_text().splitlines() == [
+        f"train_{layer}.py --data a b --metric {metric} --seed 2" for layer in layers
+    ]
+
+
+@pytest.mark.parametrize("fails", [0, 1, 4])
+def test_training_stops_at_the_first_failure(computer, fails):
+    scripts = [f"train_{layer}.py" for layer in ("base", "el1", "el2", "el3", "el4")]
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    (computer.checkout / f"fails-{scripts[fails]}").touch()
+    assert computer.make("train", "DATA=a").returncode != 0
+    log = (computer.checkout / "train.log").read_text().splitlines()
+    assert [line.split()[0] for line in log] == scripts[: fails + 1]
+
+
+def test_training_needs_photos(computer):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    result = computer.make("train")
+    assert result.returncode != 0
+    assert "make train DATA=DIR" in result.stderr
+
+
+def test_make_alone_lists_the_targets():
+    # Without MAKEFLAGS: this test may itself be run by make.
+    environment = {"PATH": os.environ["PATH"]}
+    result = subprocess.run(
+        ["make"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    targets = [line.split()[1] for line in result.stdout.splitlines()]
+    assert targets == ["help", "demo", "train", "kodak", "results", "test", "lint", "clean"]
+    phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "PHONY" in line)
+    assert phony.split()[1:] == targets
