@@ -47,5 +47,5 @@ clean:  ## remove .venv and caches; checkpoints, images and results stay
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
-	@$(python) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@$(python) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
