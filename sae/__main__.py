@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_codec(commands)
+    _add_evaluation(commands)
     return top
 
 
@@ -65,6 +66,20 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     extend.add_argument("--image", required=True, metavar="FILE", help="what it was made from")
     add_layers(extend, "code up to so many layers (all that are trained)")
     add_checkpoints(extend)
+
+
+def _add_evaluation(commands: argparse._SubParsersAction) -> None:
+    """Adds the commands that measure."""
+    evaluate = commands.add_parser("evaluate", help="Measure every layer on a folder of images.")
+    evaluate.add_argument("folder", nargs="?", default="kodak", metavar="DIR", help="(kodak)")
+    evaluate.add_argument("--metric", choices=METRICS, default="mse", help="the family (mse)")
+    evaluate.add_argument("--checkpoints", default=DEFAULT_FOLDER, metavar="DIR")
+    evaluate.add_argument("--results", default="results", metavar="DIR", help="(results)")
+    evaluate.add_argument("--save_images", metavar="DIR", help="keep the decoded images")
+    evaluate.set_defaults(run=_lazily("sae.evaluation", "run"))
+    demo = commands.add_parser("demo", help="The whole method in a few minutes.")
+    demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="(runs/demo)")
+    demo.set_defaults(run=_lazily("sae.demo", "run"))
 
 
 def _lazily(module: str, function: str) -> Callable[[argparse.Namespace], int | None]:

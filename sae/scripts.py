@@ -157,16 +157,17 @@ def _testing_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _test(options: argparse.Namespace) -> None:
-    from sae.evaluation import evaluate, print_table
+    from sae import evaluation
 
-    layers = evaluate(
-        options.kodak,
-        options.metric,
-        LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1],
-        options.checkpoints,
-        options.save_images,
+    names = LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1]
+    folder = options.kodak
+    rows = evaluation.evaluate(
+        folder, options.metric, names, options.checkpoints, options.save_images
     )
-    print_table(layers[-1])
+    last = {options.name: rows[options.name]}
+    paths = evaluation.save(last, folder, options.metric, options.checkpoints, options.results)
+    print(evaluation.table(rows[options.name]))
+    print(f"Written to {paths[0]}.")
 
 
 def _run(function: Callable, parser: argparse.ArgumentParser, arguments: list[str] | None) -> None:
@@ -174,11 +175,7 @@ def _run(function: Callable, parser: argparse.ArgumentParser, arguments: list[st
     try:
         function(parser.parse_args(arguments))
     except SaeError as error:
-        sys.exit(_sentence(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _sentence(error: SaeError) -> int:
-    print(error, file=sys.stderr)
-    return 2

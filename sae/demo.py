@@ -1,0 +1,70 @@
+"""`make demo`: the whole method in a few minutes, on the photos at hand.
+
+Uses the released layers where there are some, and otherwise trains base to
+EL3 for a short while on the sample photos that ship inside scikit-image.
+Measures every layer on Kodak where kodak/ has it, else on sample photos that
+were not trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from sae import checkpoint, evaluation, figures, images, results
+from sae.config import DEFAULT_FOLDER, defaults
+from sae.training import train
+
+HELD_OUT = ("chelsea", "coffee")
+_LAYERS = ("base", "el1", "el2", "el3")
+# Small patches and few steps: a curve with the right shape, not a good one.
+_SHORT = {"last_step": 400, "batchsize": 4, "patchsize": 128, "learning_rate": 3e-3}
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `demo`."""
+    folder = Path(options.folder)
+    checkpoints = DEFAULT_FOLDER
+    trained, held_out = _photos(folder)
+    if not checkpoint.available("mse", checkpoints):
+        checkpoints = folder / "checkpoints"
+        print("There are no released layers; training base to EL3 for a short while.")
+        below = None
+        for name in _LAYERS:
+            architecture, training = defaults(name)
+            train(
+                architecture,
+                dataclasses.replace(training, **_SHORT),
+                "mse",
+                [trained],
+                checkpoints,
+                warm_start=below,
+            )
+            below = checkpoint.folder(checkpoints, "mse", name)
+    kodak = Path("kodak")
+    if list(kodak.glob("*.png")):
+        test = kodak
+    else:
+        test = held_out
+        print("kodak/ has no images (make kodak fetches them); testing on two sample photos.")
+
+    rows = evaluation.evaluate(test, "mse", None, checkpoints)
+    evaluation.save(rows, test, "mse", checkpoints, folder / "results")
+    print(f"\n{'layer':<8}{'bpp':>8}{'PSNR':>8}{'MS-SSIM':>9}")
+    for name, images_of_layer in rows.items():
+        mean = results.mean(images_of_layer)
+        print(f"{name:<8}{mean['bpp']:>8.4f}{mean['psnr-rgb']:>8.2f}{mean['ms-ssim-rgb']:>9.4f}")
+    figure = Path("plots") / "demo.png"
+    figures.draw_rd(results.curves(folder / "results" / test.name), figure)
+    print(f"\nThe curve is drawn in {figure}.")
+
+
+def _photos(folder: Path) -> tuple[Path, Path]:
+    """Writes the sample photos; returns the folders of those to train on and those held out."""
+    trained, held_out = folder / "photos", folder / "held-out"
+    for name, photo in images.sample_photos().items():
+        target = (held_out if name in HELD_OUT else trained) / f"{name}.png"
+        if not target.exists():
+            images.write_png(photo, target)
+    return trained, held_out

@@ -1,0 +1,37 @@
+"""Quality of 8-bit images."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+# tf.image.ssim_multiscale halves the image four times and then needs 11 pixels.
+SMALLEST_MS_SSIM_SIDE = 176
+
+
+def psnr(x: np.ndarray, x_hat: np.ndarray) -> float:
+    """Returns the PSNR in dB over all samples of two uint8 images [H, W, 3].
+
+    Infinite for identical images.
+    """
+    mse = np.mean(np.square(x.astype(np.float64) - x_hat))
+    return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
+
+
+def ms_ssim(x: np.ndarray, x_hat: np.ndarray) -> float | None:
+    """Returns MS-SSIM in [0, 1] over RGB of two uint8 images [H, W, 3].
+
+    As tf.image.ssim_multiscale gives it (Wang et al., Asilomar 2003). None
+    where a side is too small for its five scales, under 176 pixels.
+    """
+    if min(x.shape[:2]) < SMALLEST_MS_SSIM_SIDE:
+        return None
+    import tensorflow as tf
+
+    return float(tf.image.ssim_multiscale(x, x_hat, 255))
+
+
+def ms_ssim_db(value: float) -> float:
+    """Returns MS-SSIM in dB, -10 log10(1 - value), which spreads out the values near 1."""
+    return math.inf if value >= 1 else -10 * math.log10(1 - value)

@@ -1,0 +1,176 @@
+"""Results files: rate and quality per setting, as CompressAI writes them, with their origin.
+
+Layers of ours are in results/<set>/<metric>/<layer>.json, one setting each;
+other codecs, with all their settings, in results/<set>/anchors/ (measured here)
+and results/<set>/published/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sae import files
+from sae.config import METRICS, layer_names
+from sae.errors import SaeError
+from sae.provenance import provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Rate and quality of one codec at several settings.
+
+    Attributes:
+      name: for legends.
+      description: a sentence.
+      labels: of the settings.
+      bpp: bits per pixel.
+      psnr: dB, None where unknown.
+      ms_ssim: in [0, 1], None where unknown.
+      kind: "ours", "measured" (here, from other codecs' files) or "published".
+      scalable: one stream serves every point.
+      optimised_for: "mse", "ms-ssim" or "-".
+      source: of published numbers.
+      images: for each setting its rows, one per image; empty where unknown.
+    """
+
+    name: str
+    description: str
+    labels: list[str]
+    bpp: list[float]
+    psnr: list[float | None]
+    ms_ssim: list[float | None]
+    kind: str
+    scalable: bool
+    optimised_for: str
+    source: str
+    images: list[list[dict]]
+
+
+def mean(rows: Sequence[dict]) -> dict:
+    """Returns the means of all that is numeric in per-image rows; lists element by element.
+
+    None where a row has None, or an infinite PSNR.
+    """
+    result = {}
+    for key in rows[0]:
+        values = [row.get(key) for row in rows]
+        if any(v is None or v == math.inf for v in values):
+            result[key] = None
+        elif not isinstance(values[0], str) and key not in ("width", "height"):
+            result[key] = np.mean(values, axis=0).tolist()
+    return result
+
+
+def save(path: str | Path, name: str, description: str, settings: Sequence[dict], **facts) -> None:
+    """Writes a results file, whole or not at all, with what produced it.
+
+    Args:
+      path: of the file.
+      name: of the codec.
+      description: a sentence.
+      settings: for each a dict of "label" and "images", the rows.
+      **facts: further JSON values to keep.
+    """
+    rows = [setting["images"] for setting in settings]
+    means = [mean(images) for images in rows]
+    document = {
+        "name": name,
+        "description": description,
+        "results": {key: [setting.get(key) for setting in means] for key in means[0]},
+        "labels": [setting["label"] for setting in settings],
+        **facts,
+        "provenance": provenance(),
+        "images": rows,
+    }
+    notes = [
+        f"{row['image']} is reproduced exactly, so its PSNR, and with it the mean, is infinite."
+        for images in rows
+        for row in images
+        if row.get("psnr-rgb") == math.inf
+    ]
+    if notes:
+        document["note"] = " ".join(notes)
+    text = json.dumps(_finite(document), indent=1, allow_nan=False)
+    files.write_bytes(path, (text + "\n").encode())
+
+
+def load(path: str | Path) -> dict:
+    """Reads a results file; raises SaeError where it is none."""
+    try:
+        document = json.loads(Path(path).read_text())
+        document["results"]["bpp"], document["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SaeError(f"{path} is not a results file ({error}).") from error
+    return document
+
+
+def curves(folder: str | Path) -> list[Curve]:
+    """Returns every curve in results/<set>: ours by metric, measured, then published ones.
+
+    Raises:
+      SaeError: there are none.
+    """
+    folder, found = Path(folder), []
+    for metric in METRICS:
+        paths = [folder / metric / f"{name}.json" for name in layer_names(metric)]
+        documents = [load(path) for path in paths if path.exists()]
+        if documents:
+            found.append(_ours(metric, documents))
+    for kind, subfolder in (("measured", "anchors"), ("published", "published")):
+        for path in sorted((folder / subfolder).glob("*.json")):
+            found.append(_other(load(path), kind))
+    if not found:
+        raise SaeError(f"There are no results in {folder}; run `python -m sae evaluate` first.")
+    return found
+
+
+def _ours(metric: str, documents: Sequence[dict]) -> Curve:
+    def points(key):
+        return [document["results"].get(key, [None])[0] for document in documents]
+
+    return Curve(
+        name=f"SAE, ours ({metric.upper()})",
+        description=documents[-1]["description"],
+        labels=[document["labels"][0] for document in documents],
+        bpp=points("bpp"),
+        psnr=points("psnr-rgb"),
+        ms_ssim=points("ms-ssim-rgb"),
+        kind="ours",
+        scalable=True,
+        optimised_for=metric,
+        source="this project",
+        images=[document["images"][0] for document in documents],
+    )
+
+
+def _other(document: dict, kind: str) -> Curve:
+    found = document["results"]
+    unknown = [None] * len(found["bpp"])
+    return Curve(
+        name=document["name"],
+        description=document.get("description", ""),
+        labels=document.get("labels", [""] * len(unknown)),
+        bpp=found["bpp"],
+        psnr=found.get("psnr-rgb", unknown),
+        ms_ssim=found.get("ms-ssim-rgb", unknown),
+        kind=kind,
+        scalable=document.get("scalable", False),
+        optimised_for=document.get("optimised_for", "-"),
+        source=document.get("source", "measured here"),
+        images=document.get("images", []),
+    )
+
+
+def _finite(value):
+    """Replaces infinities by None, which JSON can say."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
