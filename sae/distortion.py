@@ -28,8 +28,9 @@ def ms_ssim(x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
     """Returns MS-SSIM over RGB, [B], for images [B, H, W, 3] in [0, 1].
 
     The value of tf.image.ssim_multiscale for sides that are multiples of 16
-    and at least 176. Unlike it, this has no conditional padding between the
-    scales, whose gradient XLA cannot compile for batches unknown in advance.
+    and at least 176, and images that have something in common at every scale.
+    Unlike it, this has no conditional padding between the scales, whose
+    gradient XLA cannot compile for batches unknown in advance.
     """
     factors = []
     for scale in range(len(_SCALE_WEIGHTS)):
@@ -37,7 +38,8 @@ def ms_ssim(x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
             x, x_hat = (tf.nn.avg_pool2d(v, 2, 2, "VALID") for v in (x, x_hat))
         ssim, contrast = _ssim(x, x_hat)
         factors.append(contrast if scale < len(_SCALE_WEIGHTS) - 1 else ssim)
-    factors = tf.nn.relu(tf.stack(factors, axis=-1))
+    # Kept from 0, where the gradient of the power is infinite.
+    factors = tf.maximum(tf.stack(factors, axis=-1), 1e-5)
     per_channel = tf.reduce_prod(factors ** tf.constant(_SCALE_WEIGHTS), axis=-1)
     return tf.reduce_mean(per_channel, axis=-1)
 

@@ -67,7 +67,8 @@ def test_xla_and_plain_step_agree(tiny_cascade, tiny_config, metric, patchsize):
     plain, layer = step_of(tiny_cascade, config, metric=metric)
     xla, compiled = step_of(tiny_cascade, config, metric=metric, jit_compile=True)
     for one, other in zip(plain, xla):
-        assert one == pytest.approx(other, rel=2e-3)
+        # Sums in another order flip the rounding of single latents of the base.
+        assert one == pytest.approx(other, rel=1e-2)
     for name, array in compiled.arrays().items():
         np.testing.assert_allclose(array, layer.arrays()[name], atol=1e-3, err_msg=name)
 
