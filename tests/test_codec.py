@@ -223,6 +223,10 @@ def save_tiny(folder, seed, names=LAYER_NAMES[:2], **changes):
     below = None
     for name in names:
         layer = build(dataclasses.replace(defaults(name, preset="tiny")[0], **changes))
+        arrays = layer.arrays()
+        for part in ("real", "imag"):
+            arrays[f"analysis/conv_2/kernel_{part}"] *= 30
+        layer.set_arrays(arrays)
         layer.build_tables()
         checkpoint.save_layer(layer, "mse", below, {}, folder)
         below = layer.fingerprint
@@ -298,14 +302,17 @@ image, stream, decoded, checkpoints = sys.argv[1:]
 data = sae.compress(np.load(image), checkpoints=checkpoints)
 with open(stream, "wb") as file:
     file.write(data)
-np.save(decoded, np.stack(sae.Decoder(checkpoints=checkpoints).feed(data)))
+decoder = sae.Decoder(checkpoints=checkpoints)
+images = decoder.feed(data)
+# Before rounding to 8 bit, which hides most of what may differ.
+np.savez(decoded, images=images, x_hat=decoder._coder._context.x_hat)
 """
 
 
 def elsewhere(photo, checkpoints, folder, threads=None, one_core=False):
-    """Encodes and decodes in a process of its own; returns the stream and the images."""
+    """Encodes and decodes in a process of its own; returns the stream, images and x_hat."""
     np.save(folder / "image.npy", photo)
-    names = (folder / "image.npy", folder / "stream.sae", folder / "decoded.npy", checkpoints)
+    names = (folder / "image.npy", folder / "stream.sae", folder / "decoded.npz", checkpoints)
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     if threads:
         environment |= {"TF_NUM_INTRAOP_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
@@ -316,15 +323,16 @@ def elsewhere(photo, checkpoints, folder, threads=None, one_core=False):
         env=environment,
         preexec_fn=pin,
     )
-    return (folder / "stream.sae").read_bytes(), np.load(folder / "decoded.npy")
+    decoded = np.load(folder / "decoded.npz")
+    return (folder / "stream.sae").read_bytes(), decoded["images"], decoded["x_hat"]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
 def test_processes_with_other_numbers_of_threads_and_other_copies_decode_alike(tmp_path):
     # Wide layers and this size, since others happen to give the same sums anyway.
     save_tiny(tmp_path / "a", seed=1, hidden_filters=48)
-    image = np.concatenate(list(images.sample_photos().values())[4:5])[:272, :304]
-    data, decoded = elsewhere(image, tmp_path / "a", tmp_path)
+    image = images.sample_photos()["coffee"][:272, :304]
+    data, decoded, x_hat = elsewhere(image, tmp_path / "a", tmp_path)
 
     cascade = checkpoint.load_cascade("mse", checkpoints=tmp_path / "a")
     below = None
@@ -335,6 +343,7 @@ def test_processes_with_other_numbers_of_threads_and_other_copies_decode_alike(t
         others = elsewhere(image, tmp_path / "b", tmp_path, threads, one_core)
         assert others[0] == data
         np.testing.assert_array_equal(others[1], decoded)
+        np.testing.assert_array_equal(others[2], x_hat)
 
 
 def test_importing_the_package_does_not_import_tensorflow():
