@@ -18,6 +18,17 @@ _PRECISION = 16
 _TAIL_MASS = 2**-12
 
 
+def uniform_noise(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns float32 noise, uniform in [-0.5, 0.5].
+
+    The same seed, int32 or int64 [2], gives the same noise in every process, on
+    every device and under XLA: the generator's integers agree there, and are
+    scaled here because the library's conversions to floats do not agree.
+    """
+    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg="philox")
+    return tf.cast(bits, tf.float32) * 2.0**-32
+
+
 class EntropyBottleneck(tf.Module):
     """Rounds a latent y [B, h, w, depth] to integers and codes it in bytes.
 
@@ -46,14 +57,12 @@ class EntropyBottleneck(tf.Module):
 
         Args:
           y: float32 [B, h, w, depth].
-          seed: int32 or int64 [2]. The same seed gives the same noise, on every
-            device and under XLA, so that an interrupted training resumes exactly.
+          seed: int32 or int64 [2], as of `uniform_noise`.
 
         Returns:
           y_tilde, of the shape of y, and an upper bound of the bits, [B].
         """
-        noise = tf.random.stateless_uniform(tf.shape(y), seed, -0.5, 0.5, alg="philox")
-        y_tilde = y + noise
+        y_tilde = y + uniform_noise(tf.shape(y), seed)
         bits = tf.reduce_sum(self.prior.log_prob(y_tilde), axis=(1, 2, 3)) / -math.log(2)
         return y_tilde, bits
 

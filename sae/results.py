@@ -8,6 +8,7 @@ and results/<set>/published/.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import math
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ class Curve:
     """Rate and quality of one codec at several settings.
 
     Attributes:
+      key: names the curve on command lines: its place under results/<set>/.
       name: for legends.
       description: a sentence.
       labels: of the settings.
@@ -39,6 +41,7 @@ class Curve:
       images: for each setting its rows, one per image; empty where unknown.
     """
 
+    key: str
     name: str
     description: str
     labels: list[str]
@@ -124,10 +127,41 @@ def curves(folder: str | Path) -> list[Curve]:
             found.append(_ours(metric, documents))
     for kind, subfolder in (("measured", "anchors"), ("published", "published")):
         for path in sorted((folder / subfolder).glob("*.json")):
-            found.append(_other(load(path), kind))
+            found.append(_other(f"{subfolder}/{path.stem}", load(path), kind))
     if not found:
         raise SaeError(f"There are no results in {folder}; run `python -m sae evaluate` first.")
     return found
+
+
+def select(found: Sequence[Curve], patterns: Sequence[str]) -> list[Curve]:
+    """Returns the curves whose key matches one of the patterns, in the patterns' order.
+
+    Raises:
+      SaeError: a pattern, as of a shell, matches none.
+    """
+    chosen: dict[str, Curve] = {}
+    for pattern in patterns:
+        matching = [curve for curve in found if fnmatch.fnmatchcase(curve.key, pattern)]
+        if not matching:
+            raise SaeError(
+                f"There is no curve {pattern}; `python -m sae plot --list` names those there are."
+            )
+        chosen.update((curve.key, curve) for curve in matching)
+    return list(chosen.values())
+
+
+def of_image(curve: Curve, image: str) -> Curve | None:
+    """Returns the curve of a single image, None where its numbers are not known."""
+    rows = [row for setting in curve.images for row in setting if row["image"] == image]
+    if not rows or len(rows) != len(curve.labels):
+        return None
+    return dataclasses.replace(
+        curve,
+        bpp=[row["bpp"] for row in rows],
+        psnr=[row["psnr-rgb"] for row in rows],
+        ms_ssim=[row["ms-ssim-rgb"] for row in rows],
+        images=[[row] for row in rows],
+    )
 
 
 def _ours(metric: str, documents: Sequence[dict]) -> Curve:
@@ -135,6 +169,7 @@ def _ours(metric: str, documents: Sequence[dict]) -> Curve:
         return [document["results"].get(key, [None])[0] for document in documents]
 
     return Curve(
+        key=metric,
         name=f"SAE, ours ({metric.upper()})",
         description=documents[-1]["description"],
         labels=[document["labels"][0] for document in documents],
@@ -149,10 +184,11 @@ def _ours(metric: str, documents: Sequence[dict]) -> Curve:
     )
 
 
-def _other(document: dict, kind: str) -> Curve:
+def _other(key: str, document: dict, kind: str) -> Curve:
     found = document["results"]
     unknown = [None] * len(found["bpp"])
     return Curve(
+        key=key,
         name=document["name"],
         description=document.get("description", ""),
         labels=document.get("labels", [""] * len(unknown)),

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from sae import checkpoint, images
+from sae.bottleneck import uniform_noise
 from sae.cascade import Cascade
 from sae.config import LAYER_NAMES, LayerConfig, TrainingConfig
 from sae.distortion import DISTORTIONS
@@ -69,9 +70,7 @@ def make_step(
         x = tf.cast(patches, tf.float32) / 255.0
         if config.noise:
             # Another stream of the same generator: the latent's has positive counts.
-            x += tf.random.stateless_uniform(
-                tf.shape(x), seed * [1, -1] - [0, 1], -config.noise, config.noise, alg="philox"
-            )
+            x += 2 * config.noise * uniform_noise(tf.shape(x), seed * [1, -1] - [0, 1])
         context = tf.nest.map_structure(tf.stop_gradient, cascade.context(x))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)

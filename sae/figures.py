@@ -1,0 +1,346 @@
+"""Rate-distortion figures, as a journal prints them.
+
+Scalable codecs are drawn solid and single-rate ones dashed; numbers that others
+published have hollow markers and measured ones filled. The colours are those of
+Okabe and Ito (2008), which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullLocator
+
+from sae import files, results
+from sae.config import METRICS
+from sae.errors import SaeError
+from sae.metrics import ms_ssim_db
+from sae.results import Curve
+
+# For each quality the axis label, the values of a curve, and their transformation.
+QUALITIES: dict[str, tuple[str, str, Callable[[float], float]]] = {
+    "psnr": ("PSNR (dB)", "psnr", float),
+    "ms-ssim": ("MS-SSIM", "ms_ssim", float),
+    "ms-ssim-db": ("MS-SSIM (dB)", "ms_ssim", ms_ssim_db),
+}
+FORMATS = ("pdf", "pgf", "png")
+
+# What a figure shows unless told otherwise: the curves of the paper's own figures.
+DEFAULT_CURVES = (
+    "mse",
+    "ms-ssim",
+    "published/sae-2019-mse",
+    "published/sae-2019-mse-as-printed",
+    "published/jpeg-dense",
+    "published/jpeg-2000-openjpeg",
+    "published/bpg-dense",
+    "published/balle-2017-mse",
+    "published/balle-2018-mse",
+)
+
+_QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim"}
+_CENTIMETRE = 1 / 2.54
+_WIDTHS = {1: 8.5, 2: 17.8}
+_OURS = {"mse": ("#D55E00", "o"), "ms-ssim": ("#0072B2", "s")}
+_OTHERS = ("#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C8C8C", "#7A4B00")
+_MARKERS = ("^", "D", "v", "P", "X", "<", ">", "h")
+_STYLE = {
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 6.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "grid.linewidth": 0.3,
+    "grid.color": "#CCCCCC",
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "legend.columnspacing": 1.2,
+    "legend.handletextpad": 0.6,
+    "legend.borderpad": 0.2,
+    "savefig.dpi": 300,
+    # Fonts as outlines that a journal's preflight accepts, not Type 3.
+    "pdf.fonttype": 42,
+}
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `plot`."""
+    found = results.curves(options.results)
+    if options.list:
+        print(listing(found))
+        return
+    keys = options.curves or [
+        key for key in DEFAULT_CURVES if any(curve.key == key for curve in found)
+    ]
+    chosen = results.select(found, keys)
+    size = {"columns": options.columns, "height": options.height, "log": options.log}
+    drawings = {}
+    with style(options.serif):
+        for quality in options.quality:
+            drawings[f"rd-{quality}"] = rd(chosen, [quality], options.bpp, options.range, **size)
+        if len(options.quality) > 1:
+            drawings["rd"] = rd(chosen, options.quality, options.bpp, columns=2, log=options.log)
+        for image in options.image or ():
+            single = [one for curve in chosen if (one := results.of_image(curve, image))]
+            if not single:
+                raise SaeError(f"No curve of these has numbers of the image {image}.")
+            drawings[f"rd-{Path(image).stem}"] = rd(
+                single, options.quality[:1], options.bpp, options.range, title=image, **size
+            )
+        for metric in METRICS:
+            if ours := [curve for curve in chosen if curve.key == metric]:
+                drawings[f"rate-{metric}"] = rate_by_layer(ours[0])
+                drawings[f"images-{metric}"] = every_image(
+                    [curve for curve in chosen if curve.kind != "published"], ours[0]
+                )
+        for name, figure in drawings.items():
+            for path in save(figure, Path(options.output) / name, options.format):
+                print(path)
+
+
+def listing(found: Sequence[Curve]) -> str:
+    """Returns one line per curve: key, name, points, kind and source."""
+    return "\n".join(
+        f"{curve.key:<40} {curve.name:<44} {len(curve.bpp):>3} points, "
+        f"{'scalable' if curve.scalable else 'one file per rate'}, {curve.kind}: {curve.source}"
+        for curve in found
+    )
+
+
+@contextlib.contextmanager
+def style(serif: bool = False) -> Iterator[None]:
+    """Sets the style of all figures made inside."""
+    family = {"font.family": "serif", "mathtext.fontset": "cm"} if serif else {}
+    with matplotlib.rc_context({**_STYLE, **family, "pgf.texsystem": _texsystem() or "pdflatex"}):
+        yield
+
+
+def rd(
+    curves: Sequence[Curve],
+    qualities: Sequence[str] = ("psnr",),
+    bpp: tuple[float, float] | None = None,
+    limits: tuple[float, float] | None = None,
+    columns: int = 1,
+    height: float | None = None,
+    title: str | None = None,
+    log: bool = False,
+) -> Figure:
+    """Draws quality against rate, the legend under the axes.
+
+    Args:
+      curves: what to draw.
+      qualities: of `QUALITIES`, one panel each.
+      bpp: range of rates; up to our highest by default.
+      limits: range of the quality; by default that of the points in sight.
+      columns: 1, 8.5 cm wide, or 2, 17.8 cm.
+      height: in cm.
+      title: above the axes.
+      log: rates on a logarithmic axis.
+
+    Raises:
+      SaeError: no curve has such numbers.
+    """
+    width, panels = _WIDTHS[columns], len(qualities)
+    height = height or 0.25 * width + (4.2 if columns > 1 else 5.0)
+    figure = Figure(figsize=(width * _CENTIMETRE, height * _CENTIMETRE), layout="constrained")
+    drawn: dict[str, object] = {}
+    bpp = bpp or _range_of_ours(curves, log)
+    for axes, quality in zip(figure.subplots(1, panels, squeeze=False)[0], qualities):
+        if log:
+            axes.set_xscale("log")
+        drawn.update(_panel(axes, curves, quality, bpp, limits))
+        if log:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+    if not drawn:
+        raise SaeError(f"None of these curves has {' or '.join(qualities)} in that range of rates.")
+    if title:
+        figure.suptitle(title, fontsize=8)
+    _legend(figure, {c.name: drawn[c.name] for c in curves if c.name in drawn}, "lower")
+    return figure
+
+
+def rate_by_layer(curve: Curve) -> Figure:
+    """Draws how many bits each layer spends on every image."""
+    rows = curve.images[-1]
+    figure = Figure(figsize=(_WIDTHS[2] * _CENTIMETRE, 6 * _CENTIMETRE), layout="constrained")
+    axes = figure.subplots()
+    shares = np.array([row["bpp-layers"] for row in rows])
+    bars, below = {}, np.zeros(len(rows))
+    shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, len(curve.labels)))
+    for label, share, shade in zip(_layer_labels(curve), shares.T, shades):
+        bars[label] = axes.bar(range(len(rows)), share, bottom=below, color=shade)
+        below += share
+    axes.set_xticks(range(len(rows)), [Path(row["image"]).stem for row in rows], rotation=60)
+    axes.set_ylabel("bits per pixel")
+    axes.grid(axis="x", visible=False)
+    axes.set_axisbelow(True)
+    axes.margins(x=0.01)
+    _legend(figure, bars, "upper")
+    return figure
+
+
+def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
+    """Draws PSNR against rate of every image, in small panels with common axes."""
+    names = [row["image"] for row in ours.images[-1]]
+    columns = min(6, len(names))
+    lines = math.ceil(len(names) / columns)
+    figure = Figure(
+        figsize=(_WIDTHS[2] * _CENTIMETRE, (2.9 * lines + 1.2) * _CENTIMETRE), layout="constrained"
+    )
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    drawn: dict[str, object] = {}
+    bpp = 0.0, 1.05 * max(row["bpp"] for row in ours.images[-1])
+    psnr = [row["psnr-rgb"] for rows in ours.images for row in rows if row["psnr-rgb"]]
+    limits = min(psnr) - 1, max(psnr) + 1
+    for axes, name in itertools.zip_longest(grid.flat, names):
+        if name is None:
+            axes.set_visible(False)
+            continue
+        single = [one for curve in curves if (one := results.of_image(curve, name))]
+        drawn.update(_panel(axes, single, "psnr", bpp, limits, annotate=False))
+        axes.set_title(Path(name).stem, fontsize=6.5, pad=2)
+        axes.set(xlabel="", ylabel="")
+    figure.supxlabel("bits per pixel", fontsize=8)
+    figure.supylabel("PSNR (dB)", fontsize=8)
+    _legend(figure, drawn, "upper")
+    return figure
+
+
+def save(
+    figure: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png"), **metadata: str
+) -> list[Path]:
+    """Writes a figure as <stem>.<format> for each format; returns the paths.
+
+    Args:
+      figure: to write.
+      stem: path without suffix.
+      formats: of `FORMATS`; PGF needs a LaTeX installation.
+      **metadata: texts to keep inside a PNG.
+    """
+    if "pgf" in formats and not _texsystem():
+        raise SaeError(
+            "PGF needs a LaTeX installation (such as apt install texlive-latex-extra); "
+            "leave out --format pgf."
+        )
+    paths = []
+    for name in formats:
+        path = Path(f"{stem}.{name}")
+        # No dates, so that the same numbers give the same file.
+        facts = {"pdf": {"CreationDate": None}, "png": {"Software": "sae", **metadata}}.get(name)
+        with files.replacing(path) as file:
+            figure.savefig(file, format=name, metadata=facts)
+        paths.append(path)
+    return paths
+
+
+def draw_rd(curves: Sequence[Curve], path: str | Path) -> None:
+    """Draws PSNR and MS-SSIM against rate, side by side, into one PNG file."""
+    with style():
+        figure = rd(curves, ("psnr", "ms-ssim-db"), columns=2)
+        save(figure, Path(path).with_suffix(""), ("png",))
+
+
+def _texsystem() -> str | None:
+    return next((name for name in ("xelatex", "lualatex", "pdflatex") if shutil.which(name)), None)
+
+
+def _panel(
+    axes, curves: Sequence[Curve], quality: str, bpp: tuple, limits: tuple | None, annotate=True
+) -> dict[str, object]:
+    """Draws curves into axes; returns the lines by name."""
+    label, attribute, transform = QUALITIES[quality]
+    drawn, in_sight = {}, []
+    others = itertools.count()
+    families = sum(curve.kind == "ours" for curve in curves)
+    for curve in curves:
+        look = _look(curve, others)
+        points = [
+            (rate, transform(value))
+            for rate, value in zip(curve.bpp, getattr(curve, attribute))
+            if value is not None
+        ]
+        if not any(bpp[0] <= rate <= bpp[1] for rate, _ in points):
+            continue
+        rates, values = zip(*sorted(points))
+        (drawn[curve.name],) = axes.plot(
+            rates, values, markevery=1 if len(rates) < 12 else 0.07, **look
+        )
+        in_sight += [v for r, v in zip(rates, values) if bpp[0] <= r <= bpp[1]]
+        # Both families' labels would crowd the panel: those of its own quality.
+        own = quality.startswith(_QUALITY_OF.get(curve.optimised_for, "-"))
+        if annotate and curve.kind == "ours" and (own or families == 1):
+            for rate, value, name in zip(rates, values, _layer_labels(curve)):
+                axes.annotate(
+                    name,
+                    (rate, value),
+                    (3, -3),
+                    textcoords="offset points",
+                    ha="left",
+                    va="top",
+                    fontsize=6,
+                    color=look["color"],
+                    path_effects=[withStroke(linewidth=1.5, foreground="white")],
+                    zorder=2.5,
+                )
+    axes.set(xlabel="bits per pixel", ylabel=label, xlim=bpp)
+    if limits:
+        axes.set_ylim(limits)
+    elif in_sight:
+        margin = 0.05 * (max(in_sight) - min(in_sight) or 1)
+        axes.set_ylim(min(in_sight) - margin, max(in_sight) + margin)
+    return drawn
+
+
+def _look(curve: Curve, others: Iterator[int]) -> dict:
+    """Returns the line of a curve; the look of others than ours goes by their order."""
+    if curve.kind == "ours":
+        color, marker = _OURS[curve.optimised_for]
+        return {"color": color, "marker": marker, "linestyle": "-", "linewidth": 1.5, "zorder": 3}
+    index = next(others)
+    return {
+        "color": _OTHERS[index % len(_OTHERS)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": "-" if curve.scalable else "--",
+        "linewidth": 0.8,
+        "markerfacecolor": "white" if curve.kind == "published" else None,
+        "markeredgewidth": 0.7,
+    }
+
+
+def _layer_labels(curve: Curve) -> list[str]:
+    return [label if label == "base" else f"+{label.upper()}" for label in curve.labels]
+
+
+def _range_of_ours(curves: Sequence[Curve], log: bool) -> tuple[float, float]:
+    """Returns a range of rates with our points, and room for the label of the last."""
+    rates = [rate for curve in curves if curve.kind == "ours" for rate in curve.bpp]
+    rates = rates or [rate for curve in curves for rate in curve.bpp]
+    return (0.8 * min(rates), 1.3 * max(rates)) if log else (0.0, 1.12 * max(rates))
+
+
+def _legend(figure: Figure, drawn: dict[str, object], side: str) -> None:
+    """Puts a legend outside the axes, in as many columns as the figure is wide for."""
+    for columns in range(min(5, len(drawn)), 0, -1):
+        legend = figure.legend(
+            drawn.values(), drawn.keys(), loc=f"outside {side} center", ncols=columns
+        )
+        width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
+        if width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
