@@ -7,6 +7,7 @@ loss is distortion + lmbda * rate, and only the new layer's variables move.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import signal
 import time
@@ -246,6 +247,7 @@ def train(
                 Path(folder).name: len(images.find(folder, recursive=True)) for folder in data
             },
             "validation": progress["validation"],
+            "warm_start": _origin(warm_start, name) if warm_start else None,
             **provenance(),
         }
         checkpoint.save_layer(layer, metric, options["below"], record, checkpoints)
@@ -265,6 +267,16 @@ def _leading_channels(fresh: dict, found: dict) -> dict:
             block = tuple(slice(min(sides)) for sides in zip(array.shape, found[name].shape))
             array[block] = found[name][block]
     return result
+
+
+def _origin(folder: str | Path, name: str) -> dict | None:
+    """Returns what a warm start began with; of the same layer, how it had been trained."""
+    path = Path(folder) / "layer.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text())
+    origin = {"layer": found["layer"]["name"], "fingerprint": found["fingerprint"]}
+    return {**origin, "training": found["training"]} if origin["layer"] == name else origin
 
 
 def _require_finite(step: int, terms: dict) -> None:
