@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_codec(commands)
     _add_evaluation(commands)
+    _add_presentation(commands)
     return top
 
 
@@ -71,15 +72,114 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
 def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     """Adds the commands that measure."""
     evaluate = commands.add_parser("evaluate", help="Measure every layer on a folder of images.")
-    evaluate.add_argument("folder", nargs="?", default="kodak", metavar="DIR", help="(kodak)")
-    evaluate.add_argument("--metric", choices=METRICS, default="mse", help="the family (mse)")
-    evaluate.add_argument("--checkpoints", default=DEFAULT_FOLDER, metavar="DIR")
-    evaluate.add_argument("--results", default="results", metavar="DIR", help="(results)")
+    anchors = commands.add_parser("anchors", help="Measure JPEG, JPEG 2000, WebP and AVIF on it.")
+    for parser in (evaluate, anchors):
+        parser.add_argument("folder", nargs="?", default="kodak", metavar="DIR", help="(kodak)")
+        parser.add_argument("--results", default="results", metavar="DIR", help="(results)")
+    _add_family(evaluate)
     evaluate.add_argument("--save_images", metavar="DIR", help="keep the decoded images")
     evaluate.set_defaults(run=_lazily("sae.evaluation", "run"))
+    anchors.add_argument(
+        "--codecs", nargs="+", choices=("jpeg", "jpeg2000", "webp", "avif"), help="(all)"
+    )
+    anchors.set_defaults(run=_lazily("sae.anchors", "run"))
     demo = commands.add_parser("demo", help="The whole method in a few minutes.")
     demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="(runs/demo)")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
+
+
+def _add_presentation(commands: argparse._SubParsersAction) -> None:
+    """Adds the commands that show what was measured."""
+    plot = commands.add_parser("plot", help="Draw RD curves, and the rates of the layers.")
+    _add_results(plot)
+    plot.add_argument("--list", action="store_true", help="name every curve at hand, and stop")
+    plot.add_argument(
+        "--curves", nargs="+", metavar="KEY", help="which, as --list names them; * is allowed"
+    )
+    plot.add_argument(
+        "--quality",
+        nargs="+",
+        choices=("psnr", "ms-ssim", "ms-ssim-db"),
+        default=["psnr", "ms-ssim-db"],
+        help="(psnr ms-ssim-db)",
+    )
+    plot.add_argument("--image", nargs="+", metavar="NAME", help="also the curves of these images")
+    plot.add_argument("--bpp", nargs=2, type=float, metavar=("FROM", "TO"), help="range of rates")
+    plot.add_argument("--range", nargs=2, type=float, metavar=("FROM", "TO"), help="of quality")
+    plot.add_argument("--log", action="store_true", help="rates on a logarithmic axis")
+    plot.add_argument("--columns", type=int, choices=(1, 2), default=1, help="8.5 or 17.8 cm (1)")
+    plot.add_argument("--height", type=float, metavar="CM")
+    plot.add_argument("--serif", action="store_true", help="serif fonts")
+    _add_output(plot)
+    plot.set_defaults(run=_lazily("sae.figures", "run"))
+
+    bdrate = commands.add_parser("bdrate", help="Print BD-rate and BD-quality of curves.")
+    _add_results(bdrate)
+    bdrate.add_argument("--against", default="published/sae-2019-mse", metavar="KEY")
+    bdrate.add_argument("--curves", nargs="+", metavar="KEY", help="which to compare")
+    bdrate.add_argument("--format", choices=("markdown", "latex", "json"), default="markdown")
+    bdrate.set_defaults(run=_lazily("sae.bdrate", "run"))
+
+    compare = commands.add_parser(
+        "compare", help="Show an image at each layer beside other codecs."
+    )
+    compare.add_argument("image", metavar="IMAGE")
+    compare.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="show this part")
+    compare.add_argument(
+        "--codecs",
+        nargs="+",
+        choices=("jpeg", "jpeg2000", "webp", "avif"),
+        default=["jpeg", "jpeg2000", "webp"],
+        help="(jpeg jpeg2000 webp)",
+    )
+    _add_family(compare)
+    _add_output(compare)
+    compare.set_defaults(run=_lazily("sae.comparison", "run"))
+
+    report = commands.add_parser("report", help="Write a page of curves, tables and images.")
+    _add_results(report)
+    report.add_argument(
+        "--images", default="kodak", metavar="DIR", help="that were measured (kodak)"
+    )
+    report.add_argument("--only", nargs="+", metavar="NAME", help="show these of the images")
+    report.add_argument("--checkpoints", default=DEFAULT_FOLDER, metavar="DIR")
+    report.add_argument("--output", default="plots/report.html", metavar="FILE")
+    report.set_defaults(run=_lazily("sae.report", "run"))
+
+    readme = commands.add_parser("results", help="Draw the README's figure and table.")
+    _add_results(readme)
+    readme.set_defaults(run=_lazily("sae.readme", "run"))
+
+
+def _add_family(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metric", choices=METRICS, default="mse", help="the family (mse)")
+    parser.add_argument("--checkpoints", default=DEFAULT_FOLDER, metavar="DIR")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", default="results/kodak", metavar="DIR", help="of one set (results/kodak)"
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", default="plots", metavar="DIR", help="(plots)")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=("pdf", "pgf", "png"),
+        default=["pdf", "png"],
+        help="(pdf png)",
+    )
+
+
+def _crop(text: str) -> tuple[int, ...]:
+    """Reads four whole numbers."""
+    try:
+        x, y, width, height = (int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError("a crop is four whole numbers: x,y,w,h") from None
+    return x, y, width, height
 
 
 def _lazily(module: str, function: str) -> Callable[[argparse.Namespace], int | None]:
@@ -89,8 +189,8 @@ def _lazily(module: str, function: str) -> Callable[[argparse.Namespace], int | 
 
 def _count(text: str) -> int:
     """Reads a whole number from 1 up."""
-    if int(text) < 1:
-        raise ValueError
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
     return int(text)
 
 

@@ -51,10 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
     rows = evaluation.evaluate(test, "mse", None, checkpoints)
     evaluation.save(rows, test, "mse", checkpoints, folder / "results")
-    print(f"\n{'layer':<8}{'bpp':>8}{'PSNR':>8}{'MS-SSIM':>9}")
-    for name, images_of_layer in rows.items():
-        mean = results.mean(images_of_layer)
-        print(f"{name:<8}{mean['bpp']:>8.4f}{mean['psnr-rgb']:>8.2f}{mean['ms-ssim-rgb']:>9.4f}")
+    print("\n" + evaluation.summary(rows))
     figure = Path("plots") / "demo.png"
     figures.draw_rd(results.curves(folder / "results" / test.name), figure)
     print(f"\nThe curve is drawn in {figure}.")

@@ -7,6 +7,7 @@ decoded from the bytes up to it alone, rounded to 8 bits, and compared.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -14,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
-from sae import bitstream, checkpoint, codec, images, metrics, results
-from sae.config import STRIDE
+from sae import bitstream, checkpoint, codec, images, metrics, results, workers
+from sae.cascade import Cascade
+from sae.config import LAYER_NAMES, STRIDE
 
 
 def evaluate(
@@ -26,6 +27,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     checkpoints: str | Path = checkpoint.DEFAULT_FOLDER,
     save_images: str | Path | None = None,
+    journal: Path | None = None,
 ) -> dict[str, list[dict]]:
     """Measures every layer on every image of a folder.
 
@@ -35,6 +37,7 @@ def evaluate(
       names: the layers, from the base upwards; all that are trained by default.
       checkpoints: the folder of all checkpoints.
       save_images: where to keep the decoded images, as <image>_<layer>.png.
+      journal: keeps what is measured, so that an interrupted call can go on.
 
     Returns:
       For each layer a row per image: "image", "width", "height", "bytes" of the
@@ -48,18 +51,17 @@ def evaluate(
     """
     found = images.find(folder)
     names = tuple(names or checkpoint.available(metric, checkpoints) or ("base",))
-    cascade = checkpoint.load_cascade(metric, names, checkpoints)
-    rows: dict[str, list[dict]] = {name: [] for name in names}
-    for path in tqdm(found, unit="image", desc=f"{metric} layers to {names[-1]}"):
-        image = images.read(path)
-        decoded, measured = _measure(image, metric, len(names), checkpoints)
-        estimates = _estimates(cascade, image)
-        for name, x_hat, row, estimate in zip(names, decoded, measured, estimates):
-            row = {"image": path.name, **row, "bpp-estimated": estimate}
-            rows[name].append(row)
-            if save_images:
-                images.write_png(x_hat, Path(save_images) / f"{path.stem}_{name}.png")
-    return rows
+    # Here, so that what is wrong with the checkpoints is said once and at first.
+    fingerprints = [
+        layer.fingerprint for layer in checkpoint.load_cascade(metric, names, checkpoints).layers
+    ]
+    function = functools.partial(
+        _measure, metric=metric, names=names, checkpoints=checkpoints, save_images=save_images
+    )
+    measured = workers.each(
+        function, found, f"{metric} to {names[-1]}", journal, {"layers": fingerprints}
+    )
+    return {name: [rows[index] for rows in measured] for index, name in enumerate(names)}
 
 
 def save(
@@ -72,7 +74,7 @@ def save(
     """Writes `target`/<name of folder>/<metric>/<layer>.json for each layer; returns the paths."""
     paths = []
     for name, images_of_layer in rows.items():
-        path = Path(target) / Path(folder).resolve().name / metric / f"{name}.json"
+        path = results.folder(target, folder) / metric / f"{name}.json"
         description = checkpoint.describe(metric, name, checkpoints)
         results.save(
             path,
@@ -91,75 +93,105 @@ def save(
 
 def table(rows: list[dict]) -> str:
     """Returns the rows of one layer and their mean as text."""
-    layers = len(rows[0]["bpp-layers"])
-    titles = [f"{name:>8}" for name in (*checkpoint.LAYER_NAMES[:layers], "bpp", "est. bpp")]
-    lines = [f"{'image':<20}{'size':>12}" + "".join(titles) + f"{'PSNR':>8}{'MS-SSIM':>9}"]
+    layers = LAYER_NAMES[: len(rows[0]["bpp-layers"])]
+    titles = "".join(f"{name:>10}" for name in (*layers, "bpp", "estimated", "PSNR", "MS-SSIM"))
+    lines = [f"{'image':<20}{'size':>12}" + titles]
     for row in rows:
         size = f"{row['width']} x {row['height']}"
         lines.append(f"{row['image']:<20}{size:>12}" + _numbers(row))
-    mean = {
-        "bpp-layers": np.mean([row["bpp-layers"] for row in rows], axis=0),
-        **{k: _mean(rows, k) for k in ("bpp", "bpp-estimated", "psnr-rgb", "ms-ssim-rgb")},
-    }
-    lines.append(f"{'mean':<32}" + _numbers(mean))
+    lines.append(f"{'mean':<32}" + _numbers(results.mean(rows)))
+    if any(row["ms-ssim-rgb"] is None for row in rows):
+        lines.append(f"MS-SSIM needs {metrics.SMALLEST_MS_SSIM_SIDE} pixels on every side.")
+    return "\n".join(lines)
+
+
+def summary(rows: dict[str, list[dict]]) -> str:
+    """Returns the means of each layer as text."""
+    lines = [f"{'layer':<8}{'bpp':>10}{'PSNR':>10}{'MS-SSIM':>10}"]
+    for name, images_of_layer in rows.items():
+        mean = results.mean(images_of_layer)
+        lines.append(f"{name:<8}" + _cells(mean, ("bpp", "psnr-rgb", "ms-ssim-rgb")))
     return "\n".join(lines)
 
 
 def run(options: argparse.Namespace) -> None:
     """The command `evaluate`: measures all trained layers of a family and writes their results."""
-    rows = evaluate(options.folder, options.metric, None, options.checkpoints, options.save_images)
+    journal = results.folder(options.results, options.folder) / f"{options.metric}.partial"
+    rows = evaluate(
+        options.folder, options.metric, None, options.checkpoints, options.save_images, journal
+    )
     for path in save(rows, options.folder, options.metric, options.checkpoints, options.results):
         print(path)
-    for name, images_of_layer in rows.items():
-        print(f"{name:<6}" + table(images_of_layer).splitlines()[-1])
+    journal.unlink(missing_ok=True)
+    print(summary(rows))
 
 
 def _numbers(row: dict) -> str:
-    bpps = [*row["bpp-layers"], row["bpp"], row["bpp-estimated"]]
-    ms_ssim = "-" if row["ms-ssim-rgb"] is None else f"{row['ms-ssim-rgb']:.4f}"
-    return "".join(f"{bpp:8.4f}" for bpp in bpps) + f"{row['psnr-rgb']:8.2f}{ms_ssim:>9}"
+    shares = "".join(f"{bpp:10.4f}" for bpp in row["bpp-layers"])
+    return shares + _cells(row, ("bpp", "bpp-estimated", "psnr-rgb", "ms-ssim-rgb"))
 
 
-def _mean(rows: list[dict], key: str) -> float | None:
-    values = [row[key] for row in rows]
-    return None if None in values else float(np.mean(values))
+def _cells(row: dict, keys: Sequence[str]) -> str:
+    """Returns numbers in columns, a dash where there is none."""
+    digits = {"psnr-rgb": 2}
+    return "".join(
+        f"{'-':>10}" if row.get(key) is None else f"{row[key]:10.{digits.get(key, 4)}f}"
+        for key in keys
+    )
 
 
 def _measure(
-    image: np.ndarray, metric: str, layers: int, checkpoints: str | Path
-) -> tuple[list[np.ndarray], list[dict]]:
-    """Compresses an image and decompresses it; returns each layer's image and row."""
+    path: Path,
+    metric: str,
+    names: tuple[str, ...],
+    checkpoints: str | Path,
+    save_images: str | Path | None,
+) -> list[dict]:
+    """Compresses an image and decompresses it; returns a row for each layer."""
+    image = images.read(path)
     height, width = image.shape[:2]
     began = time.perf_counter()
-    data = codec.compress(image, layers, metric, checkpoints)
+    data = codec.compress(image, len(names), metric, checkpoints)
     encode_seconds = time.perf_counter() - began
     records = bitstream.parse(data).records
-    ends = [bitstream.size(records[: k + 1]) for k in range(layers)]
-    decoder, decode_seconds = codec.Decoder(checkpoints=checkpoints), 0.0
-    decoded, rows = [], []
-    for begin, end in zip([0, *ends], ends):
+    ends = [bitstream.size(records[: k + 1]) for k in range(len(names))]
+    estimates = _estimates(image, metric, names, checkpoints)
+    decoder, decode_seconds, rows = codec.Decoder(checkpoints=checkpoints), 0.0, []
+    for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
         began = time.perf_counter()
-        decoded += decoder.feed(data[begin:end])
+        (x_hat,) = decoder.feed(data[begin:end])
         decode_seconds += time.perf_counter() - began
-        shares = np.diff([0, *ends[: len(decoded)]]) * 8 / (width * height)
+        shares = np.diff([0, *ends[: len(rows) + 1]]) * 8 / (width * height)
         rows.append(
             {
+                "image": path.name,
                 "width": width,
                 "height": height,
                 "bytes": end,
                 "bpp": 8 * end / (width * height),
                 "bpp-layers": shares.tolist(),
-                "psnr-rgb": metrics.psnr(image, decoded[-1]),
-                "ms-ssim-rgb": metrics.ms_ssim(image, decoded[-1]),
+                "bpp-estimated": estimate,
+                "psnr-rgb": metrics.psnr(image, x_hat),
+                "ms-ssim-rgb": metrics.ms_ssim(image, x_hat),
                 "encode-seconds": encode_seconds,
                 "decode-seconds": decode_seconds,
             }
         )
-    return decoded, rows
+        if save_images:
+            images.write_png(x_hat, Path(save_images) / f"{path.stem}_{name}.png")
+    return rows
 
 
-def _estimates(cascade, image: np.ndarray) -> list[float]:
+def _estimates(
+    image: np.ndarray, metric: str, names: tuple[str, ...], checkpoints: str | Path
+) -> list[float]:
     """Returns the bits per pixel that the likelihoods give, up to each layer."""
     x = tf.cast(images.pad(image, STRIDE)[None], tf.float32) / 255.0
+    cascade = _cascade(metric, names, checkpoints)
     bits = [float(layer_bits[0]) for _, layer_bits in cascade.code(x)]
     return (np.cumsum(bits) / math.prod(image.shape[:2])).tolist()
+
+
+@functools.lru_cache(maxsize=1)
+def _cascade(metric: str, names: tuple[str, ...], checkpoints: str | Path) -> Cascade:
+    return checkpoint.load_cascade(metric, names, checkpoints)

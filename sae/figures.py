@@ -50,6 +50,7 @@ DEFAULT_CURVES = (
 )
 
 _QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim"}
+_DPI = 300
 _CENTIMETRE = 1 / 2.54
 _WIDTHS = {1: 8.5, 2: 17.8}
 _OURS = {"mse": ("#D55E00", "o"), "ms-ssim": ("#0072B2", "s")}
@@ -71,7 +72,6 @@ _STYLE = {
     "legend.columnspacing": 1.2,
     "legend.handletextpad": 0.6,
     "legend.borderpad": 0.2,
-    "savefig.dpi": 300,
     # Fonts as outlines that a journal's preflight accepts, not Type 3.
     "pdf.fonttype": 42,
 }
@@ -158,7 +158,7 @@ def rd(
     height = height or 0.25 * width + (4.2 if columns > 1 else 5.0)
     figure = Figure(figsize=(width * _CENTIMETRE, height * _CENTIMETRE), layout="constrained")
     drawn: dict[str, object] = {}
-    bpp = bpp or _range_of_ours(curves, log)
+    bpp = bpp or range_of_ours(curves, log)
     for axes, quality in zip(figure.subplots(1, panels, squeeze=False)[0], qualities):
         if log:
             axes.set_xscale("log")
@@ -244,7 +244,7 @@ def save(
         # No dates, so that the same numbers give the same file.
         facts = {"pdf": {"CreationDate": None}, "png": {"Software": "sae", **metadata}}.get(name)
         with files.replacing(path) as file:
-            figure.savefig(file, format=name, metadata=facts)
+            figure.savefig(file, format=name, metadata=facts, dpi=_DPI)
         paths.append(path)
     return paths
 
@@ -266,10 +266,8 @@ def _panel(
     """Draws curves into axes; returns the lines by name."""
     label, attribute, transform = QUALITIES[quality]
     drawn, in_sight = {}, []
-    others = itertools.count()
     families = sum(curve.kind == "ours" for curve in curves)
-    for curve in curves:
-        look = _look(curve, others)
+    for curve, look in zip(curves, looks(curves)):
         points = [
             (rate, transform(value))
             for rate, value in zip(curve.bpp, getattr(curve, attribute))
@@ -307,8 +305,13 @@ def _panel(
     return drawn
 
 
+def looks(curves: Sequence[Curve]) -> list[dict]:
+    """Returns how each curve is drawn; the look of others than ours goes by their order."""
+    others = itertools.count()
+    return [_look(curve, others) for curve in curves]
+
+
 def _look(curve: Curve, others: Iterator[int]) -> dict:
-    """Returns the line of a curve; the look of others than ours goes by their order."""
     if curve.kind == "ours":
         color, marker = _OURS[curve.optimised_for]
         return {"color": color, "marker": marker, "linestyle": "-", "linewidth": 1.5, "zorder": 3}
@@ -327,7 +330,7 @@ def _layer_labels(curve: Curve) -> list[str]:
     return [label if label == "base" else f"+{label.upper()}" for label in curve.labels]
 
 
-def _range_of_ours(curves: Sequence[Curve], log: bool) -> tuple[float, float]:
+def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, float]:
     """Returns a range of rates with our points, and room for the label of the last."""
     rates = [rate for curve in curves if curve.kind == "ours" for rate in curve.bpp]
     rates = rates or [rate for curve in curves for rate in curve.bpp]

@@ -55,6 +55,11 @@ class Curve:
     images: list[list[dict]]
 
 
+def folder(target: str | Path, images: str | Path) -> Path:
+    """Returns the folder of a set's results, named like the folder of its images."""
+    return Path(target) / Path(images).resolve().name
+
+
 def mean(rows: Sequence[dict]) -> dict:
     """Returns the means of all that is numeric in per-image rows; lists element by element.
 
@@ -79,8 +84,15 @@ def save(path: str | Path, name: str, description: str, settings: Sequence[dict]
       description: a sentence.
       settings: for each a dict of "label" and "images", the rows.
       **facts: further JSON values to keep.
+
+    Raises:
+      SaeError: a value is NaN, or the file cannot be written.
     """
     rows = [setting["images"] for setting in settings]
+    for row in (row for images in rows for row in images):
+        for key, value in row.items():
+            if isinstance(value, float) and math.isnan(value):
+                raise SaeError(f"{key} of {row['image']} is not a number; {path} is not written.")
     means = [mean(images) for images in rows]
     document = {
         "name": name,
@@ -113,23 +125,23 @@ def load(path: str | Path) -> dict:
     return document
 
 
-def curves(folder: str | Path) -> list[Curve]:
+def curves(target: str | Path) -> list[Curve]:
     """Returns every curve in results/<set>: ours by metric, measured, then published ones.
 
     Raises:
       SaeError: there are none.
     """
-    folder, found = Path(folder), []
+    target, found = Path(target), []
     for metric in METRICS:
-        paths = [folder / metric / f"{name}.json" for name in layer_names(metric)]
+        paths = [target / metric / f"{name}.json" for name in layer_names(metric)]
         documents = [load(path) for path in paths if path.exists()]
         if documents:
             found.append(_ours(metric, documents))
     for kind, subfolder in (("measured", "anchors"), ("published", "published")):
-        for path in sorted((folder / subfolder).glob("*.json")):
+        for path in sorted((target / subfolder).glob("*.json")):
             found.append(_other(f"{subfolder}/{path.stem}", load(path), kind))
     if not found:
-        raise SaeError(f"There are no results in {folder}; run `python -m sae evaluate` first.")
+        raise SaeError(f"There are no results in {target}; run `python -m sae evaluate` first.")
     return found
 
 

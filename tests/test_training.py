@@ -135,6 +135,11 @@ def test_a_warm_start_begins_with_other_weights(photos, tmp_path, tiny_config, t
     np.testing.assert_array_equal(found["analysis/conv_0/bias"], given["analysis/conv_0/bias"])
     name = "analysis/conv_2/kernel_real"
     np.testing.assert_array_equal(found[name][:, :8], given[name])
+    origin = checkpoint.describe("mse", "base", tmp_path)["training"]["warm_start"]
+    assert (
+        origin["fingerprint"]
+        == checkpoint.describe("mse", "base", source.parents[1])["fingerprint"]
+    )
 
 
 def script(photos, folder, *options, steps=60):

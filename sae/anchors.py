@@ -1,0 +1,191 @@
+"""Other codecs, measured on the same images with the same metrics: files really written.
+
+All of them through Pillow, at a range of settings. Published curves of further
+codecs are kept in results/<set>/published/, with their sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, features
+
+from sae import images, metrics, results, workers
+from sae.errors import SaeError
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """A codec of Pillow and the settings to measure, from few bytes to many.
+
+    Attributes:
+      name: for legends.
+      description: a sentence on how its files are made.
+      suffix: of its files.
+      option: the option of Pillow's `save` that varies.
+      values: of that option.
+      fixed: the other options.
+      library: what Pillow calls the library behind it.
+    """
+
+    name: str
+    description: str
+    suffix: str
+    option: str
+    values: tuple
+    fixed: dict
+    library: str
+
+    def options(self, value: float) -> dict:
+        """Returns the options of Pillow's `save` for one value."""
+        listed = self.option == "quality_layers"
+        return {**self.fixed, self.option: [value] if listed else value}
+
+    def label(self, value: float) -> str:
+        """Returns the name of one setting."""
+        return f"{self.option.replace('quality_layers', 'compression ratio')} {value:g}"
+
+
+CODECS = {
+    "jpeg": Codec(
+        name="JPEG (Pillow)",
+        description="JPEG with 4:2:0 subsampling and optimised Huffman tables",
+        suffix=".jpg",
+        option="quality",
+        values=(5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95),
+        fixed={"optimize": True, "subsampling": "4:2:0"},
+        library="jpg",
+    ),
+    "jpeg2000": Codec(
+        name="JPEG 2000 (Pillow)",
+        description="JPEG 2000 with the irreversible wavelet, one file per rate",
+        suffix=".jp2",
+        option="quality_layers",
+        values=(240, 160, 120, 80, 60, 48, 34, 24, 16, 12, 8, 6),
+        fixed={"quality_mode": "rates", "irreversible": True},
+        library="jpg_2000",
+    ),
+    "webp": Codec(
+        name="WebP (Pillow)",
+        description="Lossy WebP with the slowest method",
+        suffix=".webp",
+        option="quality",
+        values=(1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95),
+        fixed={"method": 6},
+        library="webp",
+    ),
+    "avif": Codec(
+        name="AVIF (Pillow)",
+        description="AVIF (AV1 intra) with 4:4:4 sampling, speed 6",
+        suffix=".avif",
+        option="quality",
+        values=(5, 10, 20, 30, 40, 50, 60, 70, 80, 90),
+        fixed={"speed": 6, "subsampling": "4:4:4"},
+        library="avif",
+    ),
+}
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `anchors`: measures the codecs on a folder and writes their results."""
+    for key in options.codecs or CODECS:
+        measure(key, options.folder, options.results)
+
+
+def measure(key: str, folder: str | Path, target: str | Path = "results") -> Path:
+    """Measures one codec on a folder of images.
+
+    Args:
+      key: of `CODECS`.
+      folder: the images.
+      target: the folder of all results.
+
+    Returns:
+      The path of the results file, target/<name of folder>/anchors/<key>.json.
+
+    Raises:
+      SaeError: there are no images, or this Pillow lacks the codec.
+    """
+    codec = CODECS[key]
+    if not features.check(codec.library):
+        raise SaeError(f"This Pillow was built without {codec.name}.")
+    path = results.folder(target, folder) / "anchors" / f"{key}.json"
+    journal = path.with_suffix(".partial")
+    version = f"Pillow {Image.__version__}, {codec.library} {features.version(codec.library)}"
+    rows = workers.each(
+        functools.partial(_rows, key),
+        images.find(folder),
+        codec.name,
+        journal,
+        {"codec": repr(codec), "version": version},
+    )
+    settings = [
+        {"label": codec.label(value), "images": [image_rows[index] for image_rows in rows]}
+        for index, value in enumerate(codec.values)
+    ]
+    results.save(path, codec.name, f"{codec.description} ({version})", settings, optimised_for="-")
+    journal.unlink(missing_ok=True)
+    print(path)
+    return path
+
+
+def coded(image: np.ndarray, key: str, value: float) -> tuple[int, np.ndarray]:
+    """Writes an image as a file and reads it.
+
+    Args:
+      image: uint8 [H, W, 3].
+      key: of `CODECS`.
+      value: the setting.
+
+    Returns:
+      Bytes of the file, and the decoded image.
+    """
+    codec = CODECS[key]
+    with tempfile.NamedTemporaryFile(suffix=codec.suffix) as file:
+        Image.fromarray(image).save(file.name, **codec.options(value))
+        with Image.open(file.name) as decoded:
+            return Path(file.name).stat().st_size, np.asarray(decoded.convert("RGB"))
+
+
+def nearest(image: np.ndarray, key: str, size: int) -> tuple[int, np.ndarray]:
+    """Returns bytes and decoded image of the setting whose file comes nearest to `size` bytes."""
+    if CODECS[key].option == "quality_layers":
+        ratio = image.nbytes / size
+        found = [coded(image, key, ratio * factor) for factor in (0.96, 0.98, 1, 1.02, 1.04)]
+    else:
+        # Sizes grow with quality: bisect, then compare the two neighbours.
+        low, high = 1, 100
+        while high - low > 1:
+            middle = (low + high) // 2
+            if coded(image, key, middle)[0] < size:
+                low = middle
+            else:
+                high = middle
+        found = [coded(image, key, value) for value in (low, high)]
+    return min(found, key=lambda one: abs(one[0] - size))
+
+
+def _rows(key: str, path: Path) -> list[dict]:
+    """Returns a row for each setting of one image."""
+    image = images.read(path)
+    height, width = image.shape[:2]
+    rows = []
+    for value in CODECS[key].values:
+        size, x_hat = coded(image, key, value)
+        rows.append(
+            {
+                "image": path.name,
+                "width": width,
+                "height": height,
+                "bytes": size,
+                "bpp": 8 * size / (width * height),
+                "psnr-rgb": metrics.psnr(image, x_hat),
+                "ms-ssim-rgb": metrics.ms_ssim(image, x_hat),
+            }
+        )
+    return rows

@@ -1,0 +1,174 @@
+"""Bjontegaard deltas between curves, through the `bjontegaard` package.
+
+BD-rate is the mean difference of the logarithm of the rate at equal quality,
+in per cent: negative where fewer bits are spent than by the anchor. BD-quality
+is the mean difference of the quality in dB over the logarithm of the rate
+(Bjontegaard, VCEG-M33, 2001). Both interpolate by piecewise cubic Hermite
+polynomials and hold for the range that the two curves share, which is stated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sae import figures, results
+from sae.errors import SaeError
+from sae.metrics import ms_ssim_db
+from sae.results import Curve
+
+QUALITIES: dict[str, tuple[str, Callable[[Curve], list]]] = {
+    "psnr": ("PSNR", lambda curve: curve.psnr),
+    "ms-ssim-db": (
+        "MS-SSIM (dB)",
+        lambda curve: [None if v is None else ms_ssim_db(v) for v in curve.ms_ssim],
+    ),
+}
+_METHOD = "pchip"
+
+
+@dataclasses.dataclass(frozen=True)
+class Delta:
+    """The deltas of a curve against an anchor.
+
+    Attributes:
+      rate: BD-rate in per cent.
+      quality: BD-PSNR, or BD-MS-SSIM, in dB.
+      overlap: the shared range of quality in dB, over which `rate` holds.
+      share: that range as a fraction of the smaller of both curves' ranges.
+    """
+
+    rate: float
+    quality: float
+    overlap: tuple[float, float]
+    share: float
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `bdrate`: prints a table of deltas against one curve."""
+    found = results.curves(options.results)
+    (anchor,) = results.select(found, [options.against])[:1]
+    keys = options.curves or [
+        curve.key
+        for curve in found
+        if curve.kind != "published" or curve.key in figures.DEFAULT_CURVES
+    ]
+    tested = [curve for curve in results.select(found, keys) if curve.key != anchor.key]
+    deltas = {
+        curve.name: {quality: delta_or_reason(curve, anchor, quality) for quality in QUALITIES}
+        for curve in tested
+    }
+    if all(isinstance(one, str) for row in deltas.values() for one in row.values()):
+        raise SaeError(f"No curve can be compared with {anchor.name}: the ranges do not overlap.")
+    print(_FORMATS[options.format](anchor.name, deltas))
+
+
+def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
+    """Returns the deltas of a curve against an anchor.
+
+    Args:
+      curve: the one to judge.
+      anchor: the one to compare with.
+      quality: "psnr" or "ms-ssim-db".
+
+    Raises:
+      SaeError: they share no range of quality or of rate, or one has fewer than
+        three points with this quality.
+    """
+    import bjontegaard
+
+    title, values_of = QUALITIES[quality]
+    (rate, value), (anchor_rate, anchor_value) = (
+        _increasing(one, values_of(one)) for one in (curve, anchor)
+    )
+    for one, points in ((curve, rate), (anchor, anchor_rate)):
+        if len(points) < 3:
+            raise SaeError(f"{one.name} has fewer than three points of {title}.")
+    overlap = max(value[0], anchor_value[0]), min(value[-1], anchor_value[-1])
+    rates = max(rate[0], anchor_rate[0]), min(rate[-1], anchor_rate[-1])
+    if overlap[0] >= overlap[1] or rates[0] >= rates[1]:
+        raise SaeError(f"{curve.name} and {anchor.name} do not overlap in {title}.")
+    # The share is stated beside the number, which serves better than a warning.
+    options = {"method": _METHOD, "require_matching_points": False, "min_overlap": 0}
+    ranges = [values[-1] - values[0] for values in (value, anchor_value)]
+    return Delta(
+        rate=float(bjontegaard.bd_rate(anchor_rate, anchor_value, rate, value, **options)),
+        quality=float(bjontegaard.bd_psnr(anchor_rate, anchor_value, rate, value, **options)),
+        overlap=overlap,
+        share=(overlap[1] - overlap[0]) / min(ranges),
+    )
+
+
+def _increasing(curve: Curve, values: Sequence[float | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rates and qualities, without the points that spend more bits and gain nothing."""
+    kept: list[tuple[float, float]] = []
+    for rate, value in sorted(zip(curve.bpp, values)):
+        if value is not None and np.isfinite(value) and (not kept or value > kept[-1][1]):
+            kept.append((rate, value))
+    rates, qualities = zip(*kept) if kept else ((), ())
+    return np.array(rates), np.array(qualities)
+
+
+def delta_or_reason(curve: Curve, anchor: Curve, quality: str) -> Delta | str:
+    """Returns the deltas, or the sentence that says why there are none."""
+    try:
+        return delta(curve, anchor, quality)
+    except SaeError as error:
+        return str(error)
+
+
+def cells(one: Delta | str) -> list[str]:
+    """Returns rate, quality and overlap as text; dashes where there is no number."""
+    if isinstance(one, str):
+        return ["-", "-", "no overlap" if "overlap" in one else "unknown"]
+    low, high = one.overlap
+    return [f"{one.rate:+.1f} %", f"{one.quality:+.2f} dB", f"{low:.1f} to {high:.1f} dB"]
+
+
+def header() -> list[str]:
+    """Returns the titles of the columns that `cells` fills."""
+    return [
+        text
+        for title, _ in QUALITIES.values()
+        for text in (f"BD-rate, {title}", f"BD-{title.removesuffix(' (dB)')}", "overlap")
+    ]
+
+
+def _markdown(anchor: str, deltas: dict[str, dict]) -> str:
+    lines = [f"| against {anchor} | " + " | ".join(header()) + " |"]
+    lines.append("|---|" + "---:|" * len(header()))
+    for name, row in deltas.items():
+        texts = [text for one in row.values() for text in cells(one)]
+        lines.append(f"| {name} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def _latex(anchor: str, deltas: dict[str, dict]) -> str:
+    def escaped(text: str) -> str:
+        return text.replace("%", r"\%").replace("&", r"\&").replace("é", r"\'e")
+
+    lines = [r"\begin{tabular}{l" + "r" * len(header()) + "}", r"\hline"]
+    lines.append(" & ".join([f"against {escaped(anchor)}", *header()]) + r" \\ \hline")
+    for name, row in deltas.items():
+        texts = [text for one in row.values() for text in cells(one)]
+        lines.append(" & ".join(escaped(text) for text in [name, *texts]) + r" \\")
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"])
+
+
+def _json(anchor: str, deltas: dict[str, dict]) -> str:
+    rows = {
+        name: {
+            quality: {"none": one} if isinstance(one, str) else dataclasses.asdict(one)
+            for quality, one in row.items()
+        }
+        for name, row in deltas.items()
+    }
+    return json.dumps({"against": anchor, "method": _METHOD, "curves": rows}, indent=1)
+
+
+_FORMATS = {"markdown": _markdown, "latex": _latex, "json": _json}
+FORMATS = tuple(_FORMATS)

@@ -1,0 +1,142 @@
+"""A visual comparison: the original, each layer, and other codecs at the nearest rates."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from sae import anchors, bitstream, codec, figures, images, metrics
+from sae.errors import SaeError
+
+PEERS = ("jpeg", "jpeg2000", "webp")
+# Absolute error, of 255, that the error map shows as its brightest.
+_BRIGHTEST = 40
+_WIDTH = 17.8 / 2.54
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One coded version of the image.
+
+    Attributes:
+      image: decoded, uint8 [H, W, 3].
+      size: bytes of the file.
+      caption: bpp / PSNR / MS-SSIM of the whole image.
+    """
+
+    image: np.ndarray
+    size: int
+    caption: str
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `compare`."""
+    original = images.read(options.image)
+    crop = options.crop or (0, 0, original.shape[1], original.shape[0])
+    figure = compare(original, crop, options.metric, options.checkpoints, options.codecs)
+    stem = Path(options.output) / f"compare-{Path(options.image).stem}-{options.metric}"
+    with figures.style():
+        for path in figures.save(figure, stem, options.format):
+            print(path)
+
+
+def compare(
+    original: np.ndarray,
+    crop: tuple[int, int, int, int],
+    metric: str = "mse",
+    checkpoints: str | Path = codec.checkpoint.DEFAULT_FOLDER,
+    peers: Sequence[str] = PEERS,
+) -> Figure:
+    """Draws a column for the original and for each layer, a row for ours and each other codec.
+
+    Args:
+      original: uint8 [H, W, 3].
+      crop: x, y, width, height of what is shown. Rates and qualities are those
+        of the whole image.
+      metric: "mse" or "ms-ssim", the family of the layers.
+      checkpoints: the folder of all checkpoints.
+      peers: keys of `anchors.CODECS`.
+
+    Raises:
+      SaeError: the crop lies outside the image.
+    """
+    x, y, width, height = crop
+    if min(x, y) < 0 or min(width, height) < 1:
+        raise SaeError("A crop is x,y,w,h: where it begins and how large it is, in pixels.")
+    if x + width > original.shape[1] or y + height > original.shape[0]:
+        raise SaeError(
+            f"The crop {x},{y},{width},{height} reaches out of the image of "
+            f"{original.shape[1]} x {original.shape[0]} pixels."
+        )
+
+    def cropped(image):
+        return image[y : y + height, x : x + width]
+
+    ours = _layers(original, metric, checkpoints)
+    rows = {"ours": ours}
+    for key in peers:
+        rows[anchors.CODECS[key].name.split(" (")[0]] = [
+            _panel(original, *reversed(anchors.nearest(original, key, panel.size)))
+            for panel in ours
+        ]
+    columns = 1 + len(ours)
+    side = _WIDTH / columns * height / width
+    with figures.style():
+        figure = Figure(figsize=(_WIDTH, (side + 0.17) * (len(rows) + 1)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+        grid = figure.subplots(len(rows) + 1, columns, squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        _show(grid[0, 0], cropped(original), "original")
+        for (name, panels), line in zip(rows.items(), (0, *range(2, len(rows) + 1))):
+            for index, (panel, axes) in enumerate(zip(panels, grid[line, 1:])):
+                layer = bitstream.layer_name(index)
+                label = layer if index == 0 else f"+{layer.upper()}"
+                title = f"{label if line == 0 else name}\n{panel.caption}"
+                _show(axes, cropped(panel.image), title)
+        for panel, axes in zip(ours, grid[1, 1:]):
+            error = np.abs(cropped(panel.image).astype(int) - cropped(original)).mean(axis=2)
+            bright = axes.imshow(error, cmap="inferno", vmin=0, vmax=_BRIGHTEST)
+        _key(grid[1, 0], figure, bright)
+    return figure
+
+
+def _layers(original: np.ndarray, metric: str, checkpoints: str | Path) -> list[Panel]:
+    """Returns what each layer of our codec makes of the image."""
+    data = codec.compress(original, None, metric, checkpoints)
+    records = bitstream.parse(data).records
+    decoded = codec.Decoder(checkpoints=checkpoints).feed(data)
+    return [
+        _panel(original, x_hat, bitstream.size(records[: index + 1]))
+        for index, x_hat in enumerate(decoded)
+    ]
+
+
+def _panel(original: np.ndarray, image: np.ndarray, size: int) -> Panel:
+    bpp = 8 * size / (original.shape[0] * original.shape[1])
+    similarity = metrics.ms_ssim(original, image)
+    shown = "-" if similarity is None else f"{similarity:.3f}"
+    return Panel(image, size, f"{bpp:.3f} / {metrics.psnr(original, image):.2f} / {shown}")
+
+
+def _show(axes, image: np.ndarray, title: str) -> None:
+    axes.imshow(image, interpolation="none")
+    axes.set_title(title, fontsize=6, pad=2, linespacing=1.1)
+
+
+def _key(axes, figure: Figure, bright: matplotlib.image.AxesImage) -> None:
+    """Explains captions and error maps in the free place under the original."""
+    text = (
+        "captions: bpp /\nPSNR (dB) / MS-SSIM\nof the whole image\n\nmean absolute\nerror of 255:"
+    )
+    axes.text(0.5, 1, text, transform=axes.transAxes, fontsize=6, va="top", ha="center")
+    bar = figure.colorbar(
+        bright, cax=axes.inset_axes((0.1, 0.12, 0.8, 0.08)), orientation="horizontal"
+    )
+    bar.ax.tick_params(labelsize=6, width=0.4, length=2)

@@ -1,0 +1,256 @@
+"""One HTML page of curves, tables and images that needs neither server nor network."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import importlib.resources
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from sae import bdrate, bitstream, codec, figures, files, images, results
+from sae.config import METRICS
+from sae.errors import SaeError
+from sae.metrics import ms_ssim_db
+from sae.results import Curve
+
+# Of the WebP images in the page.
+_QUALITY = 92
+_ANCHOR = "published/sae-2019-mse"
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `report`."""
+    path = write(options.output, options.results, options.images, options.checkpoints, options.only)
+    print(f"{path}, {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def write(
+    target: str | Path,
+    results_folder: str | Path,
+    images_folder: str | Path,
+    checkpoints: str | Path = codec.checkpoint.DEFAULT_FOLDER,
+    only: Sequence[str] | None = None,
+) -> Path:
+    """Writes the page; returns its path.
+
+    Args:
+      target: the HTML file.
+      results_folder: results/<set>, the numbers.
+      images_folder: the images that were measured.
+      checkpoints: the weights they were measured with.
+      only: show these images alone, by file name.
+
+    Raises:
+      SaeError: there are no results, an image is missing, or the checkpoints do
+        not give the measured bytes.
+    """
+    found = results.curves(results_folder)
+    ours = [curve for curve in found if curve.kind == "ours"]
+    if not ours:
+        raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
+    keys = {curve.key for curve in found}
+    default = [key for key in figures.DEFAULT_CURVES if key in keys]
+    chosen = results.select(found, default) + [c for c in found if c.kind == "measured"]
+    anchor = next((curve for curve in found if curve.key == _ANCHOR), ours[0])
+    parts = {
+        "title": html.escape(Path(results_folder).name),
+        "origin": html.escape("; ".join(f"{curve.name}: {curve.description}" for curve in ours)),
+        "curves": _curves(chosen),
+        "anchor": html.escape(anchor.name),
+        "deltas": _deltas(chosen, anchor),
+        "layers": _layers(ours),
+        "rows": _rows(ours),
+        "quality": str(_QUALITY),
+        # Inside a script element only its end tag must not appear.
+        "data": json.dumps(_images(ours, images_folder, checkpoints, only)).replace("</", "<\\/"),
+    }
+    page = importlib.resources.files("sae").joinpath("report.html").read_text(encoding="utf-8")
+    for name, part in parts.items():
+        page = page.replace("{{" + name + "}}", part)
+    files.write_bytes(target, page.encode())
+    return Path(target)
+
+
+def _curves(curves: Sequence[Curve]) -> str:
+    """Returns one interactive figure per quality; the first one carries the plotting library."""
+    import plotly.graph_objects as go
+
+    parts = []
+    for index, quality in enumerate(("psnr", "ms-ssim-db")):
+        label, attribute, transform = figures.QUALITIES[quality]
+        figure = go.Figure()
+        for curve, look in zip(curves, figures.looks(curves)):
+            values = getattr(curve, attribute)
+            points = [
+                (rate, transform(value), name)
+                for rate, value, name in zip(curve.bpp, values, curve.labels)
+                if value is not None
+            ]
+            if not points:
+                continue
+            rates, qualities, names = zip(*points)
+            figure.add_scatter(
+                x=rates,
+                y=qualities,
+                text=names,
+                name=curve.name,
+                mode="lines+markers",
+                line={
+                    "color": look["color"],
+                    "dash": "solid" if curve.scalable else "dash",
+                    "width": 3 if curve.kind == "ours" else 1.5,
+                },
+                marker={"symbol": "circle-open" if curve.kind == "published" else "circle"},
+                hovertemplate="%{text} %{x:.3f} bpp, %{y:.2f} dB",
+            )
+        low, high = figures.range_of_ours(curves)
+        figure.update_layout(
+            template="simple_white",
+            margin={"l": 50, "r": 10, "t": 10, "b": 40},
+            height=520,
+            legend={"orientation": "h", "y": -0.15},
+            xaxis={"title": "bits per pixel", "range": [low, high], "showgrid": True},
+            yaxis={"title": label, "showgrid": True},
+            hovermode="closest",
+        )
+        parts.append(
+            figure.to_html(
+                full_html=False,
+                include_plotlyjs=index == 0,
+                div_id=f"rd-{quality}",
+                config={"displaylogo": False},
+            )
+        )
+    return "\n".join(f"<div>{part}</div>" for part in parts)
+
+
+def _deltas(curves: Sequence[Curve], anchor: Curve) -> str:
+    rows = []
+    for curve in curves:
+        cells = [curve.name]
+        for quality in bdrate.QUALITIES:
+            cells += bdrate.cells(bdrate.delta_or_reason(curve, anchor, quality))
+        if curve.key != anchor.key:
+            rows.append(cells)
+    return _table(["curve", *bdrate.header()], rows)
+
+
+def _layers(ours: Iterable[Curve]) -> str:
+    rows = [
+        [f"{curve.name}, {label}", f"{bpp:.4f}", _number(psnr, 2), *_similarity(ms_ssim)]
+        for curve in ours
+        for label, bpp, psnr, ms_ssim in zip(curve.labels, curve.bpp, curve.psnr, curve.ms_ssim)
+    ]
+    return _table(["layer", "bpp", "PSNR (dB)", "MS-SSIM", "MS-SSIM (dB)"], rows)
+
+
+def _rows(ours: Iterable[Curve]) -> str:
+    rows = [
+        [
+            row["image"],
+            curve.optimised_for.upper(),
+            label,
+            str(row["bytes"]),
+            f"{row['bpp']:.4f}",
+            _number(row["psnr-rgb"], 2),
+            *_similarity(row["ms-ssim-rgb"]),
+        ]
+        for curve in ours
+        for label, setting in zip(curve.labels, curve.images)
+        for row in setting
+    ]
+    titles = ["image", "family", "layer", "bytes", "bpp", "PSNR (dB)", "MS-SSIM", "MS-SSIM (dB)"]
+    return _table(titles, rows)
+
+
+def _images(
+    ours: Sequence[Curve],
+    folder: str | Path,
+    checkpoints: str | Path,
+    only: Sequence[str] | None,
+) -> list[dict]:
+    """Returns for every image what its figure shows."""
+    names = [row["image"] for row in ours[0].images[0]]
+    if only:
+        if unknown := set(only) - set(names):
+            raise SaeError(f"There are no results of {', '.join(sorted(unknown))}.")
+        names = [name for name in names if name in only]
+    shown = []
+    for name in tqdm(names, desc="images", unit="image"):
+        original = images.read(Path(folder) / name)
+        families = [
+            {
+                "name": curve.optimised_for.upper(),
+                "layers": _decoded(original, name, curve, checkpoints),
+            }
+            for curve in ours
+        ]
+        height, width = original.shape[:2]
+        shown.append(
+            {
+                "name": name,
+                "width": width,
+                "height": height,
+                "original": _source(original),
+                "families": families,
+            }
+        )
+    return shown
+
+
+def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | Path) -> list[dict]:
+    """Returns what each layer's slider position shows of an image."""
+    assert curve.optimised_for in METRICS
+    data = codec.compress(original, len(curve.labels), curve.optimised_for, checkpoints)
+    records = bitstream.parse(data).records
+    rows = [next(r for r in setting if r["image"] == name) for setting in curve.images]
+    if [row["bytes"] for row in rows] != [
+        bitstream.size(records[: index + 1]) for index in range(len(rows))
+    ]:
+        raise SaeError(
+            f"These checkpoints do not give the measured bytes of {name}; run `python -m sae "
+            "evaluate` with them first."
+        )
+    return [
+        {
+            "name": label,
+            "caption": f"{row['bpp']:.3f} bpp, {_number(row['psnr-rgb'], 2)} dB, "
+            f"MS-SSIM {_similarity(row['ms-ssim-rgb'])[0]}",
+            "source": _source(x_hat),
+        }
+        for label, row, x_hat in zip(
+            curve.labels, rows, codec.Decoder(checkpoints=checkpoints).feed(data)
+        )
+    ]
+
+
+def _source(image: np.ndarray) -> str:
+    """Returns an image as a data URL."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _similarity(value: float | None) -> list[str]:
+    """Returns MS-SSIM, plain and in dB, as text."""
+    return [_number(value, 4), _number(None if value is None else ms_ssim_db(value), 2)]

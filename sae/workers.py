@@ -1,0 +1,86 @@
+"""A function of images, called for many of them by all cores, picking up where it stopped."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+# A process of its own costs seconds to start; fewer images are not worth one.
+_IMAGES_PER_WORKER = 4
+
+
+def each(
+    function: Callable[[Path], list],
+    paths: Sequence[Path],
+    description: str,
+    journal: Path | None = None,
+    subject: dict | None = None,
+) -> list:
+    """Returns function(path) for every path, in their order.
+
+    Args:
+      function: to call; can be pickled, and returns JSON values.
+      paths: of the images.
+      description: of the progress bar.
+      journal: a file that keeps each result as it comes, so that a call that was
+        interrupted goes on there; the caller removes it when all is saved.
+      subject: JSON of what is measured. A journal of something else, or of an
+        image that has changed since, does not count.
+    """
+    keys = [{**(subject or {}), "image": [str(p), *_state(p)]} for p in paths]
+    known = _read(journal) if journal else {}
+    results = [known.get(json.dumps(key, sort_keys=True)) for key in keys]
+    missing = [index for index, result in enumerate(results) if result is None]
+    with tqdm(
+        total=len(paths), initial=len(paths) - len(missing), desc=description, unit="image"
+    ) as bar:
+        for index, result in _calls(function, [(i, paths[i]) for i in missing]):
+            results[index] = result
+            if journal:
+                journal.parent.mkdir(parents=True, exist_ok=True)
+                with journal.open("a") as file:
+                    # The break comes first, since the last line may have been cut short.
+                    file.write("\n" + json.dumps([json.dumps(keys[index], sort_keys=True), result]))
+            bar.update()
+    return results
+
+
+def _calls(function: Callable, tasks: Sequence[tuple[int, Path]]) -> Iterator[tuple[int, list]]:
+    """Yields the results of the tasks as they come."""
+    workers = min(os.cpu_count() or 1, len(tasks) // _IMAGES_PER_WORKER)
+    if workers < 2:
+        for index, path in tasks:
+            yield index, function(path)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        futures = {pool.submit(function, path): index for index, path in tasks}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _read(journal: Path) -> dict[str, list]:
+    """Returns the results in a journal, passing over lines that were cut short."""
+    known = {}
+    if journal.exists():
+        for line in journal.read_text().splitlines():
+            try:
+                key, result = json.loads(line)
+            except ValueError:
+                continue
+            known[key] = result
+    return known

@@ -1,0 +1,117 @@
+"""The visual comparison and the report, with tiny layers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+from PIL import Image
+
+from sae import comparison, evaluation, figures, images, report, results
+from sae.errors import SaeError
+
+
+@pytest.fixture(scope="module")
+def measured(photos, tiny_checkpoints, tmp_path_factory):
+    """A folder of two images and the results of tiny layers on it."""
+    folder = tmp_path_factory.mktemp("measured")
+    for name in ("coffee", "chelsea"):
+        images.write_png(
+            images.read(photos / f"{name}.png")[:200, :240], folder / f"set/{name}.png"
+        )
+    rows = evaluation.evaluate(folder / "set", "mse", None, tiny_checkpoints)
+    evaluation.save(rows, folder / "set", "mse", tiny_checkpoints, folder / "results")
+    return folder
+
+
+def test_layers_beside_other_codecs(measured, tiny_checkpoints, tmp_path):
+    original = images.read(measured / "set" / "coffee.png")
+    figure = comparison.compare(original, (20, 30, 120, 90), "mse", tiny_checkpoints)
+    titles = [axes.get_title() for axes in figure.axes]
+    captions = [title for title in titles if "/" in title]
+    assert len(captions) == 5 * 4
+    rows = results.load(measured / "results" / "set" / "mse" / "el1.json")["images"][0]
+    row = next(row for row in rows if row["image"] == "coffee.png")
+    expected = f"{row['bpp']:.3f} / {row['psnr-rgb']:.2f} / {row['ms-ssim-rgb']:.3f}"
+    assert f"+EL1\n{expected}" in captions
+    (path,) = figures.save(figure, tmp_path / "compare", ("png",))
+    assert Image.open(path).size[0] == pytest.approx(17.8 / 2.54 * 300, abs=1)
+    for crop in ((0, 0, 999, 10), (-1, 0, 10, 10), (0, 0, 0, 10)):
+        with pytest.raises(SaeError, match="crop"):
+            comparison.compare(original, crop, "mse", tiny_checkpoints)
+
+
+def page(measured, checkpoints, target, **options):
+    return report.write(
+        target, measured / "results" / "set", measured / "set", checkpoints, **options
+    )
+
+
+def test_the_report_is_one_file(measured, tiny_checkpoints, tmp_path):
+    text = page(measured, tiny_checkpoints, tmp_path / "report.html").read_text()
+    assert "{{" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    # Nothing is fetched: no source or link but data and the library's own texts.
+    tags = re.sub(r"(<script[^>]*>).*?(</script>)", r"\1\2", text, flags=re.DOTALL)
+    assert not re.search(r"(src|href)\s*=", tags)
+    data = text.split('<script id="data"')[1]
+    assert data.count("data:image/webp;base64,") == 2 * 6
+    assert text.count("<td>chelsea.png</td>") == 5
+
+
+def test_the_report_refuses_other_weights(measured, tiny_checkpoints, tmp_path):
+    other = tmp_path / "results"
+    shutil.copytree(measured / "results", other)
+    for path in other.rglob("*.json"):
+        path.write_text(re.sub(r'"bytes": (\d+)', r'"bytes": 1\1', path.read_text()))
+    with pytest.raises(SaeError, match="evaluate"):
+        report.write(tmp_path / "a.html", other / "set", measured / "set", tiny_checkpoints)
+    with pytest.raises(SaeError, match=r"nothing\.png"):
+        page(measured, tiny_checkpoints, tmp_path / "a.html", only=["nothing.png"])
+    assert not (tmp_path / "a.html").exists()
+
+
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")), reason="there is no Chromium"
+)
+def test_the_report_in_a_browser(measured, tiny_checkpoints, tmp_path):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
+    path = page(measured, tiny_checkpoints, tmp_path / "report.html")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("headless", "no-sandbox", "disable-gpu", "window-size=1200,2400"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with webdriver.Chrome(options, service) as browser:
+        browser.implicitly_wait(20)
+        browser.get(path.as_uri())
+
+        def all_of(selector):
+            return browser.find_elements("css selector", selector)
+
+        assert all_of("#rd-ms-ssim-db .main-svg") and len(all_of("figure")) == 2
+        figure = all_of("figure")[0]
+        image, slider, caption = (
+            figure.find_element("css selector", name) for name in ("img", "input", "figcaption")
+        )
+        top, said = image.get_attribute("src"), caption.text
+        slider.send_keys(webdriver.Keys.HOME)
+        base = image.get_attribute("src")
+        assert base != top and caption.text != said
+        actions = webdriver.ActionChains(browser)
+        actions.scroll_to_element(image).click_and_hold(image).perform()
+        assert image.get_attribute("src") not in (base, top)
+        assert figure.find_element("css selector", "output").text == "original"
+        actions.release(image).perform()
+        assert image.get_attribute("src") == base
+
+        table = all_of("table")[-1]
+        heading = table.find_elements("css selector", "th")[3]
+        for direction in (1, -1):
+            heading.click()
+            cells = table.find_elements("css selector", "td:nth-child(4)")
+            sizes = [int(cell.text) for cell in cells]
+            assert sizes == sorted(sizes)[::direction]
+        assert not [log for log in browser.get_log("browser") if log["level"] == "SEVERE"]
+        browser.save_screenshot(str(tmp_path / "report.png"))

@@ -1,0 +1,227 @@
+"""Results files, the curves they make, their deltas and the figures of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sae import bdrate, figures, readme, results
+from sae.config import layer_names
+from sae.errors import SaeError
+from sae.results import Curve
+
+RESULTS = readme.ROOT / "results" / "kodak"
+
+
+def row(name, bpp, psnr, ms_ssim=0.9, layers=1):
+    return {
+        "image": name, "width": 8, "height": 8, "bytes": int(8 * bpp), "bpp": bpp,
+        "bpp-layers": [bpp / layers] * layers, "psnr-rgb": psnr, "ms-ssim-rgb": ms_ssim,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Results of two families, with a published curve."""
+    target = tmp_path / "results" / "set"
+    for metric in ("mse", "ms-ssim"):
+        for index, name in enumerate(layer_names(metric)):
+            rows = [
+                row(
+                    f"{k}.png",
+                    0.1 * 2**index * (1 + k),
+                    25 + 3 * index,
+                    0.9 + 0.02 * index,
+                    index + 1,
+                )
+                for k in range(3)
+            ]
+            setting = {"label": name, "images": rows}
+            results.save(target / metric / f"{name}.json", name, "A layer", [setting])
+    shutil.copytree(RESULTS / "published", target / "published")
+    return target
+
+
+def curve(bpp, psnr, **changes):
+    values = {
+        "key": "x", "name": "x", "description": "", "labels": [str(b) for b in bpp],
+        "bpp": list(bpp), "psnr": list(psnr), "ms_ssim": [None] * len(bpp), "kind": "measured",
+        "scalable": False, "optimised_for": "-", "source": "", "images": [],
+    }  # fmt: skip
+    return Curve(**{**values, **changes})
+
+
+def test_means_leave_out_what_is_not_known():
+    rows = [row("a", 0.2, 30.0), row("b", 0.4, 32.0)]
+    assert results.mean(rows)["bpp"] == pytest.approx(0.3)
+    assert results.mean(rows)["bpp-layers"] == pytest.approx([0.3])
+    assert results.mean([*rows, row("c", 0.6, math.inf)])["psnr-rgb"] is None
+    assert results.mean([*rows, row("c", 0.6, 30.0, None)])["ms-ssim-rgb"] is None
+
+
+def test_an_exact_image_is_said_and_kept_out_of_the_mean(tmp_path):
+    setting = {"label": "base", "images": [row("a", 0.2, math.inf)]}
+    results.save(tmp_path / "a.json", "a", "", [setting])
+    text = (tmp_path / "a.json").read_text()
+    assert "Infinity" not in text and "reproduced exactly" in text
+    assert json.loads(text)["results"]["psnr-rgb"] == [None]
+
+
+def test_nan_is_refused(tmp_path):
+    setting = {"label": "base", "images": [row("a", 0.2, math.nan)]}
+    with pytest.raises(SaeError, match="not a number"):
+        results.save(tmp_path / "a.json", "a", "", [setting])
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_results_is_one_sentence(tmp_path):
+    with pytest.raises(SaeError, match="python -m sae evaluate"):
+        results.curves(tmp_path)
+    (tmp_path / "mse").mkdir()
+    (tmp_path / "mse" / "base.json").write_text("{}")
+    with pytest.raises(SaeError, match="not a results file"):
+        results.curves(tmp_path)
+
+
+def test_curves_are_selected_by_key(folder):
+    found = results.curves(folder)
+    assert [curve.key for curve in found[:2]] == ["mse", "ms-ssim"]
+    assert found[0].labels == ["base", "el1", "el2", "el3", "el4"]
+    chosen = results.select(found, ["published/balle-*-mse", "mse"])
+    assert [c.key for c in chosen] == [
+        "published/balle-2017-mse", "published/balle-2018-mse", "mse",
+    ]  # fmt: skip
+    with pytest.raises(SaeError, match="--list"):
+        results.select(found, ["nothing"])
+    assert results.of_image(found[0], "1.png").bpp[1] == pytest.approx(0.4)
+    assert results.of_image(chosen[0], "1.png") is None
+    listed = figures.listing(found)
+    assert all(c.key in listed and c.source in listed for c in found)
+
+
+def test_every_published_curve_has_its_source():
+    paths = sorted((RESULTS / "published").glob("*.json"))
+    assert len(paths) == 29
+    for path in paths:
+        document = results.load(path)
+        lengths = {len(values) for values in document["results"].values()}
+        assert len(lengths) == 1 and "/" in document["source"]
+
+
+def test_bd_rate_of_shifted_curves():
+    rates, values = np.array([0.1, 0.2, 0.4, 0.8]), np.array([25, 28, 31, 34.0])
+    anchor = curve(rates, values)
+    found = bdrate.delta(curve(0.9 * rates, values), anchor, "psnr")
+    assert found.rate == pytest.approx(-10, abs=1e-6)
+    assert found.share == 1 and found.overlap == (25, 34)
+    found = bdrate.delta(curve(rates, values + 0.5), anchor, "psnr")
+    assert found.quality == pytest.approx(0.5, abs=1e-6)
+    # A point that spends more and gains nothing makes no difference.
+    spoilt = curve([*(0.9 * rates), 1.5], [*values, 33.9])
+    assert bdrate.delta(spoilt, anchor, "psnr").rate == pytest.approx(-10, abs=1e-6)
+
+
+def test_bd_rate_refuses_what_does_not_overlap():
+    low, high = curve([0.1, 0.2, 0.3], [20, 21, 22]), curve([1, 2, 3], [30, 31, 32])
+    with pytest.raises(SaeError, match="overlap"):
+        bdrate.delta(low, high, "psnr")
+    with pytest.raises(SaeError, match="fewer than three"):
+        bdrate.delta(low, high, "ms-ssim-db")
+
+
+@pytest.mark.parametrize("format", bdrate.FORMATS)
+def test_bd_rate_tables(folder, capsys, format):
+    options = argparse.Namespace(
+        results=folder, against="published/sae-2019-mse", curves=None, format=format
+    )
+    bdrate.run(options)
+    text = capsys.readouterr().out
+    # Three times the rate at every quality.
+    assert "-66.7" in text or "-66.66" in text
+    if format == "json":
+        assert json.loads(text)["curves"]["SAE, ours (MSE)"]["psnr"]["overlap"][0] >= 25
+    else:
+        columns = {line.count("&" if format == "latex" else "|") for line in text.splitlines()}
+        assert columns <= ({0, 6} if format == "latex" else {8})
+
+
+def plot_options(folder, output, **changes):
+    values = {
+        "results": folder, "list": False, "curves": None, "quality": ["psnr", "ms-ssim-db"],
+        "image": None, "bpp": None, "range": None, "log": False, "columns": 1, "height": None,
+        "serif": False, "output": output, "format": ["pdf", "png"],
+    }  # fmt: skip
+    return argparse.Namespace(**{**values, **changes})
+
+
+def test_figures_have_the_size_a_journal_asks_for(folder, tmp_path):
+    figures.run(plot_options(folder, tmp_path, image=["1.png"]))
+    names = {path.name for path in tmp_path.glob("*.p*")}
+    for stem in ("rd-psnr", "rd-ms-ssim-db", "rd", "rd-1", "rate-mse", "images-ms-ssim"):
+        assert {f"{stem}.pdf", f"{stem}.png"} <= names
+    for stem, centimetres in (("rd-psnr", 8.5), ("rd", 17.8)):
+        width = Image.open(tmp_path / f"{stem}.png").size[0]
+        assert width == pytest.approx(centimetres / 2.54 * 300, abs=1)
+        box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", (tmp_path / f"{stem}.pdf").read_bytes())
+        assert float(box[1]) == pytest.approx(centimetres / 2.54 * 72, abs=0.1)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_legend_covers_neither_curves_nor_the_edge(folder, columns):
+    with figures.style():
+        figure = figures.rd(results.select(results.curves(folder), ["*mse"]), columns=columns)
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert not box.overlaps(figure.axes[0].get_tightbbox())
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels == ["base", "+EL1", "+EL2", "+EL3", "+EL4"]
+
+
+def test_lines_tell_codecs_apart(folder):
+    chosen = results.select(results.curves(folder), ["mse", "published/*"])
+    for one, look in zip(chosen, figures.looks(chosen)):
+        assert (look["linestyle"] == "-") == one.scalable
+        assert (look.get("markerfacecolor") == "white") == (one.kind == "published")
+
+
+def test_figures_ask_for_what_there_is(folder, tmp_path):
+    with pytest.raises(SaeError, match="range of rates"):
+        figures.run(plot_options(folder, tmp_path, bpp=(50, 60)))
+    with pytest.raises(SaeError, match=r"9\.png"):
+        figures.run(plot_options(folder, tmp_path, image=["9.png"]))
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no LaTeX")
+def test_pgf_for_latex(folder, tmp_path):
+    figures.run(plot_options(folder, tmp_path, quality=["psnr"], format=["pgf"], serif=True))
+    assert r"\begin{pgfpicture}" in (tmp_path / "rd-psnr.pgf").read_text()
+
+
+def test_the_readme_agrees_with_the_results():
+    found = results.curves(RESULTS)
+    text = readme.README.read_text()
+    assert readme.with_results(text, found) == text, "run `make results`"
+    drawn = Image.open(readme.FIGURE).text["Description"]
+    assert drawn == readme.digest(found), "run `make results`"
+    with pytest.raises(SaeError, match="no place"):
+        readme.with_results("", found)
+
+
+def test_plot_is_a_command(folder):
+    command = [sys.executable, "-m", "sae", "plot", "--list", "--results", str(folder)]
+    done = subprocess.run(command, cwd=readme.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mse ")
+    done = subprocess.run([*command[:4], "--results", "/nowhere"], cwd=readme.ROOT,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
