@@ -18,8 +18,8 @@ demo: .venv/installed  ## base to EL3 on sample photos or Kodak: one table, one 
 
 train: .venv/installed  ## train all layers in order: make train DATA=DIR [METRIC=mse]
 	@test -n "$(DATA)" || { echo "Name folders of training photos: make train DATA=DIR" >&2; exit 2; }
-	@$(python) train_base.py --data $(DATA) --metric $(METRIC) $(OPTIONS)
-	@for layer in $$($(python) -c "import sae.config as c; print(*c.layer_names('$(METRIC)')[1:])"); do \
+	@layers=$$($(python) -c "import sae.config as c; print(*c.layer_names('$(METRIC)'))") && \
+	for layer in $$layers; do \
 	    $(python) train_$$layer.py --data $(DATA) --metric $(METRIC) $(OPTIONS) || exit; \
 	done
 

@@ -63,11 +63,11 @@ CODECS = {
     ),
     "jpeg2000": Codec(
         name="JPEG 2000 (Pillow)",
-        description="JPEG 2000 with the irreversible wavelet, one file per rate",
+        description="JPEG 2000 with the irreversible wavelet and colour transform, one file per rate",
         suffix=".jp2",
         option="quality_layers",
         values=(240, 160, 120, 80, 60, 48, 34, 24, 16, 12, 8, 6),
-        fixed={"quality_mode": "rates", "irreversible": True},
+        fixed={"quality_mode": "rates", "irreversible": True, "mct": 1},
         library="jpg_2000",
     ),
     "webp": Codec(

@@ -53,6 +53,8 @@ class TrainingConfig:
       last_step: number of steps.
       batchsize: patches per step, over all replicas.
       patchsize: side of the square patches in pixels, a multiple of 16.
+      small_until: fraction of the steps whose patches have half that side, which
+        makes four steps of one.
       learning_rate: of Adam, until `decay_from`.
       final_learning_rate: reached at the last step along half a cosine.
       decay_from: fraction of the steps after which the rate starts to fall.
@@ -68,6 +70,7 @@ class TrainingConfig:
     last_step: int
     batchsize: int = 8
     patchsize: int = 256
+    small_until: float = 0.0
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
     decay_from: float = 0.3
@@ -76,6 +79,11 @@ class TrainingConfig:
     smallest_scale: float = 0.5
     crops: int = 4
     seed: int = 0
+
+    @property
+    def small_steps(self) -> int:
+        """The first steps, on patches of half the side."""
+        return round(self.small_until * self.joint_steps)
 
     @property
     def joint_steps(self) -> int:
@@ -100,14 +108,19 @@ _PAPER = {
 }
 
 
-def _default(name: str, lmbda: float) -> tuple[LayerConfig, TrainingConfig]:
-    return LayerConfig(name, _DEPTH[name]), TrainingConfig(lmbda, last_step=15_000)
+def _default(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
+    return LayerConfig(name, _DEPTH[name]), TrainingConfig(
+        _LAMBDA[metric][name],
+        last_step=15_000,
+        # MS-SSIM has no room for its five scales on half a patch.
+        small_until=0.8 if metric == "mse" else 0.0,
+    )
 
 
-def _paper(name: str, lmbda: float) -> tuple[LayerConfig, TrainingConfig]:
+def _paper(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
     rate = _PAPER[name]["learning_rate"]
     return LayerConfig(name, _DEPTH[name], gdn="paper"), TrainingConfig(
-        lmbda,
+        _LAMBDA[metric][name],
         **_PAPER[name],
         final_learning_rate=rate,
         noise=0.001,
@@ -115,9 +128,9 @@ def _paper(name: str, lmbda: float) -> tuple[LayerConfig, TrainingConfig]:
     )
 
 
-def _tiny(name: str, lmbda: float) -> tuple[LayerConfig, TrainingConfig]:
+def _tiny(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
     return LayerConfig(name, latent_depth=8, hidden_filters=8), TrainingConfig(
-        lmbda, last_step=20, batchsize=2, patchsize=64, learning_rate=1e-2
+        _LAMBDA[metric][name], last_step=20, batchsize=2, patchsize=64, learning_rate=1e-2
     )
 
 
@@ -141,4 +154,4 @@ def defaults(
         raise SaeError(
             f"The {metric} family has no {name}; its layers are {', '.join(_LAMBDA[metric])}."
         )
-    return PRESETS[preset](name, _LAMBDA[metric][name])
+    return PRESETS[preset](name, metric)

@@ -81,23 +81,27 @@ class Patches:
             raise SaeError("None of the photos held out for validation can be read.")
         return np.stack(middles)
 
-    def dataset(self, batchsize: int, first: int = 0, worker: int = 0) -> tf.data.Dataset:
+    def dataset(
+        self, batchsize: int, first: int = 0, worker: int = 0, side: int | None = None
+    ) -> tf.data.Dataset:
         """Returns the endless sequence of batches from number `first` on.
 
         Args:
           batchsize: patches in a batch.
           first: how many batches to pass over, at no cost.
           worker: workers with different numbers get different patches.
+          side: of the patches, no more than the patchsize, which it is by default.
         """
         config = self.config
+        side = side or config.patchsize
         # A block of 4 * batchsize photos gives 4 * crops batches.
         block_photos, block_batches = 4 * batchsize, 4 * config.crops
         block, offset = divmod(first, block_batches)
-        patch = (config.patchsize, config.patchsize, 3)
+        patch = (side, side, 3)
 
         def crops(position):
             found = tf.numpy_function(
-                lambda p: self._crops(int(p), worker), [position], tf.uint8, stateful=False
+                lambda p: self._crops(int(p), worker, side), [position], tf.uint8, stateful=False
             )
             return tf.ensure_shape(found, (config.crops, *patch))
 
@@ -111,7 +115,7 @@ class Patches:
         dataset = dataset.batch(block_photos, drop_remainder=True).enumerate(block).map(deal)
         return dataset.unbatch().skip(offset).prefetch(4)
 
-    def _crops(self, position: int, worker: int) -> np.ndarray:
+    def _crops(self, position: int, worker: int, side: int) -> np.ndarray:
         """Returns the crops of the photo at a position of the endless sequence of photos."""
         config, count = self.config, len(self.photos)
         epoch, index = divmod(position, count)
@@ -125,7 +129,6 @@ class Patches:
             raise SaeError("None of the training photos can be read.")
         rng = np.random.default_rng([config.seed, worker, 1, position])
         photo = self._shrink(photo, rng.uniform(config.smallest_scale, 1.0))
-        side = config.patchsize
         result = np.empty((config.crops, side, side, 3), np.uint8)
         for k in range(config.crops):
             top = rng.integers(photo.shape[0] - side + 1)

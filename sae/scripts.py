@@ -29,6 +29,7 @@ _HELP = {
     "last_step": "number of steps",
     "batchsize": "patches per step, over all devices",
     "patchsize": "side of a patch in pixels, a multiple of 16",
+    "small_until": "fraction of the steps with patches of half the side",
     "learning_rate": "of Adam at first",
     "final_learning_rate": "of Adam at the last step",
     "decay_from": "fraction of the steps after which the learning rate falls",

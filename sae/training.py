@@ -7,12 +7,12 @@ loss is distortion + lmbda * rate, and only the new layer's variables move.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,11 @@ from tqdm import tqdm
 from sae import checkpoint, images
 from sae.bottleneck import uniform_noise
 from sae.cascade import Cascade
-from sae.config import LAYER_NAMES, LayerConfig, TrainingConfig
+from sae.config import LAYER_NAMES, STRIDE, LayerConfig, TrainingConfig
 from sae.distortion import DISTORTIONS
 from sae.errors import SaeError
 from sae.layer import Layer, build
+from sae.metrics import SMALLEST_MS_SSIM_SIDE
 from sae.patches import Patches
 from sae.provenance import provenance
 from sae.training_state import TrainingState
@@ -164,17 +165,18 @@ def train(
       save_every: seconds.
 
     Raises:
-      SaeError: a lower layer is missing or has changed, the photos cannot be
-        used, an unfinished training was begun with other options, or the loss
-        is no longer finite.
+      SaeError: the patches do not suit the layers or the metric, a lower layer
+        is missing or has changed, the photos cannot be used, an unfinished
+        training was begun with other options, or the loss is no longer finite.
       KeyboardInterrupt: after a signal, when the state is saved.
     """
+    _require_sides(config, metric)
     strategy = tf.distribute.get_strategy()
     name, target = layer_config.name, checkpoint.folder(checkpoints, metric, layer_config.name)
     cascade = checkpoint.load_cascade(metric, LAYER_NAMES[: LAYER_NAMES.index(name)], checkpoints)
     options = {
-        **asdict(layer_config),
-        **asdict(config),
+        **dataclasses.asdict(layer_config),
+        **dataclasses.asdict(config),
         "below": cascade.layers[-1].fingerprint if cascade.layers else None,
         "warm_start": str(warm_start) if warm_start else None,
     }
@@ -191,6 +193,8 @@ def train(
         arrays = checkpoint.load_arrays(Path(warm_start) / "weights.npz")
         layer.set_arrays(_leading_channels(layer.arrays(), arrays))
     optimizer = tf.keras.optimizers.Adam()
+    small = dataclasses.replace(config, patchsize=config.patchsize // 2)
+    small_step, _ = make_step(cascade, layer, metric, small, optimizer)
     joint_step, _ = make_step(cascade, layer, metric, config, optimizer)
     decoder_step, _ = make_step(cascade, layer, metric, config, optimizer, rounded=True)
     validate = make_validation(cascade, layer, metric, config)
@@ -201,24 +205,34 @@ def train(
     progress = state.progress
     first = progress["step"]
 
-    def pipeline(context):
-        replicas = context.num_replicas_in_sync // context.num_input_pipelines
-        return patches.dataset(
-            context.get_per_replica_batch_size(config.batchsize),
-            first * replicas,
-            context.input_pipeline_id,
-        )
+    def batches_from(first):
+        """Yields the number, the function and the batch of every step."""
+        for end, train_step, side in (
+            (config.small_steps, small_step, small.patchsize),
+            (config.joint_steps, joint_step, config.patchsize),
+            (config.last_step, decoder_step, config.patchsize),
+        ):
+            if first >= end:
+                continue
 
-    batches = iter(strategy.distribute_datasets_from_function(pipeline))
+            def pipeline(context, first=first, side=side):
+                batchsize = context.get_per_replica_batch_size(config.batchsize)
+                replicas = context.num_replicas_in_sync // context.num_input_pipelines
+                return patches.dataset(batchsize, first * replicas, context.input_pipeline_id, side)
+
+            batches = iter(strategy.distribute_datasets_from_function(pipeline))
+            for step in range(first, end):
+                yield step, train_step, next(batches)
+            first = end
+
     chief = strategy.extended.should_checkpoint
     writer = tf.summary.create_file_writer(str(state.path.parent)) if chief else None
     report = _Report(config, first, name, writer)
     began, saved = time.monotonic() - progress["seconds"], time.monotonic()
     with _stop_on_signal() as stopping:
-        for step in range(first, config.last_step):
-            train_step = joint_step if step < config.joint_steps else decoder_step
+        for step, train_step, batch in batches_from(first):
             rate = np.float32(learning_rate(config, step))
-            terms = train_step(next(batches), rate)
+            terms = train_step(batch, rate)
             progress["step"] = step + 1
             progress["seconds"] = time.monotonic() - began
             report.step(step + 1, terms, rate)
@@ -277,6 +291,19 @@ def _origin(folder: str | Path, name: str) -> dict | None:
     found = json.loads(path.read_text())
     origin = {"layer": found["layer"]["name"], "fingerprint": found["fingerprint"]}
     return {**origin, "training": found["training"]} if origin["layer"] == name else origin
+
+
+def _require_sides(config: TrainingConfig, metric: str) -> None:
+    side = config.patchsize // 2 if config.small_steps else config.patchsize
+    if side % STRIDE or config.patchsize % STRIDE:
+        raise SaeError(
+            f"Patches of {side} x {side} pixels do not suit: take multiples of {STRIDE}."
+        )
+    if metric == "ms-ssim" and side < SMALLEST_MS_SSIM_SIDE:
+        raise SaeError(
+            f"MS-SSIM needs patches of {SMALLEST_MS_SSIM_SIDE} x {SMALLEST_MS_SSIM_SIDE} pixels "
+            f"or more, and these have {side} x {side}: change --patchsize or --small_until."
+        )
 
 
 def _require_finite(step: int, terms: dict) -> None:

@@ -125,6 +125,19 @@ def test_a_cascade_trains_in_order(photos, tmp_path, tiny_config, capsys):
         train(*tiny_config("el2", last_step=4), "mse", [photos], tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("metric", "sides", "said"),
+    [
+        ("mse", {"patchsize": 40}, "multiples of 16"),
+        ("mse", {"patchsize": 48, "small_until": 0.5}, "24 x 24"),
+        ("ms-ssim", {"patchsize": 256, "small_until": 0.5}, "176 x 176"),
+    ],
+)
+def test_patches_that_do_not_suit_are_refused(photos, tmp_path, tiny_config, metric, sides, said):
+    with pytest.raises(SaeError, match=said):
+        train(*tiny_config("base", **sides), metric, [photos], tmp_path)
+
+
 def test_a_warm_start_begins_with_other_weights(photos, tmp_path, tiny_config, tiny_checkpoints):
     architecture, training = tiny_config("base", last_step=1, learning_rate=0.0)
     wider = architecture.__class__(**{**architecture.__dict__, "latent_depth": 12})
@@ -150,10 +163,14 @@ def script(photos, folder, *options, steps=60):
 
 
 def test_killed_and_resumed_is_never_killed(photos, tmp_path):
-    subprocess.run(script(photos, tmp_path / "whole"), check=True)
+    # The patches grow in the middle.
+    options = ("--small_until", "0.5")
+    subprocess.run(script(photos, tmp_path / "whole", *options), check=True)
     state = tmp_path / "killed" / "mse" / "base" / "training" / "state.npz"
     for _ in range(2):
-        process = subprocess.Popen(script(photos, tmp_path / "killed", "--save_every", "0"))
+        process = subprocess.Popen(
+            script(photos, tmp_path / "killed", *options, "--save_every", "0")
+        )
         before = state.stat().st_mtime_ns if state.exists() else 0
         while not state.exists() or state.stat().st_mtime_ns == before:
             assert process.poll() is None, "the training ended before it could be killed"
@@ -162,7 +179,7 @@ def test_killed_and_resumed_is_never_killed(photos, tmp_path):
         process.wait()
     note = json.loads(str(checkpoint.load_arrays(state)["note"]))
     assert 0 < note["progress"]["step"] < 60
-    subprocess.run(script(photos, tmp_path / "killed"), check=True)
+    subprocess.run(script(photos, tmp_path / "killed", *options), check=True)
     assert not state.exists()
     whole, killed = (
         checkpoint.describe("mse", "base", tmp_path / name) for name in ("whole", "killed")
