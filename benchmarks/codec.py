@@ -34,7 +34,10 @@ from PIL import Image
 
 # Settings that come near one bit per pixel on Kodak.
 _PILLOW = {
-    "JPEG 2000": ("JPEG2000", {"quality_mode": "rates", "quality_layers": [24]}),
+    "JPEG 2000": (
+        "JPEG2000",
+        {"quality_mode": "rates", "quality_layers": [24], "irreversible": True, "mct": 1},
+    ),
     "WebP": ("WEBP", {"quality": 80, "method": 4}),
     "AVIF": ("AVIF", {"quality": 70, "speed": 6}),
 }

@@ -63,7 +63,7 @@ CODECS = {
     ),
     "jpeg2000": Codec(
         name="JPEG 2000 (Pillow)",
-        description="JPEG 2000 with the irreversible wavelet and colour transform, one file per rate",
+        description="JPEG 2000, irreversible, with colour transform, one file per rate",
         suffix=".jp2",
         option="quality_layers",
         values=(240, 160, 120, 80, 60, 48, 34, 24, 16, 12, 8, 6),
