@@ -53,7 +53,12 @@ class Layer(tf.Module, abc.ABC):
     Attributes:
       name: "base", "el1", ...
       config: the architecture.
+
+    Attributes:
+      latent_side: how the names of those arrays begin whose channels are the latent's.
     """
+
+    latent_side: tuple[str, ...] = ()
 
     def __init__(self, config: LayerConfig):
         super().__init__(name=config.name)
@@ -123,6 +128,8 @@ class Layer(tf.Module, abc.ABC):
 
 class ResidualLayer(Layer):
     """The layer of the paper: an auto-encoder of what the lower layers miss."""
+
+    latent_side = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
 
     def __init__(self, config: LayerConfig):
         super().__init__(config)

@@ -160,8 +160,8 @@ def train(
       metric: "mse" or "ms-ssim".
       data: folders of photos.
       checkpoints: the folder of all checkpoints, the lower layers among them.
-      warm_start: folder of a checkpoint whose weights to begin with; where it
-        has fewer channels, the further ones begin fresh.
+      warm_start: folder of a checkpoint whose weights to begin with, of this
+        layer or, but for the latent's side, of another one.
       save_every: seconds.
 
     Raises:
@@ -189,9 +189,7 @@ def train(
     held_out = patches.validation()
     tf.keras.utils.set_random_seed(config.seed)
     layer = build(layer_config)
-    if warm_start:
-        arrays = checkpoint.load_arrays(Path(warm_start) / "weights.npz")
-        layer.set_arrays(_leading_channels(layer.arrays(), arrays))
+    origin = _warm_start(layer, Path(warm_start)) if warm_start else None
     optimizer = tf.keras.optimizers.Adam()
     small = dataclasses.replace(config, patchsize=config.patchsize // 2)
     small_step, _ = make_step(cascade, layer, metric, small, optimizer)
@@ -261,7 +259,7 @@ def train(
                 Path(folder).name: len(images.find(folder, recursive=True)) for folder in data
             },
             "validation": progress["validation"],
-            "warm_start": _origin(warm_start, name) if warm_start else None,
+            "warm_start": origin,
             **provenance(),
         }
         checkpoint.save_layer(layer, metric, options["below"], record, checkpoints)
@@ -273,24 +271,30 @@ def _milestones(last_step: int) -> set[int]:
     return {round(last_step * k / 20) for k in range(1, 21)}
 
 
-def _leading_channels(fresh: dict, found: dict) -> dict:
-    """Returns `fresh` with its leading channels taken from `found`, where it has them."""
-    result = {name: array.copy() for name, array in fresh.items()}
-    for name, array in result.items():
+def _warm_start(layer: Layer, folder: Path) -> dict:
+    """Gives a layer the weights of a checkpoint; returns their origin.
+
+    Where the checkpoint has fewer channels, the further ones stay fresh. Of
+    another layer the latent's side stays fresh as a whole: channels that one
+    never uses would come with a prior that keeps them silent.
+    """
+    try:
+        description = json.loads((folder / "layer.json").read_text())
+        source = description["layer"]["name"]
+        origin = {"layer": source, "fingerprint": description["fingerprint"]}
+        training = description["training"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SaeError(f"{folder} holds no checkpoint to begin with ({error}).") from error
+    arrays = {name: array.copy() for name, array in layer.arrays().items()}
+    found = checkpoint.load_arrays(folder / "weights.npz")
+    for name, array in arrays.items():
+        if source != layer.config.name and name.startswith(layer.latent_side):
+            continue
         if name in found and found[name].ndim == array.ndim:
             block = tuple(slice(min(sides)) for sides in zip(array.shape, found[name].shape))
             array[block] = found[name][block]
-    return result
-
-
-def _origin(folder: str | Path, name: str) -> dict | None:
-    """Returns what a warm start began with; of the same layer, how it had been trained."""
-    path = Path(folder) / "layer.json"
-    if not path.exists():
-        return None
-    found = json.loads(path.read_text())
-    origin = {"layer": found["layer"]["name"], "fingerprint": found["fingerprint"]}
-    return {**origin, "training": found["training"]} if origin["layer"] == name else origin
+    layer.set_arrays(arrays)
+    return {**origin, "training": training} if source == layer.config.name else origin
 
 
 def _require_sides(config: TrainingConfig, metric: str) -> None:

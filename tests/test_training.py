@@ -148,11 +148,31 @@ def test_a_warm_start_begins_with_other_weights(photos, tmp_path, tiny_config, t
     np.testing.assert_array_equal(found["analysis/conv_0/bias"], given["analysis/conv_0/bias"])
     name = "analysis/conv_2/kernel_real"
     np.testing.assert_array_equal(found[name][:, :8], given[name])
+    described = checkpoint.describe("mse", "base", source.parents[1])
     origin = checkpoint.describe("mse", "base", tmp_path)["training"]["warm_start"]
-    assert (
-        origin["fingerprint"]
-        == checkpoint.describe("mse", "base", source.parents[1])["fingerprint"]
-    )
+    assert origin["fingerprint"] == described["fingerprint"]
+
+
+def test_a_warm_start_from_another_layer_has_a_fresh_latent(
+    photos, tmp_path, tiny_config, tiny_checkpoints
+):
+    base = tiny_checkpoints / "mse" / "base"
+    training = tiny_config("base", last_step=1, learning_rate=0.0)[1]
+    architecture = tiny_config("base")[0]
+    shutil.copytree(base, tmp_path / "el4")
+    layer = json.loads((base / "layer.json").read_text())
+    layer["layer"]["name"] = "el4"
+    (tmp_path / "el4" / "layer.json").write_text(json.dumps(layer))
+    train(architecture, training, "mse", [photos], tmp_path, warm_start=tmp_path / "el4")
+    found = checkpoint.load_arrays(tmp_path / "mse" / "base" / "weights.npz")
+    given = checkpoint.load_arrays(base / "weights.npz")
+    same = {name for name, array in given.items() if np.array_equal(array, found.get(name))}
+    assert {"analysis/conv_1/kernel_real", "synthesis/conv_2/kernel_imag"} <= same
+    latent = {name for name in given if name.startswith(build(architecture).latent_side)}
+    # The prior begins alike in every layer, and tells nothing here.
+    assert not {name for name in latent & same if "kernel" in name}
+    with pytest.raises(SaeError, match="no checkpoint to begin with"):
+        train(architecture, training, "mse", [photos], tmp_path / "b", warm_start=tmp_path)
 
 
 def script(photos, folder, *options, steps=60):
