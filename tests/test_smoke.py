@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from sae import images, results, scripts
+from sae import figures, images, results, scripts
 from sae.config import LAYER_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,10 +64,8 @@ def test_train_test_and_draw(trained, test_images, tmp_path, capsys):
 
     curve = results.curves(tmp_path / "results" / "set")[0]
     assert curve.labels == ["base", "el1"]
-    from sae import figures
-
     figures.draw_rd([curve], tmp_path / "rd.png")
-    assert images.size(tmp_path / "rd.png")[0] > 300
+    assert Image.open(tmp_path / "rd.png").size[0] > 300
 
 
 def test_errors_are_one_sentence(tmp_path, photos):
