@@ -146,9 +146,9 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     report.add_argument("--output", default="plots/report.html", metavar="FILE")
     report.set_defaults(run=_lazily("sae.report", "run"))
 
-    readme = commands.add_parser("results", help="Draw the README's figure and table.")
-    _add_results(readme)
-    readme.set_defaults(run=_lazily("sae.readme", "run"))
+    drawn = commands.add_parser("results", help="Draw figures and tables of README and model card.")
+    _add_results(drawn)
+    drawn.set_defaults(run=_lazily("sae.documents", "run"))
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from sae import checkpoint, evaluation, figures, images, results
+from sae import checkpoint, evaluation, figures, images, results, tables
 from sae.config import DEFAULT_FOLDER, defaults
 from sae.training import train
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
     rows = evaluation.evaluate(test, "mse", None, checkpoints)
     evaluation.save(rows, test, "mse", checkpoints, folder / "results")
-    print("\n" + evaluation.summary(rows))
+    print("\n" + tables.layers(rows))
     figure = Path("plots") / "demo.png"
     figures.draw_rd(results.curves(folder / "results" / test.name), figure)
     print(f"\nThe curve is drawn in {figure}.")

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from sae import bitstream, checkpoint, codec, images, metrics, results, workers
+from sae import bitstream, checkpoint, codec, images, metrics, results, tables, workers
 from sae.cascade import Cascade
-from sae.config import LAYER_NAMES, STRIDE
+from sae.config import STRIDE
 
 
 def evaluate(
@@ -91,29 +91,6 @@ def save(
     return paths
 
 
-def table(rows: list[dict]) -> str:
-    """Returns the rows of one layer and their mean as text."""
-    layers = LAYER_NAMES[: len(rows[0]["bpp-layers"])]
-    titles = "".join(f"{name:>10}" for name in (*layers, "bpp", "estimated", "PSNR", "MS-SSIM"))
-    lines = [f"{'image':<20}{'size':>12}" + titles]
-    for row in rows:
-        size = f"{row['width']} x {row['height']}"
-        lines.append(f"{row['image']:<20}{size:>12}" + _numbers(row))
-    lines.append(f"{'mean':<32}" + _numbers(results.mean(rows)))
-    if any(row["ms-ssim-rgb"] is None for row in rows):
-        lines.append(f"MS-SSIM needs {metrics.SMALLEST_MS_SSIM_SIDE} pixels on every side.")
-    return "\n".join(lines)
-
-
-def summary(rows: dict[str, list[dict]]) -> str:
-    """Returns the means of each layer as text."""
-    lines = [f"{'layer':<8}{'bpp':>10}{'PSNR':>10}{'MS-SSIM':>10}"]
-    for name, images_of_layer in rows.items():
-        mean = results.mean(images_of_layer)
-        lines.append(f"{name:<8}" + _cells(mean, ("bpp", "psnr-rgb", "ms-ssim-rgb")))
-    return "\n".join(lines)
-
-
 def run(options: argparse.Namespace) -> None:
     """The command `evaluate`: measures all trained layers of a family and writes their results."""
     journal = results.folder(options.results, options.folder) / f"{options.metric}.partial"
@@ -123,21 +100,7 @@ def run(options: argparse.Namespace) -> None:
     for path in save(rows, options.folder, options.metric, options.checkpoints, options.results):
         print(path)
     journal.unlink(missing_ok=True)
-    print(summary(rows))
-
-
-def _numbers(row: dict) -> str:
-    shares = "".join(f"{bpp:10.4f}" for bpp in row["bpp-layers"])
-    return shares + _cells(row, ("bpp", "bpp-estimated", "psnr-rgb", "ms-ssim-rgb"))
-
-
-def _cells(row: dict, keys: Sequence[str]) -> str:
-    """Returns numbers in columns, a dash where there is none."""
-    digits = {"psnr-rgb": 2}
-    return "".join(
-        f"{'-':>10}" if row.get(key) is None else f"{row[key]:10.{digits.get(key, 4)}f}"
-        for key in keys
-    )
+    print(tables.layers(rows))
 
 
 def _measure(

@@ -222,6 +222,25 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
     return figure
 
 
+def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Draws held-out loss against patches, a panel for each layer."""
+    columns = min(5, len(losses))
+    lines = math.ceil(len(losses) / columns)
+    size = _WIDTHS[2] * _CENTIMETRE, 4.2 * lines * _CENTIMETRE
+    figure = Figure(figsize=size, layout="constrained")
+    for axes, (name, points) in zip(
+        figure.subplots(lines, columns, squeeze=False).flat, losses.items()
+    ):
+        patches, values = zip(*points)
+        axes.plot([count / 1000 for count in patches], values, color=_OURS["mse"][0], linewidth=1)
+        # The first scores, of a layer that knows nothing yet, would flatten the rest.
+        axes.set_ylim(0.98 * min(values), min(max(values), 1.3 * min(values)))
+        axes.set_title(f"{name}: {values[-1]:.4g}", fontsize=7)
+    figure.supxlabel("thousand patches", fontsize=8)
+    figure.supylabel("held-out loss", fontsize=8)
+    return figure
+
+
 def save(
     figure: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png"), **metadata: str
 ) -> list[Path]:

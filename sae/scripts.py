@@ -158,7 +158,7 @@ def _testing_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _test(options: argparse.Namespace) -> None:
-    from sae import evaluation
+    from sae import evaluation, tables
 
     names = LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1]
     folder = options.kodak
@@ -167,7 +167,7 @@ def _test(options: argparse.Namespace) -> None:
     )
     last = {options.name: rows[options.name]}
     paths = evaluation.save(last, folder, options.metric, options.checkpoints, options.results)
-    print(evaluation.table(rows[options.name]))
+    print(tables.images(rows[options.name]))
     print(f"Written to {paths[0]}.")
 
 

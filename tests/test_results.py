@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sae import bdrate, figures, readme, results
+from sae import bdrate, documents, figures, results
 from sae.config import layer_names
 from sae.errors import SaeError
 from sae.results import Curve
 
-RESULTS = readme.ROOT / "results" / "kodak"
+RESULTS = documents.ROOT / "results" / "kodak"
 
 
 def row(name, bpp, psnr, ms_ssim=0.9, layers=1):
@@ -208,20 +208,32 @@ def test_pgf_for_latex(folder, tmp_path):
     assert r"\begin{pgfpicture}" in (tmp_path / "rd-psnr.pgf").read_text()
 
 
-def test_the_readme_agrees_with_the_results():
-    found = results.curves(RESULTS)
-    text = readme.README.read_text()
-    assert readme.with_results(text, found) == text, "run `make results`"
-    drawn = Image.open(readme.FIGURE).text["Description"]
-    assert drawn == readme.digest(found), "run `make results`"
+def test_the_documents_agree_with_the_results():
+    found, records = results.curves(RESULTS), documents.descriptions()
+    text = documents.README.read_text()
+    assert documents.with_results(text, found) == text, "run `make results`"
+    text = documents.MODELS.read_text()
+    assert documents.with_models(text, found, records) == text, "run `make results`"
+    for path, digest in (
+        (documents.FIGURE, documents.digest(found)),
+        (documents.TRAINING, documents.digest_of(records)),
+    ):
+        assert Image.open(path).text["Description"] == digest, "run `make results`"
     with pytest.raises(SaeError, match="no place"):
-        readme.with_results("", found)
+        documents.with_results("", found)
+
+
+def test_the_results_are_those_of_the_released_layers():
+    for name, description in documents.descriptions().items():
+        metric, layer = name.split()
+        written = results.load(RESULTS / metric / f"{layer}.json")
+        assert written["fingerprint"] == description["fingerprint"]
 
 
 def test_plot_is_a_command(folder):
     command = [sys.executable, "-m", "sae", "plot", "--list", "--results", str(folder)]
-    done = subprocess.run(command, cwd=readme.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=documents.ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("mse ")
-    done = subprocess.run([*command[:4], "--results", "/nowhere"], cwd=readme.ROOT,
+    done = subprocess.run([*command[:4], "--results", "/nowhere"], cwd=documents.ROOT,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,232 @@
+"""`make results`: figures and tables of README and model card, from results/ and checkpoints/."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sae import bdrate, checkpoint, figures, files, results, tables
+from sae.config import METRICS, layer_names
+from sae.errors import SaeError
+from sae.results import Curve
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+MODELS = ROOT / "docs" / "MODELS.md"
+FIGURE = ROOT / "plots" / "kodak.png"
+TRAINING = ROOT / "plots" / "training.png"
+_PUBLISHED = {"mse": "published/sae-2019-mse", "ms-ssim": "published/sae-2019-ms-ssim"}
+_COMPARED = (
+    "published/sae-2019-mse",
+    "published/jpeg-dense",
+    "published/jpeg-2000-openjpeg",
+    "published/balle-2017-mse",
+)
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `results`."""
+    found, records = results.curves(options.results), descriptions()
+    with figures.style():
+        figure = figures.rd(_shown(found), ("psnr", "ms-ssim-db"), columns=2)
+        figures.save(figure, FIGURE.with_suffix(""), ("png",), Description=digest(found))
+        figure = figures.training({name: _losses(one) for name, one in records.items()})
+        figures.save(figure, TRAINING.with_suffix(""), ("png",), Description=digest_of(records))
+    files.write_bytes(README, with_results(README.read_text(), found).encode())
+    files.write_bytes(MODELS, with_models(MODELS.read_text(), found, records).encode())
+    for path in (README, MODELS, FIGURE, TRAINING):
+        print(path.relative_to(ROOT))
+
+
+def descriptions() -> dict[str, dict]:
+    """Returns what the released checkpoints say of themselves, by family and layer."""
+    return {
+        f"{metric} {name}": description
+        for metric in METRICS
+        for name in layer_names(metric)
+        if (description := checkpoint.describe(metric, name))
+    }
+
+
+def with_results(text: str, found: Sequence[Curve]) -> str:
+    """Returns the README's text with what lies between its markers written anew.
+
+    Raises:
+      SaeError: markers are missing.
+    """
+    by_key = {curve.key: curve for curve in found}
+    parts = [f"![Rate and distortion on Kodak]({FIGURE.relative_to(ROOT).as_posix()})"]
+    for metric, published in _PUBLISHED.items():
+        if metric in by_key:
+            parts.append(_layers(by_key[metric], by_key.get(published)))
+    text = _between(text, "results", "\n\n".join([*parts, _deltas(by_key)]))
+    return _between(text, "sample", _sample(by_key["mse"])) if "mse" in by_key else text
+
+
+def _between(text: str, name: str, part: str) -> str:
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        raise SaeError(f"There is no place for the {name} in the text: {begin} ... {end}.")
+    return f"{text.split(begin)[0]}{begin}\n\n{part}\n\n{end}{text.split(end)[1]}"
+
+
+def _sample(ours: Curve) -> str:
+    """Returns what a test script prints, shortened."""
+    lines = tables.images(ours.images[min(2, len(ours.images) - 1)]).splitlines()
+    return "\n".join(["```", *lines[:4], "...", lines[-1], "```"])
+
+
+def with_models(text: str, found: Sequence[Curve], records: dict[str, dict]) -> str:
+    """Returns the model card's text with what lies between its markers written anew."""
+    text = _between(text, "training", _trainings(records))
+    return _between(text, "worst", _extremes(found))
+
+
+def digest(found: Sequence[Curve]) -> str:
+    """Returns a digest of what the figure of the curves shows, which its file keeps."""
+    return digest_of([dataclasses.asdict(curve) for curve in _shown(found)])
+
+
+def digest_of(facts: object) -> str:
+    """Returns a digest of JSON values."""
+    return "results " + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _shown(found: Sequence[Curve]) -> list[Curve]:
+    keys = {curve.key for curve in found}
+    return results.select(found, [key for key in figures.DEFAULT_CURVES if key in keys])
+
+
+def _layers(ours: Curve, published: Curve | None) -> str:
+    """Returns our layers beside the paper's as a Markdown table."""
+    lines = [
+        f"| {ours.name} | bpp | PSNR | MS-SSIM | paper: bpp | PSNR | MS-SSIM |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for index, label in enumerate(ours.labels):
+        name = label if label == "base" else f"+ {label.upper()}"
+        cells = [cell for curve in (ours, published) for cell in _numbers(curve, index)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _numbers(curve: Curve | None, index: int) -> list[str]:
+    if curve is None or index >= len(curve.bpp):
+        return ["-"] * 3
+    ms_ssim = curve.ms_ssim[index]
+    return [
+        f"{curve.bpp[index]:.4f}",
+        f"{curve.psnr[index]:.2f} dB",
+        "-" if ms_ssim is None else f"{ms_ssim:.4f}",
+    ]
+
+
+def _deltas(by_key: dict[str, Curve]) -> str:
+    """Returns BD-rates of our families as a Markdown table."""
+    lines = [
+        "| BD-rate of ours (from the range of quality in brackets) | in PSNR | in MS-SSIM (dB) |",
+        "|---|---:|---:|",
+    ]
+    for metric, published in _PUBLISHED.items():
+        for key in dict.fromkeys((published, *_COMPARED)) if metric == "mse" else (published,):
+            if metric in by_key and key in by_key:
+                cells = [
+                    _delta(by_key[metric], by_key[key], quality) for quality in bdrate.QUALITIES
+                ]
+                name = f"{metric.upper()} family against {by_key[key].name}"
+                lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _delta(ours: Curve, other: Curve, quality: str) -> str:
+    try:
+        found = bdrate.delta(ours, other, quality)
+    except SaeError:
+        return "-"
+    low, high = found.overlap
+    return f"{found.rate:+.1f} % ({low:.1f} to {high:.1f} dB)"
+
+
+def _stages(training: dict) -> list[dict]:
+    """Returns the records of a layer's trainings, each begun with the weights of the one before."""
+    earlier = (training.get("warm_start") or {}).get("training")
+    return [*(_stages(earlier) if earlier else []), training]
+
+
+def _losses(description: dict) -> list[tuple[float, float]]:
+    """Returns held-out losses after so many patches, from all stages that had whole patches."""
+    points, patches = [], 0
+    for stage in _stages(description["training"]):
+        for score in stage["validation"]:
+            done = patches + score["step"] * stage["options"]["batchsize"]
+            if stage["options"]["patchsize"] == description["training"]["options"]["patchsize"]:
+                points.append((done, score["loss"]))
+        patches += stage["patches"]
+    return points
+
+
+def _trainings(records: dict[str, dict]) -> str:
+    """Returns how each layer was trained as a Markdown table."""
+    lines = [
+        "| layer | lambda | steps (patches of half the side) | patches | hours | held-out loss "
+        "| bpp | PSNR | weights, MB | fingerprint | below |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
+    ]
+    for name, description in records.items():
+        stages = _stages(description["training"])
+        options, last = stages[-1]["options"], stages[-1]["validation"][-1]
+        steps = sum(stage["options"]["last_step"] for stage in stages)
+        small = sum(
+            round(stage["options"].get("small_until", 0) * stage["options"]["last_step"])
+            if stage["options"]["patchsize"] == options["patchsize"]
+            else stage["options"]["last_step"]
+            for stage in stages
+        )
+        weights = checkpoint.folder(checkpoint.DEFAULT_FOLDER, *name.split()) / "weights.npz"
+        cells = [
+            name,
+            f"{options['lmbda']:g}",
+            f"{steps} ({small})",
+            f"{sum(stage['patches'] for stage in stages)}",
+            f"{sum(stage['hours'] for stage in stages):.2f}",
+            f"{last['loss']:.1f}",
+            f"{last['bpp']:.3f}",
+            f"{last['psnr']:.2f} dB",
+            f"{weights.stat().st_size / 1e6:.2f}",
+            f"`{description['fingerprint'][:8]}`",
+            f"`{description['below'][:8]}`" if description["below"] else "-",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _extremes(found: Sequence[Curve]) -> str:
+    """Returns the worst and the best image of each of our layers as a Markdown table."""
+    lines = [
+        "| family | layer | lowest PSNR | highest PSNR | most bits | fewest bits |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for curve in found:
+        if curve.kind != "ours":
+            continue
+        for label, rows in zip(curve.labels, curve.images):
+            by_psnr = sorted(rows, key=lambda row: row["psnr-rgb"] or float("inf"))
+            by_rate = sorted(rows, key=lambda row: -row["bpp"])
+            cells = [
+                curve.optimised_for,
+                label,
+                *(
+                    f"{Path(r['image']).stem}, {r['psnr-rgb']:.2f} dB"
+                    for r in by_psnr[:: len(rows) - 1]
+                ),
+                *(
+                    f"{Path(r['image']).stem}, {r['bpp']:.3f} bpp"
+                    for r in by_rate[:: len(rows) - 1]
+                ),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""Rows of results as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sae import metrics, results
+from sae.config import LAYER_NAMES
+
+
+def images(rows: list[dict]) -> str:
+    """Returns the rows of one layer and their mean as text."""
+    names = LAYER_NAMES[: len(rows[0]["bpp-layers"])]
+    titles = "".join(f"{name:>10}" for name in (*names, "bpp", "estimated", "PSNR", "MS-SSIM"))
+    lines = [f"{'image':<20}{'size':>12}" + titles]
+    for row in rows:
+        size = f"{row['width']} x {row['height']}"
+        lines.append(f"{row['image']:<20}{size:>12}" + _numbers(row))
+    lines.append(f"{'mean':<32}" + _numbers(results.mean(rows)))
+    if any(row["ms-ssim-rgb"] is None for row in rows):
+        lines.append(f"MS-SSIM needs {metrics.SMALLEST_MS_SSIM_SIDE} pixels on every side.")
+    return "\n".join(lines)
+
+
+def layers(rows: dict[str, list[dict]]) -> str:
+    """Returns the means of each layer as text."""
+    lines = [f"{'layer':<8}{'bpp':>10}{'PSNR':>10}{'MS-SSIM':>10}"]
+    for name, images_of_layer in rows.items():
+        mean = results.mean(images_of_layer)
+        lines.append(f"{name:<8}" + _cells(mean, ("bpp", "psnr-rgb", "ms-ssim-rgb")))
+    return "\n".join(lines)
+
+
+def _numbers(row: dict) -> str:
+    shares = "".join(f"{bpp:10.4f}" for bpp in row["bpp-layers"])
+    return shares + _cells(row, ("bpp", "bpp-estimated", "psnr-rgb", "ms-ssim-rgb"))
+
+
+def _cells(row: dict, keys: Sequence[str]) -> str:
+    """Returns numbers in columns, a dash where there is none."""
+    digits = {"psnr-rgb": 2}
+    return "".join(
+        f"{'-':>10}" if row.get(key) is None else f"{row[key]:10.{digits.get(key, 4)}f}"
+        for key in keys
+    )
