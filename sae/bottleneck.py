@@ -16,6 +16,8 @@ import tensorflow_compression as tfc
 # nearly always zero costs next to nothing only where the tables can say so.
 _PRECISION = 16
 _TAIL_MASS = 2**-12
+# Beyond any latent of an image; the library codes larger ones without end.
+_LARGEST = 2**24
 
 
 def uniform_noise(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -80,7 +82,16 @@ class EntropyBottleneck(tf.Module):
         Raises:
           tf.errors.InvalidArgumentError: a string does not code such a latent.
         """
-        return self._coder.decompress(strings, shape)
+        symbols = int(shape[0]) * int(shape[1]) * self.depth
+        # Past the end of a string the library reads zeros, and of a damaged one
+        # might read an endless escape code. A sound string needs a few zeros;
+        # ones after them end any code, at less than three bytes per symbol.
+        padding = bytes(16) + b"\xff" * (3 * symbols + 16)
+        y_hat = self._coder.decompress(tf.strings.join([strings, padding]), shape)
+        message = "a string does not code such a latent"
+        tf.debugging.assert_less(tf.abs(y_hat), float(_LARGEST), message)
+        tf.debugging.assert_equal(self.compress(y_hat), strings, message)
+        return y_hat
 
     def build_tables(self) -> None:
         """Derives the integer tables from the prior as it is now."""
@@ -111,6 +122,8 @@ class EntropyBottleneck(tf.Module):
             prior_shape=(self.depth,),
             cdf=cdf,
             cdf_offset=cdf_offset,
+            # `decompress` has a stricter one.
+            decode_sanity_check=False,
         )
 
     @property

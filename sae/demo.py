@@ -52,8 +52,15 @@ def run(options: argparse.Namespace) -> None:
     rows = evaluation.evaluate(test, "mse", None, checkpoints)
     evaluation.save(rows, test, "mse", checkpoints, folder / "results")
     print("\n" + tables.layers(rows))
+    curves = results.curves(results.folder(folder / "results", test))
+    if test == kodak:
+        curves += [
+            curve
+            for curve in results.curves("results/kodak")
+            if curve.kind == "published" and curve.key in figures.DEFAULT_CURVES
+        ]
     figure = Path("plots") / "demo.png"
-    figures.draw_rd(results.curves(folder / "results" / test.name), figure)
+    figures.draw_rd(curves, figure)
     print(f"\nThe curve is drawn in {figure}.")
 
 

@@ -95,3 +95,12 @@ def test_a_foreign_string_is_refused(bottleneck):
     string = bottleneck.compress(latent(906, 1, 8, 8)).numpy()[0]
     with pytest.raises(tf.errors.InvalidArgumentError):
         bottleneck.decompress([string + b"xyz"], (8, 8))
+
+
+def test_an_endless_escape_code_is_refused(bottleneck):
+    # The start of the escape interval of the first channel; zeros follow, and
+    # each of them says that the code goes on.
+    escape = bottleneck.cdf[np.flatnonzero(bottleneck.cdf < 0)[1] - 2]
+    string = int(escape).to_bytes(2, "big")
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        bottleneck.decompress([string], (1, 1))
