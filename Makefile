@@ -30,7 +30,7 @@ results: .venv/installed  ## draw the figure and the table of the README from re
 	@$(python) -m sae results
 
 test: .venv/installed-dev lint  ## lint and run the tests
-	@$(python) -m pytest
+	@$(python) -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-dev  ## check style and format
 	@$(python) -m ruff check

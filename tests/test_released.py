@@ -1,0 +1,48 @@
+"""Released layers against stored streams: old files must stay readable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sae import checkpoint, codec, images, metrics
+from sae.config import METRICS, layer_names
+
+# coffee.png is a part of the photo of that name in scikit-image (CC0).
+DATA = Path(__file__).resolve().parent / "data"
+
+# PSNR in dB of the stored stream's first layers, decoded when it was made.
+STORED = {"mse": (27.2336, 29.1832)}
+
+
+@pytest.mark.parametrize("metric", STORED)
+def test_a_stored_stream_decodes_as_ever(metric):
+    photo = images.read(DATA / "coffee.png")
+    stored = (DATA / f"coffee-{metric}.sae").read_bytes()
+    decoded = codec.Decoder().feed(stored)
+    for x_hat, psnr in zip(decoded, STORED[metric]):
+        assert metrics.psnr(photo, x_hat) == pytest.approx(psnr, abs=0.01)
+    assert len(decoded) == len(STORED[metric])
+
+
+@pytest.mark.parametrize("metric", STORED)
+def test_an_encoder_makes_the_stored_stream(metric):
+    photo = images.read(DATA / "coffee.png")
+    stored = (DATA / f"coffee-{metric}.sae").read_bytes()
+    made = codec.compress(photo, len(STORED[metric]), metric)
+    # Another processor may round a latent that lies half way to the other side.
+    assert made == stored or abs(len(made) - len(stored)) <= 8
+    assert made[:21] == stored[:21]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_released_layers_are_whole_and_recorded(metric):
+    names = checkpoint.available(metric)
+    if not names:
+        pytest.skip(f"there are no released {metric} layers")
+    assert names == layer_names(metric)
+    for layer in checkpoint.load_cascade(metric).layers:
+        record = checkpoint.describe(metric, layer.config.name)["training"]
+        assert {"options", "patches", "hours", "photos", "validation", "packages"} <= set(record)
+        assert all(array.dtype != "float64" for array in layer.arrays().values())
