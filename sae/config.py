@@ -53,14 +53,14 @@ class TrainingConfig:
       last_step: number of steps.
       batchsize: patches per step, over all replicas.
       patchsize: side of the square patches in pixels, a multiple of 16.
-      small_until: fraction of the steps whose patches have half that side, which
-        makes four steps of one.
+      small_until: fraction of the steps before `decoder_from` whose patches have
+        half that side, which makes four steps of one.
       learning_rate: of Adam, until `decay_from`.
       final_learning_rate: reached at the last step along half a cosine.
-      decay_from: fraction of the steps after which the rate starts to fall.
+      decay_from: fraction of those steps after which the rate starts to fall.
       noise: half width of uniform noise added to the patches, images in [0, 1].
-      decoder_steps: so many last steps train the synthesis transform and the
-        prior alone, on rounded latents.
+      decoder_from: fraction of the steps after which the synthesis transform and
+        the prior train alone, on rounded latents.
       smallest_scale: photos are shrunk by a random factor between this and 1.
       crops: patches cut from a photo each time it is decoded.
       seed: of the initial weights, the noise and the order of the patches.
@@ -75,7 +75,7 @@ class TrainingConfig:
     final_learning_rate: float = 1e-5
     decay_from: float = 0.3
     noise: float = 0.0
-    decoder_steps: int = 0
+    decoder_from: float = 1.0
     smallest_scale: float = 0.5
     crops: int = 4
     seed: int = 0
@@ -88,7 +88,7 @@ class TrainingConfig:
     @property
     def joint_steps(self) -> int:
         """The steps that train the whole layer, before the decoder's own."""
-        return self.last_step - self.decoder_steps
+        return round(self.decoder_from * self.last_step)
 
 
 _DEPTH = {"base": 48, "el1": 48, "el2": 96, "el3": 144, "el4": 192}
@@ -112,6 +112,7 @@ def _default(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
     return LayerConfig(name, _DEPTH[name]), TrainingConfig(
         _LAMBDA[metric][name],
         last_step=15_000,
+        decoder_from=0.9,
         # MS-SSIM has no room for its five scales on half a patch.
         small_until=0.8 if metric == "mse" else 0.0,
     )

@@ -172,25 +172,19 @@ def _losses(description: dict) -> list[tuple[float, float]]:
 def _trainings(records: dict[str, dict]) -> str:
     """Returns how each layer was trained as a Markdown table."""
     lines = [
-        "| layer | lambda | steps (patches of half the side) | patches | hours | held-out loss "
-        "| bpp | PSNR | weights, MB | fingerprint | below |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
+        "| layer | lambda | steps, half patches | whole patches | decoder alone | patches "
+        "| hours | held-out loss | bpp | PSNR | weights, MB | fingerprint | below |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     for name, description in records.items():
         stages = _stages(description["training"])
         options, last = stages[-1]["options"], stages[-1]["validation"][-1]
-        steps = sum(stage["options"]["last_step"] for stage in stages)
-        small = sum(
-            round(stage["options"].get("small_until", 0) * stage["options"]["last_step"])
-            if stage["options"]["patchsize"] == options["patchsize"]
-            else stage["options"]["last_step"]
-            for stage in stages
-        )
+        steps = [sum(counts) for counts in zip(*(stage["steps"].values() for stage in stages))]
         weights = checkpoint.folder(checkpoint.DEFAULT_FOLDER, *name.split()) / "weights.npz"
         cells = [
             name,
             f"{options['lmbda']:g}",
-            f"{steps} ({small})",
+            *map(str, steps),
             f"{sum(stage['patches'] for stage in stages)}",
             f"{sum(stage['hours'] for stage in stages):.2f}",
             f"{last['loss']:.1f}",

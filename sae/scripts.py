@@ -34,7 +34,7 @@ _HELP = {
     "final_learning_rate": "of Adam at the last step",
     "decay_from": "fraction of the steps after which the learning rate falls",
     "noise": "half width of uniform noise added to the patches",
-    "decoder_steps": "so many last steps train the decoder alone, on rounded latents",
+    "decoder_from": "fraction of the steps after which the decoder trains alone",
     "smallest_scale": "photos are shrunk by a random factor between this and 1",
     "crops": "patches cut from a photo each time it is decoded",
     "seed": "of the initial weights, the noise and the order of patches",

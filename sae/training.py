@@ -253,6 +253,11 @@ def train(
         layer.build_tables()
         record = {
             "options": options,
+            "steps": {
+                "on half patches": config.small_steps,
+                "on whole patches": config.joint_steps - config.small_steps,
+                "of the decoder alone": config.last_step - config.joint_steps,
+            },
             "patches": config.last_step * config.batchsize,
             "hours": round(progress["seconds"] / 3600, 3),
             "photos": {
