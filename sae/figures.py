@@ -18,6 +18,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pgf import LatexError
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
@@ -83,6 +84,8 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         print(listing(found))
         return
+    if options.range and len(options.quality) > 1:
+        raise SaeError("--range is of one quality: name it with --quality.")
     keys = options.curves or [
         key for key in DEFAULT_CURVES if any(curve.key == key for curve in found)
     ]
@@ -125,7 +128,9 @@ def listing(found: Sequence[Curve]) -> str:
 def style(serif: bool = False) -> Iterator[None]:
     """Sets the style of all figures made inside."""
     family = {"font.family": "serif", "mathtext.fontset": "cm"} if serif else {}
-    with matplotlib.rc_context({**_STYLE, **family, "pgf.texsystem": _texsystem() or "pdflatex"}):
+    # The fonts of a PGF file are those of the document that reads it.
+    pgf = {"pgf.texsystem": _texsystem() or "pdflatex", "pgf.rcfonts": False}
+    with matplotlib.rc_context({**_STYLE, **family, **pgf}):
         yield
 
 
@@ -254,16 +259,21 @@ def save(
     """
     if "pgf" in formats and not _texsystem():
         raise SaeError(
-            "PGF needs a LaTeX installation (such as apt install texlive-latex-extra); "
+            "PGF needs a LaTeX installation (such as apt install texlive-pictures); "
             "leave out --format pgf."
         )
     paths = []
     for name in formats:
         path = Path(f"{stem}.{name}")
         # No dates, so that the same numbers give the same file.
-        facts = {"pdf": {"CreationDate": None}, "png": {"Software": "sae", **metadata}}.get(name)
+        facts = {"pdf": {"CreationDate": None}, "png": {"Software": "sae", **metadata}}
         with files.replacing(path) as file:
-            figure.savefig(file, format=name, metadata=facts, dpi=_DPI)
+            try:
+                options = {"metadata": facts[name]} if name in facts else {}
+                figure.savefig(file, format=name, dpi=_DPI, **options)
+            except LatexError as error:
+                message = str(error.args[0]).splitlines()[0]
+                raise SaeError(f"PGF needs a whole LaTeX installation: {message}") from error
         paths.append(path)
     return paths
 
@@ -276,7 +286,7 @@ def draw_rd(curves: Sequence[Curve], path: str | Path) -> None:
 
 
 def _texsystem() -> str | None:
-    return next((name for name in ("xelatex", "lualatex", "pdflatex") if shutil.which(name)), None)
+    return next((name for name in ("pdflatex", "xelatex", "lualatex") if shutil.which(name)), None)
 
 
 def _panel(

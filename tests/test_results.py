@@ -198,6 +198,8 @@ def test_lines_tell_codecs_apart(folder):
 def test_figures_ask_for_what_there_is(folder, tmp_path):
     with pytest.raises(SaeError, match="range of rates"):
         figures.run(plot_options(folder, tmp_path, bpp=(50, 60)))
+    with pytest.raises(SaeError, match="--quality"):
+        figures.run(plot_options(folder, tmp_path, range=(20, 30)))
     with pytest.raises(SaeError, match=r"9\.png"):
         figures.run(plot_options(folder, tmp_path, image=["9.png"]))
 
