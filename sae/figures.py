@@ -308,7 +308,7 @@ def _panel(
         (drawn[curve.name],) = axes.plot(
             rates, values, markevery=1 if len(rates) < 12 else 0.07, **look
         )
-        in_sight += [v for r, v in zip(rates, values) if bpp[0] <= r <= bpp[1]]
+        in_sight += points
         # Both families' labels would crowd the panel: those of its own quality.
         own = quality.startswith(_QUALITY_OF.get(curve.optimised_for, "-"))
         if annotate and curve.kind == "ours" and (own or families == 1):
@@ -326,12 +326,18 @@ def _panel(
                     zorder=2.5,
                 )
     axes.set(xlabel="bits per pixel", ylabel=label, xlim=bpp)
-    if limits:
-        axes.set_ylim(limits)
-    elif in_sight:
-        margin = 0.05 * (max(in_sight) - min(in_sight) or 1)
-        axes.set_ylim(min(in_sight) - margin, max(in_sight) + margin)
+    if limits or in_sight:
+        axes.set_ylim(limits or limits_of(in_sight, bpp))
     return drawn
+
+
+def limits_of(
+    points: Sequence[tuple[float, float]], bpp: tuple[float, float]
+) -> tuple[float, float]:
+    """Returns the range of quality of those points whose rate is in sight, with a margin."""
+    qualities = [quality for rate, quality in points if bpp[0] <= rate <= bpp[1]]
+    margin = 0.05 * (max(qualities) - min(qualities) or 1)
+    return min(qualities) - margin, max(qualities) + margin
 
 
 def looks(curves: Sequence[Curve]) -> list[dict]:

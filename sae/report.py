@@ -83,10 +83,10 @@ def _curves(curves: Sequence[Curve]) -> str:
     """Returns one interactive figure per quality; the first one carries the plotting library."""
     import plotly.graph_objects as go
 
-    parts = []
+    parts, bpp = [], figures.range_of_ours(curves)
     for index, quality in enumerate(("psnr", "ms-ssim-db")):
         label, attribute, transform = figures.QUALITIES[quality]
-        figure = go.Figure()
+        figure, drawn = go.Figure(), []
         for curve, look in zip(curves, figures.looks(curves)):
             values = getattr(curve, attribute)
             points = [
@@ -97,6 +97,7 @@ def _curves(curves: Sequence[Curve]) -> str:
             if not points:
                 continue
             rates, qualities, names = zip(*points)
+            drawn += zip(rates, qualities)
             figure.add_scatter(
                 x=rates,
                 y=qualities,
@@ -111,14 +112,13 @@ def _curves(curves: Sequence[Curve]) -> str:
                 marker={"symbol": "circle-open" if curve.kind == "published" else "circle"},
                 hovertemplate="%{text} %{x:.3f} bpp, %{y:.2f} dB",
             )
-        low, high = figures.range_of_ours(curves)
         figure.update_layout(
             template="simple_white",
             margin={"l": 50, "r": 10, "t": 10, "b": 40},
             height=520,
             legend={"orientation": "h", "y": -0.15},
-            xaxis={"title": "bits per pixel", "range": [low, high], "showgrid": True},
-            yaxis={"title": label, "showgrid": True},
+            xaxis={"title": "bits per pixel", "range": bpp, "showgrid": True},
+            yaxis={"title": label, "range": figures.limits_of(drawn, bpp), "showgrid": True},
             hovermode="closest",
         )
         parts.append(
@@ -126,7 +126,7 @@ def _curves(curves: Sequence[Curve]) -> str:
                 full_html=False,
                 include_plotlyjs=index == 0,
                 div_id=f"rd-{quality}",
-                config={"displaylogo": False},
+                config={"displaylogo": False, "responsive": True},
             )
         )
     return "\n".join(f"<div>{part}</div>" for part in parts)
