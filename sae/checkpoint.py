@@ -130,13 +130,14 @@ def load_cascade(
     cascade, below = Cascade(), None
     for name in names:
         layer = load_layer(metric, name, checkpoints)
-        if describe(metric, name, checkpoints)["below"] != below:
+        description = describe(metric, name, checkpoints)
+        if description["below"] != below:
             raise SaeError(
                 f"{name} in {folder(checkpoints, metric, name)} was trained on another "
                 f"{cascade.layers[-1].name if below else 'layer'}; run train_{name}.py again."
             )
         cascade.layers.append(layer)
-        below = layer.fingerprint
+        below = description["fingerprint"]
     return cascade
 
 
