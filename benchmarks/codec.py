@@ -29,6 +29,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
 from PIL import Image
 
@@ -208,17 +210,29 @@ def one(options: argparse.Namespace) -> None:
 
 def startup(options: argparse.Namespace) -> None:
     """Prints what a process takes to be ready for work, beside importing TensorFlow."""
-    ready = f"from sae import codec; codec._load('mse', None, {str(options.checkpoints)!r})"
-    programs = {"import tensorflow": "import tensorflow", "sae ready, all layers loaded": ready}
+    loaded = (
+        f"from sae import codec; codec._load('mse', None, {os.path.abspath(options.checkpoints)!r})"
+    )
+    programs = {
+        "import tensorflow": "import tensorflow",
+        "sae up to its first work": "import sae.transcode, sae.codec",
+        "and all layers loaded": loaded,
+    }
     times: dict[str, list] = {name: [] for name in programs}
     for _ in range(options.repeats + 1):
         for name, program in programs.items():
             started = time.perf_counter()
-            subprocess.run([sys.executable, "-c", program], check=True, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, "-c", program],
+                check=True,
+                stderr=subprocess.DEVNULL,
+                cwd=Path(__file__).resolve().parent.parent,
+            )
             times[name].append(time.perf_counter() - started)
-    print("\n| start-up | seconds |\n|---|---|")
+    print("\n| start-up | seconds | of TensorFlow's |\n|---|---|---|")
     for name, values in times.items():
-        print(f"| {name} | {min(values):.2f} |")
+        ratio = min(values) / min(times["import tensorflow"])
+        print(f"| {name} | {min(values):.2f} | {ratio:.2f} |")
 
 
 def main() -> None:
