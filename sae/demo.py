@@ -54,11 +54,8 @@ def run(options: argparse.Namespace) -> None:
     print("\n" + tables.layers(rows))
     curves = results.curves(results.folder(folder / "results", test))
     if test == kodak:
-        curves += [
-            curve
-            for curve in results.curves("results/kodak")
-            if curve.kind == "published" and curve.key in figures.DEFAULT_CURVES
-        ]
+        published = [key for key in figures.DEFAULT_CURVES if key.startswith("published/")]
+        curves += results.select(results.curves("results/kodak"), published)
     figure = Path("plots") / "demo.png"
     figures.draw_rd(curves, figure)
     print(f"\nThe curve is drawn in {figure}.")
