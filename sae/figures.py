@@ -90,6 +90,8 @@ def run(options: argparse.Namespace) -> None:
         key for key in DEFAULT_CURVES if any(curve.key == key for curve in found)
     ]
     chosen = results.select(found, keys)
+    # Published means have nothing to say of single images; what was measured here has.
+    measured = chosen if options.curves else chosen + [c for c in found if c.kind == "measured"]
     size = {"columns": options.columns, "height": options.height, "log": options.log}
     drawings = {}
     with style(options.serif):
@@ -98,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
         if len(options.quality) > 1:
             drawings["rd"] = rd(chosen, options.quality, options.bpp, columns=2, log=options.log)
         for image in options.image or ():
-            single = [one for curve in chosen if (one := results.of_image(curve, image))]
+            single = [one for curve in measured if (one := results.of_image(curve, image))]
             if not single:
                 raise SaeError(f"No curve of these has numbers of the image {image}.")
             drawings[f"rd-{Path(image).stem}"] = rd(
@@ -107,9 +109,7 @@ def run(options: argparse.Namespace) -> None:
         for metric in METRICS:
             if ours := [curve for curve in chosen if curve.key == metric]:
                 drawings[f"rate-{metric}"] = rate_by_layer(ours[0])
-                drawings[f"images-{metric}"] = every_image(
-                    [curve for curve in chosen if curve.kind != "published"], ours[0]
-                )
+                drawings[f"images-{metric}"] = every_image(measured, ours[0])
         for name, figure in drawings.items():
             for path in save(figure, Path(options.output) / name, options.format):
                 print(path)
@@ -334,10 +334,10 @@ def _panel(
 def limits_of(
     points: Sequence[tuple[float, float]], bpp: tuple[float, float]
 ) -> tuple[float, float]:
-    """Returns the range of quality of those points whose rate is in sight, with a margin."""
+    """Returns the range of quality of those points whose rate is in sight, with room for labels."""
     qualities = [quality for rate, quality in points if bpp[0] <= rate <= bpp[1]]
-    margin = 0.05 * (max(qualities) - min(qualities) or 1)
-    return min(qualities) - margin, max(qualities) + margin
+    span = max(qualities) - min(qualities) or 1
+    return min(qualities) - 0.1 * span, max(qualities) + 0.05 * span
 
 
 def looks(curves: Sequence[Curve]) -> list[dict]:
