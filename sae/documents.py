@@ -36,8 +36,10 @@ def run(options: argparse.Namespace) -> None:
         figures.save(figure, FIGURE.with_suffix(""), ("png",), Description=digest(found))
         figure = figures.training({name: _losses(one) for name, one in records.items()})
         figures.save(figure, TRAINING.with_suffix(""), ("png",), Description=digest_of(records))
-    files.write_bytes(README, with_results(README.read_text(), found).encode())
-    files.write_bytes(MODELS, with_models(MODELS.read_text(), found, records).encode())
+    files.write_bytes(README, with_results(README.read_text(encoding="utf-8"), found).encode())
+    files.write_bytes(
+        MODELS, with_models(MODELS.read_text(encoding="utf-8"), found, records).encode()
+    )
     for path in (README, MODELS, FIGURE, TRAINING):
         print(path.relative_to(ROOT))
 

@@ -16,7 +16,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from sae import bdrate, bitstream, codec, figures, files, images, results
-from sae.config import METRICS
 from sae.errors import SaeError
 from sae.metrics import ms_ssim_db
 from sae.results import Curve
@@ -208,7 +207,6 @@ def _images(
 
 def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | Path) -> list[dict]:
     """Returns what each layer's slider position shows of an image."""
-    assert curve.optimised_for in METRICS
     data = codec.compress(original, len(curve.labels), curve.optimised_for, checkpoints)
     records = bitstream.parse(data).records
     rows = [next(r for r in setting if r["image"] == name) for setting in curve.images]

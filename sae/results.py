@@ -118,7 +118,7 @@ def save(path: str | Path, name: str, description: str, settings: Sequence[dict]
 def load(path: str | Path) -> dict:
     """Reads a results file; raises SaeError where it is none."""
     try:
-        document = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
         document["results"]["bpp"], document["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaeError(f"{path} is not a results file ({error}).") from error
