@@ -10,6 +10,9 @@ from collections.abc import Callable
 from sae.config import DEFAULT_FOLDER, METRICS
 from sae.errors import SaeError
 
+# As in sae.anchors, which is not imported for the sake of a list.
+_ANCHORS = ("jpeg", "jpeg2000", "webp", "avif")
+
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands; each sets `run`, a function of the options."""
@@ -79,9 +82,7 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     _add_family(evaluate)
     evaluate.add_argument("--save_images", metavar="DIR", help="keep the decoded images")
     evaluate.set_defaults(run=_lazily("sae.evaluation", "run"))
-    anchors.add_argument(
-        "--codecs", nargs="+", choices=("jpeg", "jpeg2000", "webp", "avif"), help="(all)"
-    )
+    anchors.add_argument("--codecs", nargs="+", choices=_ANCHORS, help="(all)")
     anchors.set_defaults(run=_lazily("sae.anchors", "run"))
     demo = commands.add_parser("demo", help="The whole method in a few minutes.")
     demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="(runs/demo)")
@@ -128,7 +129,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--codecs",
         nargs="+",
-        choices=("jpeg", "jpeg2000", "webp", "avif"),
+        choices=_ANCHORS,
         default=["jpeg", "jpeg2000", "webp"],
         help="(jpeg jpeg2000 webp)",
     )

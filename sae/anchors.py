@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from sae import images, metrics, results, workers
+from sae import images, results, workers
 from sae.errors import SaeError
 
 
@@ -173,19 +173,8 @@ def nearest(image: np.ndarray, key: str, size: int) -> tuple[int, np.ndarray]:
 def _rows(key: str, path: Path) -> list[dict]:
     """Returns a row for each setting of one image."""
     image = images.read(path)
-    height, width = image.shape[:2]
     rows = []
     for value in CODECS[key].values:
         size, x_hat = coded(image, key, value)
-        rows.append(
-            {
-                "image": path.name,
-                "width": width,
-                "height": height,
-                "bytes": size,
-                "bpp": 8 * size / (width * height),
-                "psnr-rgb": metrics.psnr(image, x_hat),
-                "ms-ssim-rgb": metrics.ms_ssim(image, x_hat),
-            }
-        )
+        rows.append(results.row(path.name, image, x_hat, size))
     return rows

@@ -12,22 +12,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from sae import figures, results
 from sae.errors import SaeError
-from sae.metrics import ms_ssim_db
 from sae.results import Curve
 
-QUALITIES: dict[str, tuple[str, Callable[[Curve], list]]] = {
-    "psnr": ("PSNR", lambda curve: curve.psnr),
-    "ms-ssim-db": (
-        "MS-SSIM (dB)",
-        lambda curve: [None if v is None else ms_ssim_db(v) for v in curve.ms_ssim],
-    ),
-}
+QUALITIES = {"psnr": "PSNR", "ms-ssim-db": "MS-SSIM (dB)"}
 _METHOD = "pchip"
 
 
@@ -81,9 +74,9 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     """
     import bjontegaard
 
-    title, values_of = QUALITIES[quality]
+    title = QUALITIES[quality]
     (rate, value), (anchor_rate, anchor_value) = (
-        _increasing(one, values_of(one)) for one in (curve, anchor)
+        _increasing(one.points(quality)) for one in (curve, anchor)
     )
     for one, points in ((curve, rate), (anchor, anchor_rate)):
         if len(points) < 3:
@@ -103,11 +96,11 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     )
 
 
-def _increasing(curve: Curve, values: Sequence[float | None]) -> tuple[np.ndarray, np.ndarray]:
+def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, np.ndarray]:
     """Returns rates and qualities, without the points that spend more bits and gain nothing."""
     kept: list[tuple[float, float]] = []
-    for rate, value in sorted(zip(curve.bpp, values)):
-        if value is not None and np.isfinite(value) and (not kept or value > kept[-1][1]):
+    for rate, value, _ in points:
+        if np.isfinite(value) and (not kept or value > kept[-1][1]):
             kept.append((rate, value))
     rates, qualities = zip(*kept) if kept else ((), ())
     return np.array(rates), np.array(qualities)
@@ -133,7 +126,7 @@ def header() -> list[str]:
     """Returns the titles of the columns that `cells` fills."""
     return [
         text
-        for title, _ in QUALITIES.values()
+        for title in QUALITIES.values()
         for text in (f"BD-rate, {title}", f"BD-{title.removesuffix(' (dB)')}", "overlap")
     ]
 

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from sae import anchors, bitstream, codec, figures, images, metrics
+from sae import anchors, bitstream, codec, figures, images, results
 from sae.errors import SaeError
 
 PEERS = ("jpeg", "jpeg2000", "webp")
@@ -96,8 +96,7 @@ def compare(
         _show(grid[0, 0], cropped(original), "original")
         for (name, panels), line in zip(rows.items(), (0, *range(2, len(rows) + 1))):
             for index, (panel, axes) in enumerate(zip(panels, grid[line, 1:])):
-                layer = bitstream.layer_name(index)
-                label = layer if index == 0 else f"+{layer.upper()}"
+                label = results.layer_label(bitstream.layer_name(index))
                 title = f"{label if line == 0 else name}\n{panel.caption}"
                 _show(axes, cropped(panel.image), title)
         for panel, axes in zip(ours, grid[1, 1:]):
@@ -119,10 +118,9 @@ def _layers(original: np.ndarray, metric: str, checkpoints: str | Path) -> list[
 
 
 def _panel(original: np.ndarray, image: np.ndarray, size: int) -> Panel:
-    bpp = 8 * size / (original.shape[0] * original.shape[1])
-    similarity = metrics.ms_ssim(original, image)
-    shown = "-" if similarity is None else f"{similarity:.3f}"
-    return Panel(image, size, f"{bpp:.3f} / {metrics.psnr(original, image):.2f} / {shown}")
+    row = results.row("", original, image, size)
+    similarity = "-" if row["ms-ssim-rgb"] is None else f"{row['ms-ssim-rgb']:.3f}"
+    return Panel(image, size, f"{row['bpp']:.3f} / {row['psnr-rgb']:.2f} / {similarity}")
 
 
 def _show(axes, image: np.ndarray, title: str) -> None:

@@ -54,8 +54,8 @@ def run(options: argparse.Namespace) -> None:
     print("\n" + tables.layers(rows))
     curves = results.curves(results.folder(folder / "results", test))
     if test == kodak:
-        published = [key for key in figures.DEFAULT_CURVES if key.startswith("published/")]
-        curves += results.select(results.curves("results/kodak"), published)
+        shown = figures.default(results.curves("results/kodak"))
+        curves += [curve for curve in shown if curve.kind == "published"]
     figure = Path("plots") / "demo.png"
     figures.draw_rd(curves, figure)
     print(f"\nThe curve is drawn in {figure}.")

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     """The command `results`."""
     found, records = results.curves(options.results), descriptions()
     with figures.style():
-        figure = figures.rd(_shown(found), ("psnr", "ms-ssim-db"), columns=2)
+        figure = figures.rd(figures.default(found), ("psnr", "ms-ssim-db"), columns=2)
         figures.save(figure, FIGURE.with_suffix(""), ("png",), Description=digest(found))
         figure = figures.training({name: _losses(one) for name, one in records.items()})
         figures.save(figure, TRAINING.with_suffix(""), ("png",), Description=digest_of(records))
@@ -90,17 +90,12 @@ def with_models(text: str, found: Sequence[Curve], records: dict[str, dict]) -> 
 
 def digest(found: Sequence[Curve]) -> str:
     """Returns a digest of what the figure of the curves shows, which its file keeps."""
-    return digest_of([dataclasses.asdict(curve) for curve in _shown(found)])
+    return digest_of([dataclasses.asdict(curve) for curve in figures.default(found)])
 
 
 def digest_of(facts: object) -> str:
     """Returns a digest of JSON values."""
     return "results " + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _shown(found: Sequence[Curve]) -> list[Curve]:
-    keys = {curve.key for curve in found}
-    return results.select(found, [key for key in figures.DEFAULT_CURVES if key in keys])
 
 
 def _layers(ours: Curve, published: Curve | None) -> str:
@@ -110,9 +105,8 @@ def _layers(ours: Curve, published: Curve | None) -> str:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for index, label in enumerate(ours.labels):
-        name = label if label == "base" else f"+ {label.upper()}"
         cells = [cell for curve in (ours, published) for cell in _numbers(curve, index)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {results.layer_label(label)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

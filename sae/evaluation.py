@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from sae import bitstream, checkpoint, codec, images, metrics, results, tables, workers
+from sae import bitstream, checkpoint, codec, images, results, tables, workers
 from sae.cascade import Cascade
 from sae.config import STRIDE
 
@@ -127,15 +127,9 @@ def _measure(
         shares = np.diff([0, *ends[: len(rows) + 1]]) * 8 / (width * height)
         rows.append(
             {
-                "image": path.name,
-                "width": width,
-                "height": height,
-                "bytes": end,
-                "bpp": 8 * end / (width * height),
+                **results.row(path.name, image, x_hat, end),
                 "bpp-layers": shares.tolist(),
                 "bpp-estimated": estimate,
-                "psnr-rgb": metrics.psnr(image, x_hat),
-                "ms-ssim-rgb": metrics.ms_ssim(image, x_hat),
                 "encode-seconds": encode_seconds,
                 "decode-seconds": decode_seconds,
             }

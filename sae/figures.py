@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -26,15 +26,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 from sae import files, results
 from sae.config import METRICS
 from sae.errors import SaeError
-from sae.metrics import ms_ssim_db
 from sae.results import Curve
 
-# For each quality the axis label, the values of a curve, and their transformation.
-QUALITIES: dict[str, tuple[str, str, Callable[[float], float]]] = {
-    "psnr": ("PSNR (dB)", "psnr", float),
-    "ms-ssim": ("MS-SSIM", "ms_ssim", float),
-    "ms-ssim-db": ("MS-SSIM (dB)", "ms_ssim", ms_ssim_db),
-}
+# The axis label of each quality.
+QUALITIES = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM", "ms-ssim-db": "MS-SSIM (dB)"}
 FORMATS = ("pdf", "pgf", "png")
 
 # What a figure shows unless told otherwise: the curves of the paper's own figures.
@@ -86,10 +81,7 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.range and len(options.quality) > 1:
         raise SaeError("--range is of one quality: name it with --quality.")
-    keys = options.curves or [
-        key for key in DEFAULT_CURVES if any(curve.key == key for curve in found)
-    ]
-    chosen = results.select(found, keys)
+    chosen = results.select(found, options.curves) if options.curves else default(found)
     # Published means have nothing to say of single images; what was measured here has.
     measured = chosen if options.curves else chosen + [c for c in found if c.kind == "measured"]
     size = {"columns": options.columns, "height": options.height, "log": options.log}
@@ -113,6 +105,12 @@ def run(options: argparse.Namespace) -> None:
         for name, figure in drawings.items():
             for path in save(figure, Path(options.output) / name, options.format):
                 print(path)
+
+
+def default(found: Sequence[Curve]) -> list[Curve]:
+    """Returns those of the curves that a figure shows unless told otherwise, in their order."""
+    by_key = {curve.key: curve for curve in found}
+    return [by_key[key] for key in DEFAULT_CURVES if key in by_key]
 
 
 def listing(found: Sequence[Curve]) -> str:
@@ -188,8 +186,10 @@ def rate_by_layer(curve: Curve) -> Figure:
     shares = np.array([row["bpp-layers"] for row in rows])
     bars, below = {}, np.zeros(len(rows))
     shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, len(curve.labels)))
-    for label, share, shade in zip(_layer_labels(curve), shares.T, shades):
-        bars[label] = axes.bar(range(len(rows)), share, bottom=below, color=shade)
+    for name, share, shade in zip(curve.labels, shares.T, shades):
+        bars[results.layer_label(name)] = axes.bar(
+            range(len(rows)), share, bottom=below, color=shade
+        )
         below += share
     axes.set_xticks(range(len(rows)), [Path(row["image"]).stem for row in rows], rotation=60)
     axes.set_ylabel("bits per pixel")
@@ -293,18 +293,13 @@ def _panel(
     axes, curves: Sequence[Curve], quality: str, bpp: tuple, limits: tuple | None, annotate=True
 ) -> dict[str, object]:
     """Draws curves into axes; returns the lines by name."""
-    label, attribute, transform = QUALITIES[quality]
     drawn, in_sight = {}, []
     families = sum(curve.kind == "ours" for curve in curves)
     for curve, look in zip(curves, looks(curves)):
-        points = [
-            (rate, transform(value))
-            for rate, value in zip(curve.bpp, getattr(curve, attribute))
-            if value is not None
-        ]
-        if not any(bpp[0] <= rate <= bpp[1] for rate, _ in points):
+        points = curve.points(quality)
+        if not any(bpp[0] <= rate <= bpp[1] for rate, *_ in points):
             continue
-        rates, values = zip(*sorted(points))
+        rates, values, labels = zip(*points)
         (drawn[curve.name],) = axes.plot(
             rates, values, markevery=1 if len(rates) < 12 else 0.07, **look
         )
@@ -312,7 +307,7 @@ def _panel(
         # Both families' labels would crowd the panel: those of its own quality.
         own = quality.startswith(_QUALITY_OF.get(curve.optimised_for, "-"))
         if annotate and curve.kind == "ours" and (own or families == 1):
-            for rate, value, name in zip(rates, values, _layer_labels(curve)):
+            for rate, value, name in zip(rates, values, map(results.layer_label, labels)):
                 axes.annotate(
                     name,
                     (rate, value),
@@ -325,17 +320,17 @@ def _panel(
                     path_effects=[withStroke(linewidth=1.5, foreground="white")],
                     zorder=2.5,
                 )
-    axes.set(xlabel="bits per pixel", ylabel=label, xlim=bpp)
+    axes.set(xlabel="bits per pixel", ylabel=QUALITIES[quality], xlim=bpp)
     if limits or in_sight:
         axes.set_ylim(limits or limits_of(in_sight, bpp))
     return drawn
 
 
 def limits_of(
-    points: Sequence[tuple[float, float]], bpp: tuple[float, float]
+    points: Sequence[tuple[float, float, str]], bpp: tuple[float, float]
 ) -> tuple[float, float]:
     """Returns the range of quality of those points whose rate is in sight, with room for labels."""
-    qualities = [quality for rate, quality in points if bpp[0] <= rate <= bpp[1]]
+    qualities = [quality for rate, quality, _ in points if bpp[0] <= rate <= bpp[1]]
     span = max(qualities) - min(qualities) or 1
     return min(qualities) - 0.1 * span, max(qualities) + 0.05 * span
 
@@ -359,10 +354,6 @@ def _look(curve: Curve, others: Iterator[int]) -> dict:
         "markerfacecolor": "white" if curve.kind == "published" else None,
         "markeredgewidth": 0.7,
     }
-
-
-def _layer_labels(curve: Curve) -> list[str]:
-    return [label if label == "base" else f"+{label.upper()}" for label in curve.labels]
 
 
 def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, float]:

@@ -55,9 +55,7 @@ def write(
     ours = [curve for curve in found if curve.kind == "ours"]
     if not ours:
         raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
-    keys = {curve.key for curve in found}
-    default = [key for key in figures.DEFAULT_CURVES if key in keys]
-    chosen = results.select(found, default) + [c for c in found if c.kind == "measured"]
+    chosen = figures.default(found) + [curve for curve in found if curve.kind == "measured"]
     anchor = next((curve for curve in found if curve.key == _ANCHOR), ours[0])
     parts = {
         "title": html.escape(Path(results_folder).name),
@@ -84,23 +82,16 @@ def _curves(curves: Sequence[Curve]) -> str:
 
     parts, bpp = [], figures.range_of_ours(curves)
     for index, quality in enumerate(("psnr", "ms-ssim-db")):
-        label, attribute, transform = figures.QUALITIES[quality]
         figure, drawn = go.Figure(), []
         for curve, look in zip(curves, figures.looks(curves)):
-            values = getattr(curve, attribute)
-            points = [
-                (rate, transform(value), name)
-                for rate, value, name in zip(curve.bpp, values, curve.labels)
-                if value is not None
-            ]
-            if not points:
+            if not (points := curve.points(quality)):
                 continue
-            rates, qualities, names = zip(*points)
-            drawn += zip(rates, qualities)
+            rates, qualities, labels = zip(*points)
+            drawn += points
             figure.add_scatter(
                 x=rates,
                 y=qualities,
-                text=names,
+                text=labels,
                 name=curve.name,
                 mode="lines+markers",
                 line={
@@ -117,7 +108,11 @@ def _curves(curves: Sequence[Curve]) -> str:
             height=520,
             legend={"orientation": "h", "y": -0.15},
             xaxis={"title": "bits per pixel", "range": bpp, "showgrid": True},
-            yaxis={"title": label, "range": figures.limits_of(drawn, bpp), "showgrid": True},
+            yaxis={
+                "title": figures.QUALITIES[quality],
+                "range": figures.limits_of(drawn, bpp),
+                "showgrid": True,
+            },
             hovermode="closest",
         )
         parts.append(

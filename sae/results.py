@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sae import files
+from sae import files, metrics
 from sae.config import METRICS, layer_names
 from sae.errors import SaeError
+from sae.metrics import ms_ssim_db
 from sae.provenance import provenance
 
 
@@ -53,6 +54,36 @@ class Curve:
     optimised_for: str
     source: str
     images: list[list[dict]]
+
+    def points(self, quality: str) -> list[tuple[float, float, str]]:
+        """Returns rate, quality and label of the settings where it is known, by growing rate.
+
+        Args:
+          quality: "psnr" or "ms-ssim-db", in dB, or "ms-ssim".
+        """
+        values = self.psnr if quality == "psnr" else self.ms_ssim
+        transform = ms_ssim_db if quality == "ms-ssim-db" else float
+        settings = zip(self.bpp, values, self.labels)
+        return sorted((rate, transform(v), label) for rate, v, label in settings if v is not None)
+
+
+def layer_label(name: str) -> str:
+    """Returns "base", or "+EL1" for el1 and so on: what a stream's rate includes."""
+    return name if name == "base" else f"+{name.upper()}"
+
+
+def row(name: str, image: np.ndarray, x_hat: np.ndarray, size: int) -> dict:
+    """Returns what is measured of one image: uint8 [H, W, 3], decoded from `size` bytes."""
+    height, width = image.shape[:2]
+    return {
+        "image": name,
+        "width": width,
+        "height": height,
+        "bytes": size,
+        "bpp": 8 * size / (width * height),
+        "psnr-rgb": metrics.psnr(image, x_hat),
+        "ms-ssim-rgb": metrics.ms_ssim(image, x_hat),
+    }
 
 
 def folder(target: str | Path, images: str | Path) -> Path:
