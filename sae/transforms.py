@@ -87,6 +87,8 @@ def analysis_transform(config: LayerConfig) -> Transform:
             corr=True,
             strides_down=stride,
             padding="same_zeros",
+            # Padding of its own leaves the gradients to TensorFlow's fast kernels on a CPU.
+            use_explicit=False,
             use_bias=bias,
             kernel_parameter=kernel,
             name=name,
