@@ -113,7 +113,8 @@ def _default(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
         _LAMBDA[metric][name],
         last_step=15_000,
         decoder_from=0.9,
-        # MS-SSIM has no room for its five scales on half a patch.
+        # MS-SSIM has no room for its five scales on patches of 128 pixels.
+        patchsize=256 if metric == "mse" else 192,
         small_until=0.8 if metric == "mse" else 0.0,
     )
 

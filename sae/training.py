@@ -189,7 +189,7 @@ def train(
     held_out = patches.validation()
     tf.keras.utils.set_random_seed(config.seed)
     layer = build(layer_config)
-    origin = _warm_start(layer, Path(warm_start)) if warm_start else None
+    origin = _warm_start(layer, metric, Path(warm_start)) if warm_start else None
     optimizer = tf.keras.optimizers.Adam()
     small = dataclasses.replace(config, patchsize=config.patchsize // 2)
     small_step, _ = make_step(cascade, layer, metric, small, optimizer)
@@ -276,17 +276,23 @@ def _milestones(last_step: int) -> set[int]:
     return {round(last_step * k / 20) for k in range(1, 21)}
 
 
-def _warm_start(layer: Layer, folder: Path) -> dict:
+def _warm_start(layer: Layer, metric: str, folder: Path) -> dict:
     """Gives a layer the weights of a checkpoint; returns their origin.
 
     Where the checkpoint has fewer channels, the further ones stay fresh. Of
     another layer the latent's side stays fresh as a whole: channels that one
-    never uses would come with a prior that keeps them silent.
+    never uses would come with a prior that keeps them silent. The origin has
+    the record of its training where that is continued: for the same layer and
+    metric.
     """
     try:
         description = json.loads((folder / "layer.json").read_text())
         source = description["layer"]["name"]
-        origin = {"layer": source, "fingerprint": description["fingerprint"]}
+        origin = {
+            "metric": description["metric"],
+            "layer": source,
+            "fingerprint": description["fingerprint"],
+        }
         training = description["training"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaeError(f"{folder} holds no checkpoint to begin with ({error}).") from error
@@ -299,7 +305,8 @@ def _warm_start(layer: Layer, folder: Path) -> dict:
             block = tuple(slice(min(sides)) for sides in zip(array.shape, found[name].shape))
             array[block] = found[name][block]
     layer.set_arrays(arrays)
-    return {**origin, "training": training} if source == layer.config.name else origin
+    continued = (origin["metric"], source) == (metric, layer.config.name)
+    return {**origin, "training": training} if continued else origin
 
 
 def _require_sides(config: TrainingConfig, metric: str) -> None:

@@ -151,6 +151,22 @@ def test_a_warm_start_begins_with_other_weights(photos, tmp_path, tiny_config, t
     described = checkpoint.describe("mse", "base", source.parents[1])
     origin = checkpoint.describe("mse", "base", tmp_path)["training"]["warm_start"]
     assert origin["fingerprint"] == described["fingerprint"]
+    assert origin["training"] == described["training"]
+
+
+def test_a_warm_start_from_another_metric_continues_no_training(
+    photos, tmp_path, tiny_config, tiny_checkpoints
+):
+    architecture, training = tiny_config("base", last_step=1, learning_rate=0.0, patchsize=176)
+    source = tiny_checkpoints / "mse" / "base"
+    train(architecture, training, "ms-ssim", [photos], tmp_path, warm_start=source)
+    found = checkpoint.load_arrays(tmp_path / "ms-ssim" / "base" / "weights.npz")
+    given = checkpoint.load_arrays(source / "weights.npz")
+    name = "analysis/conv_2/kernel_real"
+    np.testing.assert_array_equal(found[name], given[name])
+    origin = checkpoint.describe("ms-ssim", "base", tmp_path)["training"]["warm_start"]
+    assert origin["metric"] == "mse"
+    assert "training" not in origin
 
 
 def test_a_warm_start_from_another_layer_has_a_fresh_latent(
