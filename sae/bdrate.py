@@ -96,6 +96,17 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     )
 
 
+def rate_at(curve: Curve, quality: str, value: float) -> float | None:
+    """Returns the rate at which a curve reaches a quality, None outside its range.
+
+    Between its points the logarithm of the rate is interpolated linearly.
+    """
+    rates, values = _increasing(curve.points(quality))
+    if not values[0] <= value <= values[-1]:
+        return None
+    return float(np.exp(np.interp(value, values, np.log(rates))))
+
+
 def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, np.ndarray]:
     """Returns rates and qualities, without the points that spend more bits and gain nothing."""
     kept: list[tuple[float, float]] = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -89,8 +90,13 @@ def describe(metric: str, name: str, checkpoints: str | Path = DEFAULT_FOLDER) -
     return description
 
 
-def load_layer(metric: str, name: str, checkpoints: str | Path = DEFAULT_FOLDER) -> Layer:
-    """Restores one layer.
+def load_layer(
+    metric: str,
+    name: str,
+    checkpoints: str | Path = DEFAULT_FOLDER,
+    below: Sequence[Layer] = (),
+) -> Layer:
+    """Restores one layer, on top of the layers `below`.
 
     Raises:
       SaeError: there is no such checkpoint, or it is damaged.
@@ -102,7 +108,7 @@ def load_layer(metric: str, name: str, checkpoints: str | Path = DEFAULT_FOLDER)
             f"There is no trained {name} in {target}; run train_{name}.py --metric {metric} first."
         )
     try:
-        layer = build(LayerConfig(**description["layer"]))
+        layer = build(LayerConfig(**description["layer"]), below)
         layer.set_arrays(load_arrays(target / "weights.npz"))
     except (KeyError, TypeError, ValueError) as error:
         raise SaeError(f"{target} holds weights of another kind of layer ({error}).") from error
@@ -129,7 +135,7 @@ def load_cascade(
         names = available(metric, checkpoints) or LAYER_NAMES[:1]
     cascade, below = Cascade(), None
     for name in names:
-        layer = load_layer(metric, name, checkpoints)
+        layer = load_layer(metric, name, checkpoints, cascade.layers)
         description = describe(metric, name, checkpoints)
         if description["below"] != below:
             raise SaeError(

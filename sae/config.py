@@ -33,7 +33,8 @@ class LayerConfig:
       hidden_filters: channels between the convolutions.
       gdn: "simplified", y = x / (beta + gamma |x|), or "paper",
         y = x / sqrt(beta + gamma x^2) as in the publication.
-      kind: which class of `sae.layer` codes the layer.
+      kind: which class of `sae.layer` codes the layer: "residual", as published,
+        or "conditional".
     """
 
     name: str
@@ -109,7 +110,10 @@ _PAPER = {
 
 
 def _default(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
-    return LayerConfig(name, _DEPTH[name]), TrainingConfig(
+    # For MS-SSIM, layers that see the residual alone spend a good deal more.
+    conditional = metric == "ms-ssim" and name != "base"
+    kind = "conditional" if conditional else "residual"
+    return LayerConfig(name, _DEPTH[name], kind=kind), TrainingConfig(
         _LAMBDA[metric][name],
         last_step=15_000,
         decoder_from=0.9,

@@ -19,6 +19,8 @@ README = ROOT / "README.md"
 MODELS = ROOT / "docs" / "MODELS.md"
 FIGURE = ROOT / "plots" / "kodak.png"
 TRAINING = ROOT / "plots" / "training.png"
+# A base alone at the lambda of EL2; docs/MODELS.md has the commands.
+SINGLE = ROOT / "results" / "single" / "kodak"
 _PUBLISHED = {"mse": "published/sae-2019-mse", "ms-ssim": "published/sae-2019-ms-ssim"}
 _COMPARED = (
     "published/sae-2019-mse",
@@ -85,6 +87,7 @@ def _sample(ours: Curve) -> str:
 def with_models(text: str, found: Sequence[Curve], records: dict[str, dict]) -> str:
     """Returns the model card's text with what lies between its markers written anew."""
     text = _between(text, "training", _trainings(records))
+    text = _between(text, "alone", _alone(found, results.curves(SINGLE)[0]))
     return _between(text, "worst", _extremes(found))
 
 
@@ -190,6 +193,30 @@ def _trainings(records: dict[str, dict]) -> str:
             f"`{description['fingerprint'][:8]}`",
             f"`{description['below'][:8]}`" if description["below"] else "-",
         ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _alone(found: Sequence[Curve], single: Curve) -> str:
+    """Returns what layers spend and one model for the same PSNR as a Markdown table."""
+    by_key = {curve.key: curve for curve in found}
+    ours, other = by_key["mse"], by_key["published/balle-2017-mse"]
+    pairs = [
+        (psnr, results.layer_label(label), rate, other.name, bdrate.rate_at(other, "psnr", psnr))
+        for rate, psnr, label in ours.points("psnr")
+    ]
+    for rate, psnr, _ in single.points("psnr"):
+        layers = bdrate.rate_at(ours, "psnr", psnr)
+        pairs.append((psnr, "interpolated", layers, "a base alone, lambda 300", rate))
+    lines = [
+        "| PSNR | layers | bpp | one model | bpp | layers spend |",
+        "|---:|---|---:|---|---:|---:|",
+    ]
+    for psnr, label, rate, name, single_rate in sorted(pairs, key=lambda pair: pair[0]):
+        cells = ["-", "-"]
+        if single_rate:
+            cells = [f"{single_rate:.4f}", f"{100 * (rate / single_rate - 1):+.0f} %"]
+        cells = [f"{psnr:.2f} dB", label, f"{rate:.4f}", name, *cells]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ import abc
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -131,30 +132,38 @@ class ResidualLayer(Layer):
 
     latent_side = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
 
-    def __init__(self, config: LayerConfig):
+    def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
         super().__init__(config)
-        self.analysis = analysis_transform(config)
-        self.synthesis = synthesis_transform(config)
+        self.analysis, self.synthesis = self._transforms(below)
         self.bottleneck = EntropyBottleneck(config.latent_depth, name=f"{config.name}/bottleneck")
 
+    def _transforms(self, below):
+        return analysis_transform(self.config), synthesis_transform(self.config)
+
+    def _analyse(self, x, context):
+        return self.analysis(x - context.x_hat)
+
+    def _synthesise(self, y_hat, context):
+        return self.synthesis(y_hat)
+
     def training_step_terms(self, x, context, seed, rounded=False):
-        y = self.analysis(x - context.x_hat)
+        y = self._analyse(x, context)
         if rounded:
             y, bits = self.bottleneck.quantize(tf.stop_gradient(y))
         else:
             y, bits = self.bottleneck.perturb(y, seed)
-        return context.x_hat + self.synthesis(y), bits
+        return context.x_hat + self._synthesise(y, context), bits
 
     def code(self, x, context):
-        y_hat, bits = self.bottleneck.quantize(self.analysis(x - context.x_hat))
-        return self.synthesis(y_hat), y_hat, bits
+        y_hat, bits = self.bottleneck.quantize(self._analyse(x, context))
+        return self._synthesise(y_hat, context), y_hat, bits
 
     def compress(self, x, context):
-        return self.bottleneck.compress(self.analysis(x - context.x_hat))
+        return self.bottleneck.compress(self._analyse(x, context))
 
     def decompress(self, strings, context, size):
         y_hat = self.bottleneck.decompress(strings, tf.convert_to_tensor(size) // STRIDE)
-        return self.synthesis(y_hat), y_hat
+        return self._synthesise(y_hat, context), y_hat
 
     def smallest_bytes(self, size):
         positions = (size[0] // STRIDE) * (size[1] // STRIDE)
@@ -180,9 +189,33 @@ class ResidualLayer(Layer):
         return variable.name.removeprefix(f"{self.config.name}/").removesuffix(":0")
 
 
-KINDS = {"residual": ResidualLayer}
+class ConditionalLayer(ResidualLayer):
+    """An enhancement layer that knows more of what is already decoded.
+
+    Its analysis sees the lower reconstruction beside the residual, and its
+    synthesis reads the latents of all layers so far, so that it can undo what
+    the lower layers did badly. The prior is the residual layer's.
+    """
+
+    def _transforms(self, below):
+        depth = sum(layer.config.latent_depth for layer in below)
+        return analysis_transform(self.config, 6), synthesis_transform(self.config, depth)
+
+    def _analyse(self, x, context):
+        return self.analysis(tf.concat((x - context.x_hat, context.x_hat), axis=-1))
+
+    def _synthesise(self, y_hat, context):
+        return self.synthesis(tf.concat((y_hat, *context.latents), axis=-1))
 
 
-def build(config: LayerConfig) -> Layer:
-    """Returns a layer with fresh weights, drawn from TensorFlow's global seed."""
-    return KINDS[config.kind](config)
+KINDS = {"residual": ResidualLayer, "conditional": ConditionalLayer}
+
+
+def build(config: LayerConfig, below: Sequence[Layer] = ()) -> Layer:
+    """Returns a layer with fresh weights, drawn from TensorFlow's global seed.
+
+    Args:
+      config: its architecture.
+      below: the layers under it, lowest first.
+    """
+    return KINDS[config.kind](config, below)

@@ -188,7 +188,7 @@ def train(
     patches = Patches(data, config)
     held_out = patches.validation()
     tf.keras.utils.set_random_seed(config.seed)
-    layer = build(layer_config)
+    layer = build(layer_config, cascade.layers)
     origin = _warm_start(layer, metric, Path(warm_start)) if warm_start else None
     optimizer = tf.keras.optimizers.Adam()
     small = dataclasses.replace(config, patchsize=config.patchsize // 2)

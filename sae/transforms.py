@@ -70,8 +70,8 @@ class Transform(tf.Module):
         return x
 
 
-def analysis_transform(config: LayerConfig) -> Transform:
-    """Returns the map from images [B, H, W, 3] to latents [B, H/16, W/16, latent_depth].
+def analysis_transform(config: LayerConfig, channels: int = 3) -> Transform:
+    """Returns the map from [B, H, W, channels] to latents [B, H/16, W/16, latent_depth].
 
     H and W are multiples of 16.
     """
@@ -99,26 +99,30 @@ def analysis_transform(config: LayerConfig) -> Transform:
 
     return Transform(
         [
-            conv(0, filters, support=9, stride=4, channels=3),
+            conv(0, filters, support=9, stride=4, channels=channels),
             gdn(0),
             conv(1, filters, support=5, stride=2),
             gdn(1),
             conv(2, config.latent_depth, support=5, stride=2, bias=False),
         ],
-        [3, filters, filters, filters, filters],
+        [channels, filters, filters, filters, filters],
     )
 
 
-def synthesis_transform(config: LayerConfig) -> Transform:
-    """Returns the map from latents [B, h, w, latent_depth] to images [B, 16 h, 16 w, 3]."""
+def synthesis_transform(config: LayerConfig, context_depth: int = 0) -> Transform:
+    """Returns the map from latents [B, h, w, depth] to images [B, 16 h, 16 w, 3].
+
+    The depth is latent_depth + context_depth.
+    """
+    depth = config.latent_depth + context_depth
     scope, filters = f"{config.name}/synthesis", config.hidden_filters
 
-    def conv(index, depth, support, stride, channels=filters):
+    def conv(index, outputs, support, stride, channels=filters):
         name = f"{scope}/conv_{index}"
         with tf.name_scope(name):
-            kernel = Kernel(support, channels, depth)
+            kernel = Kernel(support, channels, outputs)
         return tfc.SignalConv2D(
-            depth,
+            outputs,
             support,
             corr=False,
             strides_up=stride,
@@ -133,11 +137,11 @@ def synthesis_transform(config: LayerConfig) -> Transform:
 
     return Transform(
         [
-            conv(0, filters, support=5, stride=2, channels=config.latent_depth),
+            conv(0, filters, support=5, stride=2, channels=depth),
             igdn(0),
             conv(1, filters, support=5, stride=2),
             igdn(1),
             conv(2, 3, support=9, stride=4),
         ],
-        [config.latent_depth, filters, filters, filters, filters],
+        [depth, filters, filters, filters, filters],
     )

@@ -130,6 +130,14 @@ def test_bd_rate_of_shifted_curves():
     assert bdrate.delta(spoilt, anchor, "psnr").rate == pytest.approx(-10, abs=1e-6)
 
 
+def test_the_rate_at_a_quality():
+    one = curve([0.1, 0.4, 1.6], [30, 34, 40])
+    assert bdrate.rate_at(one, "psnr", 34) == pytest.approx(0.4)
+    assert bdrate.rate_at(one, "psnr", 32) == pytest.approx(0.2)
+    assert bdrate.rate_at(one, "psnr", 29.9) is None
+    assert bdrate.rate_at(one, "psnr", 40.1) is None
+
+
 def test_bd_rate_refuses_what_does_not_overlap():
     low, high = curve([0.1, 0.2, 0.3], [20, 21, 22]), curve([1, 2, 3], [30, 31, 32])
     with pytest.raises(SaeError, match="overlap"):
