@@ -6,11 +6,12 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from sae import bdrate, checkpoint, figures, files, results, tables
-from sae.config import METRICS, layer_names
+from sae.config import METRICS, defaults, layer_names
 from sae.errors import SaeError
 from sae.results import Curve
 
@@ -21,13 +22,22 @@ FIGURE = ROOT / "plots" / "kodak.png"
 TRAINING = ROOT / "plots" / "training.png"
 # A base alone at the lambda of EL2; docs/MODELS.md has the commands.
 SINGLE = ROOT / "results" / "single" / "kodak"
-_PUBLISHED = {"mse": "published/sae-2019-mse", "ms-ssim": "published/sae-2019-ms-ssim"}
-_COMPARED = (
-    "published/sae-2019-mse",
-    "published/jpeg-dense",
-    "published/jpeg-2000-openjpeg",
-    "published/balle-2017-mse",
-)
+_WHOLE_WORDS = {"break_on_hyphens": False, "break_long_words": False}
+# What the README compares each family with; the paper's own curve first.
+_COMPARED = {
+    "mse": (
+        "published/sae-2019-mse",
+        "published/jpeg-dense",
+        "published/jpeg-2000-openjpeg",
+        "published/balle-2017-mse",
+    ),
+    "ms-ssim": (
+        "published/sae-2019-ms-ssim",
+        "published/jpeg-dense",
+        "published/jpeg-2000-openjpeg",
+        "published/balle-2017-ms-ssim",
+    ),
+}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,9 +74,9 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
     """
     by_key = {curve.key: curve for curve in found}
     parts = [f"![Rate and distortion on Kodak]({FIGURE.relative_to(ROOT).as_posix()})"]
-    for metric, published in _PUBLISHED.items():
+    for metric, compared in _COMPARED.items():
         if metric in by_key:
-            parts.append(_layers(by_key[metric], by_key.get(published)))
+            parts.append(_layers(by_key[metric], by_key.get(compared[0])))
     text = _between(text, "results", "\n\n".join([*parts, _deltas(by_key)]))
     return _between(text, "sample", _sample(by_key["mse"])) if "mse" in by_key else text
 
@@ -87,6 +97,7 @@ def _sample(ours: Curve) -> str:
 def with_models(text: str, found: Sequence[Curve], records: dict[str, dict]) -> str:
     """Returns the model card's text with what lies between its markers written anew."""
     text = _between(text, "training", _trainings(records))
+    text = _between(text, "commands", _commands(records))
     text = _between(text, "alone", _alone(found, results.curves(SINGLE)[0]))
     return _between(text, "worst", _extremes(found))
 
@@ -130,8 +141,8 @@ def _deltas(by_key: dict[str, Curve]) -> str:
         "| BD-rate of ours (from the range of quality in brackets) | in PSNR | in MS-SSIM (dB) |",
         "|---|---:|---:|",
     ]
-    for metric, published in _PUBLISHED.items():
-        for key in dict.fromkeys((published, *_COMPARED)) if metric == "mse" else (published,):
+    for metric, compared in _COMPARED.items():
+        for key in compared:
             if metric in by_key and key in by_key:
                 cells = [
                     _delta(by_key[metric], by_key[key], quality) for quality in bdrate.QUALITIES
@@ -195,6 +206,45 @@ def _trainings(records: dict[str, dict]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _commands(records: dict[str, dict]) -> str:
+    """Returns the command of every run that led to a released layer, as a block of shell."""
+    lines = ["```sh"]
+    for name, description in records.items():
+        metric, layer = name.split()
+        stages = _stages(description["training"])
+        for number, stage in enumerate(stages, start=1):
+            origin, below = stage.get("warm_start"), stage["options"]["below"]
+            words = [f"python train_{layer}.py", "--data DIR"]
+            if metric != METRICS[0]:
+                words.append(f"--metric {metric}")
+            if number < len(stages):
+                words.append(f"--checkpoints run{number}")
+            remarks = [f"{layer}, run {number} of {len(stages)}"]
+            if below:
+                remarks.append(f"on {below[:8]}")
+            if number > 1:
+                words.append(f"--warm_start run{number - 1}/{metric}/{layer}")
+            elif origin:
+                family = origin.get("metric", metric)
+                words.append(f"--warm_start checkpoints/{family}/{origin['layer']}")
+                remarks.append(f"begun with {origin['fingerprint'][:8]}")
+            words += _options(layer, metric, stage)
+            lines.append(f"# {', '.join(remarks)}")
+            lines.append(" \\\n    ".join(textwrap.wrap(" ".join(words), 92, **_WHOLE_WORDS)))
+    return "\n".join([*lines, "```"])
+
+
+def _options(layer: str, metric: str, stage: dict) -> list[str]:
+    """Returns the options of a run that are not the preset's."""
+    preset = {k: v for part in defaults(layer, metric) for k, v in dataclasses.asdict(part).items()}
+    found = dict(stage["options"])
+    decoder = stage["steps"]["of the decoder alone"]
+    found["decoder_from"] = round(1 - decoder / found["last_step"], 4)
+    found.setdefault("small_until", 0.0)
+    changed = {k: found[k] for k in preset if k in found and found[k] != preset[k]}
+    return [f"--{k} {v:g}" if isinstance(v, float) else f"--{k} {v}" for k, v in changed.items()]
 
 
 def _alone(found: Sequence[Curve], single: Curve) -> str:

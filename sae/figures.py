@@ -43,6 +43,7 @@ DEFAULT_CURVES = (
     "published/bpg-dense",
     "published/balle-2017-mse",
     "published/balle-2018-mse",
+    "published/sae-2019-ms-ssim",
 )
 
 _QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim"}
@@ -228,16 +229,19 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
 
 
 def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Draws held-out loss against patches, a panel for each layer."""
+    """Draws held-out loss against patches, a panel for each "<metric> <layer>"."""
     columns = min(5, len(losses))
     lines = math.ceil(len(losses) / columns)
     size = _WIDTHS[2] * _CENTIMETRE, 4.2 * lines * _CENTIMETRE
     figure = Figure(figsize=size, layout="constrained")
-    for axes, (name, points) in zip(
-        figure.subplots(lines, columns, squeeze=False).flat, losses.items()
-    ):
-        patches, values = zip(*points)
-        axes.plot([count / 1000 for count in patches], values, color=_OURS["mse"][0], linewidth=1)
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, name in itertools.zip_longest(grid.flat, losses):
+        if name is None:
+            axes.set_visible(False)
+            continue
+        patches, values = zip(*losses[name])
+        color, _ = _OURS[name.split()[0]]
+        axes.plot([count / 1000 for count in patches], values, color=color, linewidth=1)
         # The first scores, of a layer that knows nothing yet, would flatten the rest.
         axes.set_ylim(0.98 * min(values), min(max(values), 1.3 * min(values)))
         axes.set_title(f"{name}: {values[-1]:.4g}", fontsize=7)

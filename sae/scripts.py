@@ -25,6 +25,7 @@ _HELP = {
     "latent_depth": "channels of the latent",
     "hidden_filters": "channels between the convolutions",
     "gdn": "simplified, or paper: with the square and the root",
+    "kind": "residual, as published, or conditional: on all that is decoded",
     "lmbda": "weight of the rate in bits per pixel",
     "last_step": "number of steps",
     "batchsize": "patches per step, over all devices",
@@ -39,6 +40,7 @@ _HELP = {
     "crops": "patches cut from a photo each time it is decoded",
     "seed": "of the initial weights, the noise and the order of patches",
 }
+_CHOICES = {"gdn": ("simplified", "paper"), "kind": ("residual", "conditional")}
 _SPELLINGS = {"lmbda": "lambda", "batchsize": "batch_size", "patchsize": "patch_size"}
 
 
@@ -80,7 +82,8 @@ def _training_parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument(
             *(f"--{name}" for name in sorted(names)),
             dest=field.name,
-            metavar=field.type.upper(),
+            metavar=None if field.name in _CHOICES else field.type.upper(),
+            choices=_CHOICES.get(field.name),
             type={"int": int, "float": float, "str": str}[field.type],
             help=_HELP[field.name],
         )
