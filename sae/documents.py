@@ -221,7 +221,7 @@ def _commands(records: dict[str, dict]) -> str:
                 words.append(f"--metric {metric}")
             if number < len(stages):
                 words.append(f"--checkpoints run{number}")
-            remarks = [f"{layer}, run {number} of {len(stages)}"]
+            remarks = [f"{name}, run {number} of {len(stages)}"]
             if below:
                 remarks.append(f"on {below[:8]}")
             if number > 1:
@@ -232,7 +232,10 @@ def _commands(records: dict[str, dict]) -> str:
                 remarks.append(f"begun with {origin['fingerprint'][:8]}")
             words += _options(layer, metric, stage)
             lines.append(f"# {', '.join(remarks)}")
-            lines.append(" \\\n    ".join(textwrap.wrap(" ".join(words), 92, **_WHOLE_WORDS)))
+            # An option stays on the line of its value.
+            command = " ".join(word.replace(" ", "\0") for word in words)
+            wrapped = textwrap.wrap(command, 92, **_WHOLE_WORDS)
+            lines.append(" \\\n    ".join(wrapped).replace("\0", " "))
     return "\n".join([*lines, "```"])
 
 
