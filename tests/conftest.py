@@ -19,19 +19,18 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_checkpoints(tmp_path_factory):
-    """Checkpoints of five tiny mse layers with random weights and spread latents."""
+def save_tiny(folder, names, kind):
+    """Saves tiny mse layers, random but with spread latents, those above the base of a kind."""
     import tensorflow as tf
 
     from sae import checkpoint
     from sae.layer import build
 
-    folder = tmp_path_factory.mktemp("checkpoints")
     tf.keras.utils.set_random_seed(1)
-    below = None
-    for name in LAYER_NAMES:
-        layer = build(defaults(name, preset="tiny")[0])
+    layers = []
+    for name in names:
+        config = defaults(name, preset="tiny")[0]
+        layer = build(dataclasses.replace(config, kind=kind if layers else "residual"), layers)
         arrays = layer.arrays()
         # Latents far from zero, so that rounding and coding have something to do.
         for part in ("real", "imag"):
@@ -39,9 +38,30 @@ def tiny_checkpoints(tmp_path_factory):
             arrays[f"synthesis/conv_2/kernel_{part}"] *= 0.03
         layer.set_arrays(arrays)
         layer.build_tables()
+        below = layers[-1].fingerprint if layers else None
         checkpoint.save_layer(layer, "mse", below, {"options": {}}, folder)
-        below = layer.fingerprint
+        layers.append(layer)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory):
+    """Checkpoints of five residual layers."""
+    return save_tiny(tmp_path_factory.mktemp("checkpoints"), LAYER_NAMES, "residual")
+
+
+@pytest.fixture(scope="session")
+def conditional_checkpoints(tmp_path_factory):
+    """Checkpoints of a base and two conditional layers."""
+    return save_tiny(tmp_path_factory.mktemp("conditional"), LAYER_NAMES[:3], "conditional")
+
+
+@pytest.fixture(scope="session")
+def conditional_cascade(conditional_checkpoints):
+    """The layers in `conditional_checkpoints`."""
+    from sae import checkpoint
+
+    return checkpoint.load_cascade("mse", checkpoints=conditional_checkpoints)
 
 
 @pytest.fixture(scope="session")

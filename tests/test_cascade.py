@@ -36,9 +36,10 @@ def test_the_reconstruction_is_the_sum_of_the_contributions(x, tiny_cascade):
         np.testing.assert_array_equal(coded.x_hat, total)
 
 
-def test_strings_carry_what_was_coded(x, tiny_cascade):
-    context = Context.empty(x.shape)
-    for layer, (coded, _) in zip(tiny_cascade.layers, tiny_cascade.code(x)):
+@pytest.mark.parametrize("kind", ["tiny_cascade", "conditional_cascade"])
+def test_strings_carry_what_was_coded(x, kind, request):
+    cascade, context = request.getfixturevalue(kind), Context.empty(x.shape)
+    for layer, (coded, _) in zip(cascade.layers, cascade.code(x)):
         strings = layer.compress(x, context)
         context = context.extended(*layer.decompress(strings, context, x.shape[1:3]))
         np.testing.assert_array_equal(context.latents[-1], coded.latents[-1])

@@ -8,37 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae import checkpoint, codec
+from sae import codec
 from sae.config import defaults
 from sae.layer import Context, build
-
-NAMES = ("base", "el1", "el2")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Checkpoints of a tiny residual base and two conditional layers with random weights."""
-    folder, layers = tmp_path_factory.mktemp("conditional"), []
-    tf.keras.utils.set_random_seed(1)
-    for name in NAMES:
-        config = defaults(name, preset="tiny")[0]
-        kind = "conditional" if layers else "residual"
-        layer = build(dataclasses.replace(config, kind=kind), layers)
-        arrays = layer.arrays()
-        for part in ("real", "imag"):
-            arrays[f"analysis/conv_2/kernel_{part}"] *= 30
-            arrays[f"synthesis/conv_2/kernel_{part}"] *= 0.03
-        layer.set_arrays(arrays)
-        layer.build_tables()
-        below = layers[-1].fingerprint if layers else None
-        checkpoint.save_layer(layer, "mse", below, {"options": {}}, folder)
-        layers.append(layer)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cascade(folder):
-    return checkpoint.load_cascade("mse", NAMES, folder)
 
 
 @pytest.fixture(scope="module")
@@ -47,27 +19,18 @@ def x():
     return tf.constant(blocks.repeat(16, axis=1).repeat(16, axis=2), tf.float32)
 
 
-def test_strings_carry_what_was_coded(x, cascade):
-    context = Context.empty(x.shape)
-    for layer, (coded, _) in zip(cascade.layers, cascade.code(x)):
-        strings = layer.compress(x, context)
-        context = context.extended(*layer.decompress(strings, context, x.shape[1:3]))
-        np.testing.assert_array_equal(context.latents[-1], coded.latents[-1])
-        np.testing.assert_array_equal(context.x_hat, coded.x_hat)
-        assert np.any(coded.latents[-1] != 0)
-
-
-def test_a_file_of_conditional_layers_is_decoded_layer_by_layer(folder, x):
+def test_a_file_of_conditional_layers_is_decoded_layer_by_layer(conditional_checkpoints, x):
     image = np.uint8(255 * x[0])[:-5, :-3]
-    data = codec.compress(image, len(NAMES), "mse", folder)
-    decoder = codec.Decoder(checkpoints=folder)
+    data = codec.compress(image, 3, "mse", conditional_checkpoints)
+    decoder = codec.Decoder(checkpoints=conditional_checkpoints)
     decoded = [x_hat for k in range(0, len(data), 50) for x_hat in decoder.feed(data[k : k + 50])]
-    assert [x_hat.shape for x_hat in decoded] == [image.shape] * len(NAMES)
-    again = codec.Decoder(checkpoints=folder).feed(data)
+    assert [x_hat.shape for x_hat in decoded] == [image.shape] * 3
+    again = codec.Decoder(checkpoints=conditional_checkpoints).feed(data)
     np.testing.assert_array_equal(decoded, again)
 
 
-def test_both_sides_use_the_context(x, cascade):
+def test_both_sides_use_the_context(x, conditional_cascade):
+    cascade = conditional_cascade
     context, layer = cascade.context(x), cascade.layers[2]
     below = Context(*context)._replace(latents=context.latents[:2])
     contribution, y_hat, _ = layer.code(x, below)
@@ -83,10 +46,10 @@ def test_both_sides_use_the_context(x, cascade):
         assert np.any(changed != contribution)
 
 
-def test_terms_have_gradients_for_the_whole_layer(x, cascade):
+def test_terms_have_gradients_for_the_whole_layer(x, conditional_cascade):
     config = dataclasses.replace(defaults("el1", preset="tiny")[0], kind="conditional")
-    layer = build(config, cascade.layers[:1])
-    below = next(cascade.code(x))[0]
+    layer = build(config, conditional_cascade.layers[:1])
+    below = next(conditional_cascade.code(x))[0]
     with tf.GradientTape() as tape:
         x_hat, bits = layer.training_step_terms(x, below, tf.constant([0, 0]))
         loss = tf.reduce_mean(tf.square(x - x_hat)) + tf.reduce_mean(bits) * 1e-6
