@@ -22,7 +22,6 @@ FIGURE = ROOT / "plots" / "kodak.png"
 TRAINING = ROOT / "plots" / "training.png"
 # A base alone at the lambda of EL2; docs/MODELS.md has the commands.
 SINGLE = ROOT / "results" / "single" / "kodak"
-_WHOLE_WORDS = {"break_on_hyphens": False, "break_long_words": False}
 # What the README compares each family with; the paper's own curve first.
 _COMPARED = {
     "mse": (
@@ -234,7 +233,7 @@ def _commands(records: dict[str, dict]) -> str:
             lines.append(f"# {', '.join(remarks)}")
             # An option stays on the line of its value.
             command = " ".join(word.replace(" ", "\0") for word in words)
-            wrapped = textwrap.wrap(command, 92, **_WHOLE_WORDS)
+            wrapped = textwrap.wrap(command, 92, break_on_hyphens=False)
             lines.append(" \\\n    ".join(wrapped).replace("\0", " "))
     return "\n".join([*lines, "```"])
 

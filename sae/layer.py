@@ -54,8 +54,6 @@ class Layer(tf.Module, abc.ABC):
     Attributes:
       name: "base", "el1", ...
       config: the architecture.
-
-    Attributes:
       latent_side: how the names of those arrays begin whose channels are the latent's.
     """
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from sae import codec
 from sae.config import defaults
-from sae.layer import Context, build
+from sae.layer import build
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_file_of_conditional_layers_is_decoded_layer_by_layer(conditional_chec
 def test_both_sides_use_the_context(x, conditional_cascade):
     cascade = conditional_cascade
     context, layer = cascade.context(x), cascade.layers[2]
-    below = Context(*context)._replace(latents=context.latents[:2])
+    below = context._replace(latents=context.latents[:2])
     contribution, y_hat, _ = layer.code(x, below)
     brighter = below._replace(x_hat=below.x_hat + 0.2)
     # The residual is the same; what was decoded is not.
