@@ -1,12 +1,15 @@
 """The entropy bottleneck: likelihoods while training, integer tables and strings after it.
 
-A latent y is coded with a fully factorised prior, one density per channel,
-learned together with the transforms (Balle et al., ICLR 2018, appendix 6.1).
+`EntropyBottleneck` codes a latent y with a fully factorised prior, one density
+per channel, learned together with the transforms (Balle et al., ICLR 2018,
+appendix 6.1). `Bottleneck` is what any other prior has in common with it.
 """
 
 from __future__ import annotations
 
+import abc
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -14,8 +17,7 @@ import tensorflow_compression as tfc
 
 # Finer than the library's defaults (12 bits, 2^-8): a latent channel that is
 # nearly always zero costs next to nothing only where the tables can say so.
-_PRECISION = 16
-_TAIL_MASS = 2**-12
+TABLES = {"tail_mass": 2**-12, "range_coder_precision": 16}
 # Beyond any latent of an image; the library codes larger ones without end.
 _LARGEST = 2**24
 
@@ -31,7 +33,7 @@ def uniform_noise(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.cast(bits, tf.float32) * 2.0**-32
 
 
-class EntropyBottleneck(tf.Module):
+class Bottleneck(tf.Module, abc.ABC):
     """Rounds a latent y [B, h, w, depth] to integers and codes it in bytes.
 
     Rounding is plain, to the nearest integer. Strings can be made and read
@@ -39,44 +41,47 @@ class EntropyBottleneck(tf.Module):
     when training is done, `set_tables` restores them. They are never rebuilt
     for decoding, since floating point may differ between machines.
 
-    Args:
+    `latents` are those of the lower layers, rounded, float32 [B, h, w, any].
+
+    Attributes:
       depth: channels of the latent.
-      name: scope of the variables.
+      cdf, cdf_offset: the tables as the library's range coder reads them, int32
+        [N] and [number of tables]; None before there are any.
     """
 
-    def __init__(self, depth: int, name: str):
+    def __init__(self, depth: int):
         super().__init__()
         self.depth = depth
-        with tf.name_scope(name):
-            self.prior = tfc.NoisyDeepFactorized(batch_shape=(depth,))
-        self._model = tfc.ContinuousBatchedEntropyModel(
-            self.prior, coding_rank=3, compression=False, offset_heuristic=False
-        )
-        self._coder = None
+        self.cdf = self.cdf_offset = None
 
-    def perturb(self, y: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    @abc.abstractmethod
+    def perturb(
+        self, y: tf.Tensor, seed: tf.Tensor, latents: Sequence[tf.Tensor] = ()
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Adds uniform noise in place of rounding, so that gradients pass.
 
         Args:
           y: float32 [B, h, w, depth].
           seed: int32 or int64 [2], as of `uniform_noise`.
+          latents: of the lower layers.
 
         Returns:
           y_tilde, of the shape of y, and an upper bound of the bits, [B].
         """
-        y_tilde = y + uniform_noise(tf.shape(y), seed)
-        bits = tf.reduce_sum(self.prior.log_prob(y_tilde), axis=(1, 2, 3)) / -math.log(2)
-        return y_tilde, bits
 
-    def quantize(self, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    @abc.abstractmethod
+    def quantize(
+        self, y: tf.Tensor, latents: Sequence[tf.Tensor] = ()
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns y_hat = round(y), of the shape of y, and its estimated bits, [B]."""
-        return self._model(y, training=False)
 
-    def compress(self, y: tf.Tensor) -> tf.Tensor:
+    @abc.abstractmethod
+    def compress(self, y: tf.Tensor, latents: Sequence[tf.Tensor] = ()) -> tf.Tensor:
         """Returns the strings [B] that code round(y)."""
-        return self._coder.compress(y)
 
-    def decompress(self, strings: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    def decompress(
+        self, strings: tf.Tensor, shape: tf.Tensor, latents: Sequence[tf.Tensor] = ()
+    ) -> tf.Tensor:
         """Returns y_hat [B, h, w, depth] for strings [B] and shape = (h, w).
 
         Raises:
@@ -87,15 +92,75 @@ class EntropyBottleneck(tf.Module):
         # might read an endless escape code. A sound string needs a few zeros;
         # ones after them end any code, at less than three bytes per symbol.
         padding = bytes(16) + b"\xff" * (3 * symbols + 16)
-        y_hat = self._coder.decompress(tf.strings.join([strings, padding]), shape)
+        y_hat = self._decode(tf.strings.join([strings, padding]), shape, latents)
         message = "a string does not code such a latent"
         tf.debugging.assert_less(tf.abs(y_hat), float(_LARGEST), message)
-        tf.debugging.assert_equal(self.compress(y_hat), strings, message)
+        tf.debugging.assert_equal(self.compress(y_hat, latents), strings, message)
         return y_hat
 
+    @abc.abstractmethod
+    def _decode(self, strings, shape, latents):
+        """Returns what `strings` begin with, whatever comes after it."""
+
+    @abc.abstractmethod
     def build_tables(self) -> None:
         """Derives the integer tables from the prior as it is now."""
 
+    def set_tables(self, cdf: np.ndarray, cdf_offset: np.ndarray) -> None:
+        """Restores the tables."""
+        self.cdf, self.cdf_offset = cdf, cdf_offset
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether strings can be made and read."""
+        return self.cdf is not None
+
+    @abc.abstractmethod
+    def smallest_bits(self) -> float:
+        """Returns the fewest bits in which the tables can code one position of y."""
+
+    def _smallest_bits(self) -> list[float]:
+        """Returns the fewest bits of a symbol, for each table."""
+        # A table is -precision, then its cdf from 0 to 2^precision.
+        starts = np.flatnonzero(self.cdf < 0)
+        return [
+            -self.cdf[start] - math.log2(np.diff(self.cdf[start + 1 : stop]).max())
+            for start, stop in zip(starts, [*starts[1:], len(self.cdf)])
+        ]
+
+
+class EntropyBottleneck(Bottleneck):
+    """A bottleneck with one density per channel, whatever the lower layers have.
+
+    Args:
+      depth: channels of the latent.
+      name: scope of the variables.
+    """
+
+    def __init__(self, depth: int, name: str):
+        super().__init__(depth)
+        with tf.name_scope(name):
+            self.prior = tfc.NoisyDeepFactorized(batch_shape=(depth,))
+        self._model = tfc.ContinuousBatchedEntropyModel(
+            self.prior, coding_rank=3, compression=False, offset_heuristic=False
+        )
+        self._coder = None
+
+    def perturb(self, y, seed, latents=()):
+        y_tilde = y + uniform_noise(tf.shape(y), seed)
+        bits = tf.reduce_sum(self.prior.log_prob(y_tilde), axis=(1, 2, 3)) / -math.log(2)
+        return y_tilde, bits
+
+    def quantize(self, y, latents=()):
+        return self._model(y, training=False)
+
+    def compress(self, y, latents=()):
+        return self._coder.compress(y)
+
+    def _decode(self, strings, shape, latents):
+        return self._coder.decompress(strings, shape)
+
+    def build_tables(self):
         @tf.function
         def tables():
             coder = tfc.ContinuousBatchedEntropyModel(
@@ -104,16 +169,14 @@ class EntropyBottleneck(tf.Module):
                 compression=True,
                 stateless=True,
                 offset_heuristic=False,
-                tail_mass=_TAIL_MASS,
-                range_coder_precision=_PRECISION,
+                **TABLES,
             )
             return coder.cdf, coder.cdf_offset
 
         self.set_tables(*(table.numpy() for table in tables()))
 
-    def set_tables(self, cdf: np.ndarray, cdf_offset: np.ndarray) -> None:
-        """Restores the tables: int32 cdf [N], every channel's in turn, and cdf_offset [depth]."""
-        self.cdf, self.cdf_offset = cdf, cdf_offset
+    def set_tables(self, cdf, cdf_offset):
+        super().set_tables(cdf, cdf_offset)
         self._coder = tfc.ContinuousBatchedEntropyModel(
             coding_rank=3,
             compression=True,
@@ -126,17 +189,5 @@ class EntropyBottleneck(tf.Module):
             decode_sanity_check=False,
         )
 
-    @property
-    def has_tables(self) -> bool:
-        """Whether strings can be made and read."""
-        return self._coder is not None
-
-    def smallest_bits(self) -> float:
-        """Returns the fewest bits in which the tables can code one position of y."""
-        # A channel's table is -precision, then its cdf from 0 to 2^precision.
-        starts = np.flatnonzero(self.cdf < 0)
-        bits = 0.0
-        for start, stop in zip(starts, [*starts[1:], len(self.cdf)]):
-            likeliest = np.diff(self.cdf[start + 1 : stop]).max()
-            bits -= math.log2(likeliest / 2.0 ** -self.cdf[start])
-        return bits
+    def smallest_bits(self):
+        return sum(self._smallest_bits())

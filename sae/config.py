@@ -113,7 +113,7 @@ _PAPER = {
 
 def _default(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
     # For MS-SSIM, layers that see the residual alone spend a good deal more.
-    kind = "conditional" if metric == "ms-ssim" and name != "base" else "residual"
+    kind = "conditional" if metric == "ms-ssim" else "residual"
     return LayerConfig(name, _DEPTH[name], kind=kind), TrainingConfig(
         _LAMBDA[metric][name],
         last_step=15_000,

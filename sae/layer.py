@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from sae.bottleneck import EntropyBottleneck
+from sae.conditional_bottleneck import ConditionalBottleneck
 from sae.config import STRIDE, LayerConfig
 from sae.transforms import analysis_transform, synthesis_transform
 
@@ -132,11 +133,12 @@ class ResidualLayer(Layer):
 
     def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
         super().__init__(config)
-        self.analysis, self.synthesis = self._transforms(below)
-        self.bottleneck = EntropyBottleneck(config.latent_depth, name=f"{config.name}/bottleneck")
+        self.analysis, self.synthesis, self.bottleneck = self._parts(below)
 
-    def _transforms(self, below):
-        return analysis_transform(self.config), synthesis_transform(self.config)
+    def _parts(self, below):
+        config = self.config
+        bottleneck = EntropyBottleneck(config.latent_depth, f"{config.name}/bottleneck")
+        return analysis_transform(config), synthesis_transform(config), bottleneck
 
     def _analyse(self, x, context):
         return self.analysis(x - context.x_hat)
@@ -147,20 +149,21 @@ class ResidualLayer(Layer):
     def training_step_terms(self, x, context, seed, rounded=False):
         y = self._analyse(x, context)
         if rounded:
-            y, bits = self.bottleneck.quantize(tf.stop_gradient(y))
+            y, bits = self.bottleneck.quantize(tf.stop_gradient(y), context.latents)
         else:
-            y, bits = self.bottleneck.perturb(y, seed)
+            y, bits = self.bottleneck.perturb(y, seed, context.latents)
         return context.x_hat + self._synthesise(y, context), bits
 
     def code(self, x, context):
-        y_hat, bits = self.bottleneck.quantize(self._analyse(x, context))
+        y_hat, bits = self.bottleneck.quantize(self._analyse(x, context), context.latents)
         return self._synthesise(y_hat, context), y_hat, bits
 
     def compress(self, x, context):
-        return self.bottleneck.compress(self._analyse(x, context))
+        return self.bottleneck.compress(self._analyse(x, context), context.latents)
 
     def decompress(self, strings, context, size):
-        y_hat = self.bottleneck.decompress(strings, tf.convert_to_tensor(size) // STRIDE)
+        shape = tf.convert_to_tensor(size) // STRIDE
+        y_hat = self.bottleneck.decompress(strings, shape, context.latents)
         return self._synthesise(y_hat, context), y_hat
 
     def smallest_bytes(self, size):
@@ -188,19 +191,25 @@ class ResidualLayer(Layer):
 
 
 class ConditionalLayer(ResidualLayer):
-    """An enhancement layer that knows more of what is already decoded.
+    """A layer that knows all that is already decoded.
 
     Its analysis sees the lower reconstruction beside the residual, and its
     synthesis reads the latents of all layers so far, so that it can undo what
-    the lower layers did badly. The prior is the residual layer's.
+    the lower layers did badly. Its prior reads them too.
     """
 
-    def _transforms(self, below):
-        depth = sum(layer.config.latent_depth for layer in below)
-        return analysis_transform(self.config, 6), synthesis_transform(self.config, depth)
+    def _parts(self, below):
+        config, depth = self.config, sum(layer.config.latent_depth for layer in below)
+        name = f"{config.name}/bottleneck"
+        return (
+            analysis_transform(config, 6 if below else 3),
+            synthesis_transform(config, depth),
+            ConditionalBottleneck(config.latent_depth, depth, name),
+        )
 
     def _analyse(self, x, context):
-        return self.analysis(tf.concat((x - context.x_hat, context.x_hat), axis=-1))
+        seen = (x - context.x_hat, *([context.x_hat] if context.latents else ()))
+        return self.analysis(tf.concat(seen, axis=-1))
 
     def _synthesise(self, y_hat, context):
         return self.synthesis(tf.concat((y_hat, *context.latents), axis=-1))

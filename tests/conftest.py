@@ -20,7 +20,7 @@ def photos(tmp_path_factory):
 
 
 def save_tiny(folder, names, kind):
-    """Saves tiny mse layers, random but with spread latents, those above the base of a kind."""
+    """Saves tiny mse layers of a kind, random but with spread latents."""
     import tensorflow as tf
 
     from sae import checkpoint
@@ -30,7 +30,7 @@ def save_tiny(folder, names, kind):
     layers = []
     for name in names:
         config = defaults(name, preset="tiny")[0]
-        layer = build(dataclasses.replace(config, kind=kind if layers else "residual"), layers)
+        layer = build(dataclasses.replace(config, kind=kind), layers)
         arrays = layer.arrays()
         # Latents far from zero, so that rounding and coding have something to do.
         for part in ("real", "imag"):
@@ -52,7 +52,7 @@ def tiny_checkpoints(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def conditional_checkpoints(tmp_path_factory):
-    """Checkpoints of a base and two conditional layers."""
+    """Checkpoints of three conditional layers."""
     return save_tiny(tmp_path_factory.mktemp("conditional"), LAYER_NAMES[:3], "conditional")
 
 

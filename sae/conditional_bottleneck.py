@@ -1,0 +1,220 @@
+"""A bottleneck whose prior knows what is already decoded.
+
+Every element of the latent is logistic, with a mean and a scale that a small
+network computes from the latents of the lower layers and from the part of this
+latent that is decoded already. The latent is coded in four parts, the phases of
+a grid of 2 x 2 positions, so that the later parts know most of their
+neighbours. (Minnen et al., NeurIPS 2018, for the conditional mean and scale; He
+et al., CVPR 2021, for parts in place of single positions.)
+
+Encoder and decoder must arrive at the same mean and scale to the last bit, on
+any machine. The network therefore codes in integers, held by float64: weights
+and activations are multiples of powers of two, and bounded, so that no sum
+needs more than 53 bits and its terms may be added in any order. (Balle et al.,
+ICLR 2019, for integer networks; here nothing is trained in integers, because
+with so many bits the rounding costs nothing.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+from sae.bottleneck import TABLES, Bottleneck, uniform_noise
+
+# Rows and columns modulo two, in the order of coding.
+_PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
+
+# Its tails suit better than those of the normal distribution.
+_PRIOR = tfc.NoisyLogistic
+
+# Channels between the network's convolutions.
+_FILTERS = 64
+
+# Means are multiples of 1 / _MEANS, and scales _SMALLEST_SCALE * _RATIO^k for k < _SCALES: to 50.
+_MEANS = 8
+_SMALLEST_SCALE, _RATIO, _SCALES = 0.03, 1.125, 64
+# The network says 0 for a scale of one, k = 30, and n / 8 for the n-th above it.
+_SCALE_ONE, _SCALE_STEPS = 30, 8
+
+# In the integer network: |weight| <= 64 in steps of 2^-12, |activation| <= 1024 in steps of 2^-8.
+# A sum of 2^17 products takes 53 bits.
+_WEIGHT_BOUND, _WEIGHT_STEP = 2.0**6, 2.0**-12
+_ACTIVATION_BOUND, _ACTIVATION_STEP = 2.0**10, 2.0**-8
+
+
+class ConditionalBottleneck(Bottleneck):
+    """A bottleneck with a mean and a scale per element.
+
+    Args:
+      depth: channels of the latent.
+      context_depth: channels of the latents of all lower layers together.
+      name: scope of the variables.
+    """
+
+    def __init__(self, depth: int, context_depth: int, name: str):
+        super().__init__(depth)
+        with tf.name_scope(name):
+            self._below = [
+                _Convolution(f"below_{k}", 3, channels, _FILTERS)
+                for k, channels in enumerate((context_depth, _FILTERS) if context_depth else ())
+            ]
+            self._own = _Convolution("own", 5, depth, _FILTERS)
+            # Tells the phases apart.
+            self._phase = tf.Variable(tf.zeros((len(_PHASES), _FILTERS)), name="phase")
+            self._joint = _Convolution("joint", 1, _FILTERS, _FILTERS)
+            self._mean = _Convolution("mean", 1, _FILTERS, depth)
+            self._scale = _Convolution("scale", 1, _FILTERS, depth)
+
+    def perturb(self, y, seed, latents=()):
+        y_tilde = y + uniform_noise(tf.shape(y), seed)
+        return y_tilde, self._bits(y_tilde, tfc.round_st(y), latents)
+
+    def quantize(self, y, latents=()):
+        y_hat = tfc.round_st(y)
+        return y_hat, self._bits(y_hat, y_hat, latents)
+
+    def compress(self, y, latents=()):
+        y_hat = tf.round(y)
+        handle = tfc.create_range_encoder(tf.shape(y)[:1], self.cdf)
+        for phase, (means, scales) in enumerate(self._parameters(y_hat, latents, exact=True)):
+            index, shift = self._index(means, scales)
+            symbols = tf.cast(_part(y_hat, phase), tf.int32) - shift
+            symbols -= tf.gather(self.cdf_offset, index)
+            handle = tfc.entropy_encode_index(handle, index, symbols)
+        return tfc.entropy_encode_finalize(handle)
+
+    def _decode(self, strings, shape, latents):
+        below = self._from_below(latents, exact=True)
+        handle = tfc.create_range_decoder(strings, self.cdf)
+        parts = []
+        for phase in range(len(_PHASES)):
+            y_hat = _merge(parts, (tf.size(strings), *shape, self.depth))
+            index, shift = self._index(*self._of_phase(phase, y_hat, below, exact=True))
+            handle, symbols = tfc.entropy_decode_index(handle, index, tf.shape(index)[1:], tf.int32)
+            parts.append(tf.cast(symbols + tf.gather(self.cdf_offset, index) + shift, tf.float32))
+        return _merge(parts, (tf.size(strings), *shape, self.depth))
+
+    def build_tables(self):
+        @tf.function
+        def tables():
+            coder = tfc.ContinuousIndexedEntropyModel(
+                _PRIOR,
+                index_ranges=(_MEANS, _SCALES),
+                parameter_fns={
+                    "loc": lambda i: i[..., 0] / _MEANS,
+                    "scale": lambda i: _SMALLEST_SCALE * _RATIO ** i[..., 1],
+                },
+                coding_rank=3,
+                compression=True,
+                stateless=True,
+                **TABLES,
+            )
+            return coder.cdf, coder.cdf_offset
+
+        self.set_tables(*(table.numpy() for table in tables()))
+
+    def smallest_bits(self):
+        return self.depth * min(self._smallest_bits())
+
+    def _bits(self, y, y_hat, latents):
+        """Returns the bits [B] of y, rounded or not, in the context of y_hat."""
+        log_prob = 0.0
+        for phase, (means, scales) in enumerate(self._parameters(y_hat, latents)):
+            smallest, largest = 0.0, _SCALES - 1.0
+            level = tfc.upper_bound(tfc.lower_bound(scales, smallest), largest)
+            prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**level)
+            log_prob += tf.reduce_sum(prior.log_prob(_part(y, phase)), axis=(1, 2, 3))
+        return log_prob / -math.log(2)
+
+    def _index(self, means, scales):
+        """Returns which table codes each element, and what to subtract from it before, int32."""
+        mean = tf.cast(tf.round(means * _MEANS), tf.int32)
+        scale = tf.cast(tf.round(tf.clip_by_value(scales, 0, _SCALES - 1)), tf.int32)
+        return mean % _MEANS * _SCALES + scale, mean // _MEANS
+
+    def _parameters(self, y_hat, latents, exact=False):
+        """Yields the means and the scales' indices of each phase, given the ones before it."""
+        below = self._from_below(latents, exact)
+        for phase in range(len(_PHASES)):
+            known = _merge([_part(y_hat, k) for k in range(phase)], tf.shape(y_hat))
+            yield self._of_phase(phase, known, below, exact)
+
+    def _from_below(self, latents, exact):
+        """Returns what the latents of the lower layers say, [B, h, w, filters]."""
+        if not self._below:
+            return None
+        first, second = self._below
+        x = _activation(first(_input(tf.concat(latents, -1), exact), exact), exact)
+        return second(x, exact)
+
+    def _of_phase(self, phase, known, below, exact):
+        """Returns the means and the scales' indices, not rounded, of the elements of one phase."""
+        (row, column), (height, width) = _PHASES[phase], (tf.shape(known)[1], tf.shape(known)[2])
+        # On even sizes every phase has as many positions; those outside are cut off at the end.
+        odd = (height % 2, width % 2)
+        known = tf.pad(_input(known, exact), ((0, 0), (2, 2 + odd[0]), (2, 2 + odd[1]), (0, 0)))
+        x = self._own(known[:, row:, column:], exact, strides=2, padding="VALID")
+        x += _weight(self._phase[phase], exact)
+        if below is not None:
+            x += _part(tf.pad(below, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))), phase)
+        x = _activation(x, exact)
+        x = _activation(self._joint(x, exact), exact)
+        rows, columns = (height + 1 - row) // 2, (width + 1 - column) // 2
+        means, scales = (head(x, exact)[:, :rows, :columns] for head in (self._mean, self._scale))
+        return means, _SCALE_ONE + _SCALE_STEPS * scales
+
+
+class _Convolution(tf.Module):
+    """A convolution with a bias, in floats or in integers."""
+
+    def __init__(self, name: str, support: int, channels: int, filters: int):
+        super().__init__()
+        shape = (support, support, channels, filters)
+        with tf.name_scope(name):
+            initial = tf.keras.initializers.VarianceScaling()(shape)
+            self.kernel = tf.Variable(initial, name="kernel")
+            self.bias = tf.Variable(tf.zeros(filters), name="bias")
+
+    def __call__(self, x, exact, strides=1, padding="SAME"):
+        kernel, bias = _weight(self.kernel, exact), _weight(self.bias, exact)
+        return tf.nn.conv2d(x, kernel, strides, padding) + bias
+
+
+def _input(latent, exact):
+    x = tf.cast(latent, tf.float64 if exact else tf.float32)
+    return tf.clip_by_value(x, -_ACTIVATION_BOUND, _ACTIVATION_BOUND)
+
+
+def _activation(x, exact):
+    x = tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND)
+    return tf.floor(x / _ACTIVATION_STEP) * _ACTIVATION_STEP if exact else x
+
+
+def _weight(weight, exact):
+    if not exact:
+        return tf.convert_to_tensor(weight)
+    weight = tf.clip_by_value(tf.cast(weight, tf.float64), -_WEIGHT_BOUND, _WEIGHT_BOUND)
+    return tf.round(weight / _WEIGHT_STEP) * _WEIGHT_STEP
+
+
+def _part(x, phase):
+    """Returns the elements of one phase of x [B, h, w, C]."""
+    row, column = _PHASES[phase]
+    return x[:, row::2, column::2]
+
+
+def _merge(parts, shape):
+    """Returns [B, h, w, C] with the given parts, the first phases', and zeros for the others."""
+    batch, height, width, depth = shape[0], shape[1], shape[2], parts[0].shape[-1] if parts else 1
+    if not parts:
+        return tf.zeros(shape)
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    planes = {position: tf.zeros((batch, rows, columns, depth)) for position in _PHASES}
+    for position, part in zip(_PHASES, parts):
+        missing = (rows - tf.shape(part)[1], columns - tf.shape(part)[2])
+        planes[position] = tf.pad(part, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+    merged = tf.nn.depth_to_space(tf.concat([planes[p] for p in sorted(planes)], -1), 2)
+    return merged[:, :height, :width]
