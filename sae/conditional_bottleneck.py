@@ -123,9 +123,8 @@ class ConditionalBottleneck(Bottleneck):
         """Returns the bits [B] of y, rounded or not, in the context of y_hat."""
         log_prob = 0.0
         for phase, (means, scales) in enumerate(self._parameters(y_hat, latents)):
-            smallest, largest = 0.0, _SCALES - 1.0
-            level = tfc.upper_bound(tfc.lower_bound(scales, smallest), largest)
-            prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**level)
+            scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
+            prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
             log_prob += tf.reduce_sum(prior.log_prob(_part(y, phase)), axis=(1, 2, 3))
         return log_prob / -math.log(2)
 
