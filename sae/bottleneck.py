@@ -17,7 +17,7 @@ import tensorflow_compression as tfc
 
 # Finer than the library's defaults (12 bits, 2^-8): a latent channel that is
 # nearly always zero costs next to nothing only where the tables can say so.
-TABLES = {"tail_mass": 2**-12, "range_coder_precision": 16}
+_TABLES = {"tail_mass": 2**-12, "range_coder_precision": 16}
 # Beyond any latent of an image; the library codes larger ones without end.
 _LARGEST = 2**24
 
@@ -102,9 +102,21 @@ class Bottleneck(tf.Module, abc.ABC):
     def _decode(self, strings, shape, latents):
         """Returns what `strings` begin with, whatever comes after it."""
 
-    @abc.abstractmethod
     def build_tables(self) -> None:
         """Derives the integer tables from the prior as it is now."""
+
+        @tf.function
+        def tables():
+            model = self._model_with_tables(
+                coding_rank=3, compression=True, stateless=True, **_TABLES
+            )
+            return model.cdf, model.cdf_offset
+
+        self.set_tables(*(table.numpy() for table in tables()))
+
+    @abc.abstractmethod
+    def _model_with_tables(self, **options):
+        """Returns the library's entropy model of the prior, made with these options."""
 
     def set_tables(self, cdf: np.ndarray, cdf_offset: np.ndarray) -> None:
         """Restores the tables."""
@@ -160,20 +172,8 @@ class EntropyBottleneck(Bottleneck):
     def _decode(self, strings, shape, latents):
         return self._coder.decompress(strings, shape)
 
-    def build_tables(self):
-        @tf.function
-        def tables():
-            coder = tfc.ContinuousBatchedEntropyModel(
-                self.prior,
-                coding_rank=3,
-                compression=True,
-                stateless=True,
-                offset_heuristic=False,
-                **TABLES,
-            )
-            return coder.cdf, coder.cdf_offset
-
-        self.set_tables(*(table.numpy() for table in tables()))
+    def _model_with_tables(self, **options):
+        return tfc.ContinuousBatchedEntropyModel(self.prior, offset_heuristic=False, **options)
 
     def set_tables(self, cdf, cdf_offset):
         super().set_tables(cdf, cdf_offset)

@@ -22,7 +22,7 @@ import math
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.bottleneck import TABLES, Bottleneck, uniform_noise
+from sae.bottleneck import Bottleneck, uniform_noise
 
 # Rows and columns modulo two, in the order of coding.
 _PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
@@ -97,24 +97,16 @@ class ConditionalBottleneck(Bottleneck):
             parts.append(tf.cast(symbols + tf.gather(self.cdf_offset, index) + shift, tf.float32))
         return _merge(parts, (tf.size(strings), *shape, self.depth))
 
-    def build_tables(self):
-        @tf.function
-        def tables():
-            coder = tfc.ContinuousIndexedEntropyModel(
-                _PRIOR,
-                index_ranges=(_MEANS, _SCALES),
-                parameter_fns={
-                    "loc": lambda i: i[..., 0] / _MEANS,
-                    "scale": lambda i: _SMALLEST_SCALE * _RATIO ** i[..., 1],
-                },
-                coding_rank=3,
-                compression=True,
-                stateless=True,
-                **TABLES,
-            )
-            return coder.cdf, coder.cdf_offset
-
-        self.set_tables(*(table.numpy() for table in tables()))
+    def _model_with_tables(self, **options):
+        return tfc.ContinuousIndexedEntropyModel(
+            _PRIOR,
+            index_ranges=(_MEANS, _SCALES),
+            parameter_fns={
+                "loc": lambda i: i[..., 0] / _MEANS,
+                "scale": lambda i: _SMALLEST_SCALE * _RATIO ** i[..., 1],
+            },
+            **options,
+        )
 
     def smallest_bits(self):
         return self.depth * min(self._smallest_bits())
