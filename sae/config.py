@@ -60,6 +60,8 @@ class TrainingConfig:
       final_learning_rate: reached at the last step along half a cosine.
       decay_from: fraction of those steps after which the rate starts to fall.
       noise: half width of uniform noise added to the patches, images in [0, 1].
+      quantization: what stands for rounding until `decoder_from`: "noise", as
+        published, or "mixed": noise in the rate alone (`sae.layer`).
       decoder_from: fraction of the steps after which the synthesis transform and
         the prior train alone, on rounded latents.
       smallest_scale: photos are shrunk by a random factor between this and 1.
@@ -76,6 +78,7 @@ class TrainingConfig:
     final_learning_rate: float = 1e-5
     decay_from: float = 0.3
     noise: float = 0.0
+    quantization: str = "noise"
     decoder_from: float = 1.0
     smallest_scale: float = 0.5
     crops: int = 8
@@ -117,6 +120,7 @@ def _default(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
     return LayerConfig(name, _DEPTH[name], kind=kind), TrainingConfig(
         _LAMBDA[metric][name],
         last_step=15_000,
+        quantization="mixed",
         decoder_from=0.9,
         # MS-SSIM has no room for its five scales on patches of 128 pixels.
         patchsize=256 if metric == "mse" else 176,

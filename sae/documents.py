@@ -244,7 +244,8 @@ def _options(layer: str, metric: str, stage: dict) -> list[str]:
     found = dict(stage["options"])
     decoder = stage["steps"]["of the decoder alone"]
     found["decoder_from"] = round(1 - decoder / found["last_step"], 4)
-    found.setdefault("small_until", 0.0)
+    # Options that the first runs did not have yet.
+    found = {"small_until": 0.0, "quantization": "noise", **found}
     changed = {k: found[k] for k in preset if k in found and found[k] != preset[k]}
     return [f"--{k} {v:g}" if isinstance(v, float) else f"--{k} {v}" for k, v in changed.items()]
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_compression as tfc
 
 from sae.bottleneck import EntropyBottleneck
 from sae.conditional_bottleneck import ConditionalBottleneck
@@ -66,7 +67,7 @@ class Layer(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def training_step_terms(
-        self, x: tf.Tensor, context: Context, seed: tf.Tensor, rounded: bool = False
+        self, x: tf.Tensor, context: Context, seed: tf.Tensor, quantization: str = "noise"
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the reconstruction x_hat, including the context's, and the bits [B].
 
@@ -74,7 +75,10 @@ class Layer(tf.Module, abc.ABC):
           x: the images.
           context: of the lower layers.
           seed: int [2], of the noise that stands for rounding.
-          rounded: round the latent instead; no gradient then reaches the analysis.
+          quantization: "noise": that noise, as published. "mixed": it in the
+            bits alone; the synthesis reads rounded latents, through which the
+            gradient passes unchanged (Minnen and Singh, ICIP 2020). "rounded":
+            both take rounded latents, and no gradient reaches the analysis.
         """
 
     @abc.abstractmethod
@@ -146,13 +150,15 @@ class ResidualLayer(Layer):
     def _synthesise(self, y_hat, context):
         return self.synthesis(y_hat)
 
-    def training_step_terms(self, x, context, seed, rounded=False):
+    def training_step_terms(self, x, context, seed, quantization="noise"):
         y = self._analyse(x, context)
-        if rounded:
-            y, bits = self.bottleneck.quantize(tf.stop_gradient(y), context.latents)
+        if quantization == "rounded":
+            y_hat, bits = self.bottleneck.quantize(tf.stop_gradient(y), context.latents)
         else:
-            y, bits = self.bottleneck.perturb(y, seed, context.latents)
-        return context.x_hat + self._synthesise(y, context), bits
+            y_hat, bits = self.bottleneck.perturb(y, seed, context.latents)
+        if quantization == "mixed":
+            y_hat = tfc.round_st(y)
+        return context.x_hat + self._synthesise(y_hat, context), bits
 
     def code(self, x, context):
         y_hat, bits = self.bottleneck.quantize(self._analyse(x, context), context.latents)

@@ -35,12 +35,17 @@ _HELP = {
     "final_learning_rate": "of Adam at the last step",
     "decay_from": "fraction of the steps after which the learning rate falls",
     "noise": "half width of uniform noise added to the patches",
+    "quantization": "noise for rounding, as published, or mixed: noise in the rate alone",
     "decoder_from": "fraction of the steps after which the decoder trains alone",
     "smallest_scale": "photos are shrunk by a random factor between this and 1",
     "crops": "patches cut from a photo each time it is decoded",
     "seed": "of the initial weights, the noise and the order of patches",
 }
-_CHOICES = {"gdn": ("simplified", "paper"), "kind": ("residual", "conditional")}
+_CHOICES = {
+    "gdn": ("simplified", "paper"),
+    "kind": ("residual", "conditional"),
+    "quantization": ("noise", "mixed"),
+}
 _SPELLINGS = {"lmbda": "lambda", "batchsize": "batch_size", "patchsize": "patch_size"}
 
 

@@ -38,7 +38,6 @@ def make_step(
     metric: str,
     config: TrainingConfig,
     optimizer: tf.keras.optimizers.Optimizer | None = None,
-    rounded: bool = False,
 ) -> tuple[Callable, tuple[np.ndarray, np.ndarray]]:
     """Returns the training step of a layer, and example arguments for it.
 
@@ -46,9 +45,8 @@ def make_step(
       cascade: the frozen layers below.
       layer: the layer to train.
       metric: names the distortion.
-      config: lmbda, noise, seed and the sizes are used.
+      config: lmbda, noise, quantization, seed and the sizes are used.
       optimizer: a new Adam by default. Its step counter is the training's.
-      rounded: train on rounded latents, with the analysis frozen.
 
     Returns:
       A tf.function (patches: uint8 [B, P, P, 3], learning_rate: float32 []) ->
@@ -76,7 +74,7 @@ def make_step(
         context = tf.nest.map_structure(tf.stop_gradient, cascade.context(x))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            x_hat, bits = layer.training_step_terms(x, context, seed, rounded)
+            x_hat, bits = layer.training_step_terms(x, context, seed, config.quantization)
             bpp = tf.reduce_mean(bits) / config.patchsize**2
             distortion = tf.reduce_mean(distortion_of(x, x_hat))
             loss = distortion + config.lmbda * bpp
@@ -192,9 +190,10 @@ def train(
     origin = _warm_start(layer, metric, Path(warm_start)) if warm_start else None
     optimizer = tf.keras.optimizers.Adam()
     small = dataclasses.replace(config, patchsize=config.patchsize // 2)
+    rounded = dataclasses.replace(config, quantization="rounded")
     small_step, _ = make_step(cascade, layer, metric, small, optimizer)
     joint_step, _ = make_step(cascade, layer, metric, config, optimizer)
-    decoder_step, _ = make_step(cascade, layer, metric, config, optimizer, rounded=True)
+    decoder_step, _ = make_step(cascade, layer, metric, rounded, optimizer)
     validate = make_validation(cascade, layer, metric, config)
 
     state = TrainingState(target / "training" / "state.npz", layer, optimizer, options)

@@ -68,10 +68,21 @@ def test_terms_have_gradients_for_the_whole_layer(x, tiny_cascade, gdn):
     assert all(g is None for g in below)
 
 
+def test_mixed_terms_have_the_rounded_image_and_the_bits_of_noise(x, tiny_cascade):
+    layer, context = tiny_cascade.layers[0], Context.empty(x.shape)
+    seed = tf.constant([0, 0])
+    with tf.GradientTape() as tape:
+        x_hat, bits = layer.training_step_terms(x, context, seed, "mixed")
+        loss = tf.reduce_mean(tf.square(x - x_hat))
+    np.testing.assert_array_equal(x_hat, layer.code(x, context)[0])
+    np.testing.assert_array_equal(bits, layer.training_step_terms(x, context, seed)[1])
+    assert all(np.any(g) for g in tape.gradient(loss, layer.analysis.trainable_variables))
+
+
 def test_rounded_terms_leave_the_analysis_alone(x, tiny_cascade):
     layer, context = tiny_cascade.layers[0], Context.empty(x.shape)
     with tf.GradientTape() as tape:
-        x_hat, bits = layer.training_step_terms(x, context, tf.constant([0, 0]), rounded=True)
+        x_hat, bits = layer.training_step_terms(x, context, tf.constant([0, 0]), "rounded")
         loss = tf.reduce_mean(tf.square(x - x_hat)) + tf.reduce_mean(bits) * 1e-6
     for variable, gradient in zip(
         layer.trainable_variables, tape.gradient(loss, layer.trainable_variables)
