@@ -185,7 +185,7 @@ class Decoder:
         max_pixels: int = images.MAX_PIXELS,
     ):
         self._parser = bitstream.Parser(max_pixels, layers)
-        self._checkpoints = checkpoints
+        self._layers, self._checkpoints = layers, checkpoints
         self._coder: _Coder | None = None
 
     @property
@@ -202,7 +202,9 @@ class Decoder:
         decoded = []
         for record in self._parser.feed(data):
             if self._coder is None:
-                self._coder = _Coder(self.header, None, self._checkpoints)
+                trained = checkpoint.available(self.header.metric, self._checkpoints)
+                layers = self._layers and min(self._layers, max(len(trained), 1))
+                self._coder = _Coder(self.header, layers, self._checkpoints)
             self._coder.decode(record)
             decoded.append(self._coder.image())
         return decoded

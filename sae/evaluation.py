@@ -119,7 +119,7 @@ def _measure(
     records = bitstream.parse(data).records
     ends = [bitstream.size(records[: k + 1]) for k in range(len(names))]
     estimates = _estimates(image, metric, names, checkpoints)
-    decoder, decode_seconds, rows = codec.Decoder(checkpoints=checkpoints), 0.0, []
+    decoder, decode_seconds, rows = codec.Decoder(len(names), checkpoints), 0.0, []
     for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
         began = time.perf_counter()
         (x_hat,) = decoder.feed(data[begin:end])

@@ -25,6 +25,18 @@ def measured(photos, tiny_checkpoints, tmp_path_factory):
     return folder
 
 
+def test_lower_layers_are_measured_while_one_above_awaits_training(
+    measured, tiny_checkpoints, tmp_path
+):
+    shutil.copytree(tiny_checkpoints / "mse", tmp_path / "mse")
+    path = tmp_path / "mse" / "el2" / "layer.json"
+    path.write_text(path.read_text().replace('"below": "', '"below": "0'))
+    rows = evaluation.evaluate(measured / "set", "mse", ("base", "el1"), tmp_path)
+    assert len(rows["el1"]) == 2
+    with pytest.raises(SaeError, match=r"train_el2\.py"):
+        evaluation.evaluate(measured / "set", "mse", None, tmp_path)
+
+
 def test_layers_beside_other_codecs(measured, tiny_checkpoints, tmp_path):
     original = images.read(measured / "set" / "coffee.png")
     figure = comparison.compare(original, (20, 30, 120, 90), "mse", tiny_checkpoints)
