@@ -1,7 +1,7 @@
 """Time, memory and file sizes of the codec, beside other codecs in the same run.
 
-    python benchmarks/codec.py [--images kodak] [--checkpoints DIR]
-        [--cores 2] [--compressai-python PATH]
+    python benchmarks/codec.py [--images kodak] [--metric mse]
+        [--checkpoints DIR] [--cores 2] [--compressai-python PATH]
 
 Prints the tables of benchmarks/README.md. All codecs run on the same cores,
 image by image in turn, so that a busy machine slows all of them alike; of
@@ -71,11 +71,14 @@ def pillow(image: np.ndarray, name: str, repeats: int) -> tuple[float, float, in
     return encoding, decoding, len(data)
 
 
-def sae(image: np.ndarray, layers: int, checkpoints: Path, repeats: int) -> tuple:
+def sae(image: np.ndarray, layers: int, options: argparse.Namespace) -> tuple:
     """Returns encoding time, decoding time, bytes, and bytes beside the strings."""
     from sae import bitstream, codec
 
-    encoding, data = fastest(repeats, lambda: codec.compress(image, layers, "mse", checkpoints))
+    repeats, checkpoints = options.repeats, options.checkpoints
+    encoding, data = fastest(
+        repeats, lambda: codec.compress(image, layers, options.metric, checkpoints)
+    )
     decoding, _ = fastest(repeats, lambda: codec.decompress(data, checkpoints=checkpoints))
     strings = sum(len(record.string) for record in bitstream.parse(data).records)
     return encoding, decoding, len(data), len(data) - strings
@@ -131,7 +134,7 @@ def kodak(options: argparse.Namespace) -> None:
     from sae import checkpoint, images
 
     paths = images.find(options.images)
-    layers = checkpoint.available("mse", options.checkpoints)
+    layers = checkpoint.available(options.metric, options.checkpoints)
     peer = (
         CompressAI(options.compressai_python, options.cores) if options.compressai_python else None
     )
@@ -141,7 +144,7 @@ def kodak(options: argparse.Namespace) -> None:
         measured = {}
         for count, name in enumerate(layers, start=1):
             label = name if name == "base" else f"+ {name}"
-            measured[label] = sae(image, count, options.checkpoints, options.repeats)
+            measured[label] = sae(image, count, options)
         for name in _PILLOW:
             measured[name] = pillow(image, name, options.repeats)
         if peer:
@@ -177,6 +180,7 @@ def sizes(options: argparse.Namespace) -> None:
         for direction in ("encode", "decode"):
             command = [sys.executable, __file__, "--one", direction, "--tiles", str(tiles)]
             command += ["--checkpoints", options.checkpoints, "--cores", str(options.cores)]
+            command += ["--metric", options.metric]
             command += ["--stream", str(Path(folder) / f"{tiles}.sae")]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             seconds, memory = json.loads(done.stdout)
@@ -193,12 +197,14 @@ def one(options: argparse.Namespace) -> None:
 
     photo = images.sample_photos()["coffee"]
     image = np.tile(photo, (options.tiles, options.tiles, 1))
-    codec.decompress(
-        codec.compress(photo, checkpoints=options.checkpoints), None, options.checkpoints
-    )
+
+    def compress(image):
+        return codec.compress(image, None, options.metric, options.checkpoints)
+
+    codec.decompress(compress(photo), None, options.checkpoints)
     started = time.perf_counter()
     if options.one == "encode":
-        data = codec.compress(image, checkpoints=options.checkpoints)
+        data = compress(image)
         seconds = time.perf_counter() - started
         options.stream.write_bytes(data)
     else:
@@ -211,7 +217,8 @@ def one(options: argparse.Namespace) -> None:
 def startup(options: argparse.Namespace) -> None:
     """Prints what a process takes to be ready for work, beside importing TensorFlow."""
     loaded = (
-        f"from sae import codec; codec._load('mse', None, {os.path.abspath(options.checkpoints)!r})"
+        f"from sae import codec; "
+        f"codec._load({options.metric!r}, None, {os.path.abspath(options.checkpoints)!r})"
     )
     programs = {
         "import tensorflow": "import tensorflow",
@@ -238,6 +245,7 @@ def startup(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", default="kodak", metavar="DIR")
+    parser.add_argument("--metric", choices=("mse", "ms-ssim"), default="mse")
     parser.add_argument("--checkpoints", default="checkpoints", metavar="DIR")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)

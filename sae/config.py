@@ -121,10 +121,10 @@ def _default(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
         _LAMBDA[metric][name],
         last_step=15_000,
         quantization="mixed",
-        decoder_from=0.9,
+        decoder_from=0.97,
         # MS-SSIM has no room for its five scales on patches of 128 pixels.
         patchsize=256 if metric == "mse" else 176,
-        small_until=0.9 if metric == "mse" else 0.0,
+        small_until=0.95 if metric == "mse" else 0.0,
     )
 
 
