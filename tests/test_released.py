@@ -13,7 +13,7 @@ from sae.config import METRICS, layer_names
 DATA = Path(__file__).resolve().parent / "data"
 
 # PSNR in dB of the stored stream's first layers, decoded when it was made.
-STORED = {"mse": (27.4631, 29.0027), "ms-ssim": (24.5597, 26.5237)}
+STORED = {"mse": (27.5022, 29.4448), "ms-ssim": (24.5597, 26.7356)}
 
 
 @pytest.mark.parametrize("metric", STORED)
