@@ -34,7 +34,7 @@ _THREADS = 8
 # A range coder leaves out bytes at the end of a string that it can do without.
 _SLACK_BYTES = 8
 # At the peak, with all layers (benchmarks/codec.py measures it).
-_BYTES_PER_PIXEL = 200
+_BYTES_PER_PIXEL = 230
 
 try:
     tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
