@@ -203,7 +203,7 @@ class Decoder:
         for record in self._parser.feed(data):
             if self._coder is None:
                 trained = checkpoint.available(self.header.metric, self._checkpoints)
-                layers = self._layers and min(self._layers, max(len(trained), 1))
+                layers = len(trained[: self._layers]) or 1
                 self._coder = _Coder(self.header, layers, self._checkpoints)
             self._coder.decode(record)
             decoded.append(self._coder.image())
