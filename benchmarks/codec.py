@@ -73,7 +73,7 @@ def pillow(image: np.ndarray, name: str, repeats: int) -> tuple[float, float, in
 
 def sae(image: np.ndarray, layers: int, options: argparse.Namespace) -> tuple:
     """Returns encoding time, decoding time, bytes, and bytes beside the strings."""
-    from sae import bitstream, codec
+    from sae.coding import bitstream, codec
 
     repeats, checkpoints = options.repeats, options.checkpoints
     encoding, data = fastest(
@@ -131,7 +131,8 @@ def compressai_worker(cores: int) -> None:
 
 def kodak(options: argparse.Namespace) -> None:
     """Prints times and sizes, mean over a folder of images."""
-    from sae import checkpoint, images
+    from sae import images
+    from sae.model import checkpoint
 
     paths = images.find(options.images)
     layers = checkpoint.available(options.metric, options.checkpoints)
@@ -193,7 +194,8 @@ def sizes(options: argparse.Namespace) -> None:
 
 def one(options: argparse.Namespace) -> None:
     """Codes one large image and prints the seconds and the peak memory in GiB."""
-    from sae import codec, images
+    from sae import images
+    from sae.coding import codec
 
     photo = images.sample_photos()["coffee"]
     image = np.tile(photo, (options.tiles, options.tiles, 1))
@@ -222,7 +224,7 @@ def startup(options: argparse.Namespace) -> None:
     )
     programs = {
         "import tensorflow": "import tensorflow",
-        "sae up to its first work": "import sae.transcode, sae.codec",
+        "sae up to its first work": "import sae.coding.transcode, sae.coding.codec",
         "and all layers loaded": loaded,
     }
     times: dict[str, list] = {name: [] for name in programs}

@@ -27,12 +27,12 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from sae import images
-from sae.cascade import Cascade
 from sae.config import defaults
-from sae.layer import build
-from sae.patches import Patches
-from sae.training import make_step
-from sae.transforms import analysis_transform, synthesis_transform
+from sae.model.cascade import Cascade
+from sae.model.layer import build
+from sae.model.transforms import analysis_transform, synthesis_transform
+from sae.training.loop import make_step
+from sae.training.patches import Patches
 
 ARCHITECTURE, TRAINING = defaults("base")
 

@@ -24,7 +24,7 @@ __all__ = ["Decoder", "SaeError", "compress", "decompress", "extend", "truncate"
 
 def __getattr__(name: str):
     if name in __all__:
-        module = "sae.bitstream" if name == "truncate" else "sae.codec"
+        module = "sae.coding.bitstream" if name == "truncate" else "sae.coding.codec"
         return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'sae' has no attribute {name!r}")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sae.config import DEFAULT_FOLDER, METRICS
 from sae.errors import SaeError
 
-# As in sae.anchors, which is not imported for the sake of a list.
+# As in sae.measuring.anchors, which is not imported for the sake of a list.
 _ANCHORS = ("jpeg", "jpeg2000", "webp", "avif")
 
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_codec(commands: argparse._SubParsersAction) -> None:
-    """Adds the commands between images and .sae files, all in sae/transcode.py."""
+    """Adds the commands between images and .sae files, all in sae/coding/transcode.py."""
 
     def command(name: str, help: str, source: str, target: str | None = None):
         parser = commands.add_parser(name, help=help, description=help)
@@ -37,7 +37,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
         parser.add_argument(
             "--max-pixels", type=_count, default=10**9, metavar="N", help="refuse larger (10^9)"
         )
-        parser.set_defaults(run=_lazily("sae.transcode", name))
+        parser.set_defaults(run=_lazily("sae.coding.transcode", name))
         return parser
 
     def add_layers(parser, help: str, required: bool = False):
@@ -81,9 +81,9 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
         parser.add_argument("--results", default="results", metavar="DIR", help="(results)")
     _add_family(evaluate)
     evaluate.add_argument("--save_images", metavar="DIR", help="keep the decoded images")
-    evaluate.set_defaults(run=_lazily("sae.evaluation", "run"))
+    evaluate.set_defaults(run=_lazily("sae.measuring.evaluation", "run"))
     anchors.add_argument("--codecs", nargs="+", choices=_ANCHORS, help="(all)")
-    anchors.set_defaults(run=_lazily("sae.anchors", "run"))
+    anchors.set_defaults(run=_lazily("sae.measuring.anchors", "run"))
     demo = commands.add_parser("demo", help="The whole method in a few minutes.")
     demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="(runs/demo)")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
@@ -112,14 +112,14 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     plot.add_argument("--height", type=float, metavar="CM")
     plot.add_argument("--serif", action="store_true", help="serif fonts")
     _add_output(plot)
-    plot.set_defaults(run=_lazily("sae.figures", "run"))
+    plot.set_defaults(run=_lazily("sae.paper.figures", "run"))
 
     bdrate = commands.add_parser("bdrate", help="Print BD-rate and BD-quality of curves.")
     _add_results(bdrate)
     bdrate.add_argument("--against", default="published/sae-2019-mse", metavar="KEY")
     bdrate.add_argument("--curves", nargs="+", metavar="KEY", help="which to compare")
     bdrate.add_argument("--format", choices=("markdown", "latex", "json"), default="markdown")
-    bdrate.set_defaults(run=_lazily("sae.bdrate", "run"))
+    bdrate.set_defaults(run=_lazily("sae.measuring.bdrate", "run"))
 
     compare = commands.add_parser(
         "compare", help="Show an image at each layer beside other codecs."
@@ -135,7 +135,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     )
     _add_family(compare)
     _add_output(compare)
-    compare.set_defaults(run=_lazily("sae.comparison", "run"))
+    compare.set_defaults(run=_lazily("sae.paper.comparison", "run"))
 
     report = commands.add_parser("report", help="Write a page of curves, tables and images.")
     _add_results(report)
@@ -145,11 +145,11 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     report.add_argument("--only", nargs="+", metavar="NAME", help="show these of the images")
     report.add_argument("--checkpoints", default=DEFAULT_FOLDER, metavar="DIR")
     report.add_argument("--output", default="plots/report.html", metavar="FILE")
-    report.set_defaults(run=_lazily("sae.report", "run"))
+    report.set_defaults(run=_lazily("sae.paper.report", "run"))
 
     drawn = commands.add_parser("results", help="Draw figures and tables of README and model card.")
     _add_results(drawn)
-    drawn.set_defaults(run=_lazily("sae.documents", "run"))
+    drawn.set_defaults(run=_lazily("sae.paper.documents", "run"))
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:

@@ -33,7 +33,7 @@ class LayerConfig:
       hidden_filters: channels between the convolutions.
       gdn: "simplified", y = x / (beta + gamma |x|), or "paper",
         y = x / sqrt(beta + gamma x^2) as in the publication.
-      kind: which class of `sae.layer` codes the layer: "residual", as published,
+      kind: which class of `sae.model.layer` codes the layer: "residual", as published,
         or "conditional".
     """
 
@@ -50,7 +50,7 @@ class TrainingConfig:
 
     Attributes:
       lmbda: weight of the rate in bits per pixel. The distortion beside it is
-        described in `sae.distortion`.
+        described in `sae.model.distortion`.
       last_step: number of steps.
       batchsize: patches per step, over all replicas.
       patchsize: side of the square patches in pixels, a multiple of 16.
@@ -61,7 +61,7 @@ class TrainingConfig:
       decay_from: fraction of those steps after which the rate starts to fall.
       noise: half width of uniform noise added to the patches, images in [0, 1].
       quantization: what stands for rounding until `decoder_from`: "noise", as
-        published, or "mixed": noise in the rate alone (`sae.layer`).
+        published, or "mixed": noise in the rate alone (`sae.model.layer`).
       decoder_from: fraction of the steps after which the synthesis transform and
         the prior train alone, on rounded latents.
       smallest_scale: photos are shrunk by a random factor between this and 1.

@@ -12,9 +12,12 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from sae import checkpoint, evaluation, figures, images, results, tables
+from sae import images
 from sae.config import DEFAULT_FOLDER, defaults
-from sae.training import train
+from sae.measuring import evaluation, results, tables
+from sae.model import checkpoint
+from sae.paper import figures
+from sae.training.loop import train
 
 HELD_OUT = ("chelsea", "coffee")
 _LAYERS = ("base", "el1", "el2", "el3")

@@ -116,7 +116,7 @@ def _train(options: argparse.Namespace) -> None:
     training = dataclasses.replace(
         training, **{k: v for k, v in given.items() if k not in layer_fields}
     )
-    from sae.training import train
+    from sae.training.loop import train
 
     with _strategy(options.strategy).scope():
         train(
@@ -166,7 +166,7 @@ def _testing_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _test(options: argparse.Namespace) -> None:
-    from sae import evaluation, tables
+    from sae.measuring import evaluation, tables
 
     names = LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1]
     folder = options.kodak

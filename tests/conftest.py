@@ -23,8 +23,8 @@ def save_tiny(folder, names, kind):
     """Saves tiny mse layers of a kind, random but with spread latents."""
     import tensorflow as tf
 
-    from sae import checkpoint
-    from sae.layer import build
+    from sae.model import checkpoint
+    from sae.model.layer import build
 
     tf.keras.utils.set_random_seed(1)
     layers = []
@@ -59,7 +59,7 @@ def conditional_checkpoints(tmp_path_factory):
 @pytest.fixture(scope="session")
 def conditional_cascade(conditional_checkpoints):
     """The layers in `conditional_checkpoints`."""
-    from sae import checkpoint
+    from sae.model import checkpoint
 
     return checkpoint.load_cascade("mse", checkpoints=conditional_checkpoints)
 
@@ -67,7 +67,7 @@ def conditional_cascade(conditional_checkpoints):
 @pytest.fixture(scope="session")
 def tiny_cascade(tiny_checkpoints):
     """The layers in `tiny_checkpoints`."""
-    from sae import checkpoint
+    from sae.model import checkpoint
 
     return checkpoint.load_cascade("mse", checkpoints=tiny_checkpoints)
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae import bitstream
-from sae.bitstream import Header, Parser, Record
+from sae.coding import bitstream
+from sae.coding.bitstream import Header, Parser, Record
 from sae.errors import SaeError
 
 RECORDS = [Record(b"\x01\x02\x03\x04", b"base string"), Record(b"abcd", b""), Record(b"wxyz", b"!")]
@@ -173,5 +173,5 @@ def test_arbitrary_bytes_are_parsed_or_refused(data):
 
 
 def test_neither_the_container_nor_the_package_imports_tensorflow():
-    program = "import sys, sae.bitstream, sae.images; sys.exit('tensorflow' in sys.modules)"
+    program = "import sys, sae.coding.bitstream, sae.images; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae.bottleneck import EntropyBottleneck
+from sae.model.bottleneck import EntropyBottleneck
 
 DEPTH = 6
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae.cascade import Cascade
 from sae.config import LAYER_NAMES, defaults
-from sae.layer import Context, build
+from sae.model.cascade import Cascade
+from sae.model.layer import Context, build
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae import checkpoint
-from sae.cascade import Cascade
 from sae.config import LAYER_NAMES
 from sae.errors import SaeError
-from sae.layer import Context
+from sae.model import checkpoint
+from sae.model.cascade import Cascade
+from sae.model.layer import Context
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_fresh_process_makes_the_same_strings(tiny_cascade, tiny_checkpoints):
     script = (
         "import sys; sys.path[:0] = ['.', 'tests']\n"
         "from test_checkpoint import strings\n"
-        "from sae import checkpoint\n"
+        "from sae.model import checkpoint\n"
         f"cascade = checkpoint.load_cascade('mse', checkpoints={str(tiny_checkpoints)!r})\n"
         "print(' '.join(s.hex() for s in strings(cascade)))\n"
     )

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import sae
-from sae import bitstream, images
+from sae import images
 from sae.__main__ import main
+from sae.coding import bitstream
 
 
 @pytest.fixture(scope="module")

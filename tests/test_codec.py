@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import sae
-from sae import bitstream, checkpoint, codec, images
-from sae.cascade import Context
+from sae import images
+from sae.coding import bitstream, codec
 from sae.config import LAYER_NAMES, defaults
 from sae.errors import SaeError
+from sae.model import checkpoint
+from sae.model.cascade import Context
 
 LAYERS = len(LAYER_NAMES)
 
@@ -217,7 +219,7 @@ def save_tiny(folder, seed, names=LAYER_NAMES[:2], **changes):
     """Saves tiny layers with random weights."""
     import tensorflow as tf
 
-    from sae.layer import build
+    from sae.model.layer import build
 
     tf.keras.utils.set_random_seed(seed)
     below = None

@@ -8,8 +8,10 @@ import shutil
 import pytest
 from PIL import Image
 
-from sae import comparison, evaluation, figures, images, report, results
+from sae import images
 from sae.errors import SaeError
+from sae.measuring import evaluation, results
+from sae.paper import comparison, figures, report
 
 
 @pytest.fixture(scope="module")

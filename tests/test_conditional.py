@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae import codec
-from sae.conditional_bottleneck import ConditionalBottleneck
+from sae.coding import codec
 from sae.config import defaults
-from sae.layer import build
+from sae.model.conditional_bottleneck import ConditionalBottleneck
+from sae.model.layer import build
 
 
 @pytest.fixture(scope="module")

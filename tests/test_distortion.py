@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae import distortion, images
+from sae import images
+from sae.model import distortion
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 from scipy.signal import convolve2d
 from skimage.metrics import peak_signal_noise_ratio
 
-from sae import anchors, images, metrics
+from sae import images, metrics
+from sae.measuring import anchors
 
 
 @pytest.fixture(scope="module")

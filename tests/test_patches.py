@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sae.errors import SaeError
-from sae.patches import Patches
+from sae.training.patches import Patches
 
 
 @pytest.fixture

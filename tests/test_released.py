@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sae import checkpoint, codec, images, metrics
+from sae import images, metrics
+from sae.coding import codec
 from sae.config import METRICS, layer_names
+from sae.model import checkpoint
 
 # coffee.png is a part of the photo of that name in scikit-image (CC0).
 DATA = Path(__file__).resolve().parent / "data"

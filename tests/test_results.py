@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sae import bdrate, documents, figures, results
 from sae.config import layer_names
 from sae.errors import SaeError
-from sae.results import Curve
+from sae.measuring import bdrate, results
+from sae.measuring.results import Curve
+from sae.paper import documents, figures
 
 RESULTS = documents.ROOT / "results" / "kodak"
 

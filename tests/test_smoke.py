@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sae import figures, images, results, scripts
+from sae import images, scripts
 from sae.config import LAYER_NAMES
+from sae.measuring import results
+from sae.paper import figures
 
 ROOT = Path(__file__).resolve().parent.parent
 

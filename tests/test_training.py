@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae import checkpoint
-from sae.cascade import Cascade
 from sae.config import defaults
 from sae.errors import SaeError
-from sae.layer import build
-from sae.training import learning_rate, make_step, train
+from sae.model import checkpoint
+from sae.model.cascade import Cascade
+from sae.model.layer import build
+from sae.training.loop import learning_rate, make_step, train
 
 ROOT = Path(__file__).resolve().parent.parent
 

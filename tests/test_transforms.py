@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.transforms import Kernel
+from sae.model.transforms import Kernel
 
 
 @pytest.mark.parametrize("support", [5, 9])

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from sae import anchors, images, results, workers
+from sae import images
+from sae.measuring import anchors, results, workers
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ import numpy as np
 from tqdm import tqdm
 
 import sae
-from sae import bitstream, images
+from sae import images
+from sae.coding import bitstream
 from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
 

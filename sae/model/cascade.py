@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from sae.layer import Context, Layer
+from sae.model.layer import Context, Layer
 
 
 class Cascade:

@@ -22,7 +22,7 @@ import math
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.bottleneck import Bottleneck, uniform_noise
+from sae.model.bottleneck import Bottleneck, uniform_noise
 
 # Rows and columns modulo two, in the order of coding.
 _PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))

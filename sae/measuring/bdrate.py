@@ -16,9 +16,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sae import figures, results
 from sae.errors import SaeError
-from sae.results import Curve
+from sae.measuring import results
+from sae.measuring.results import Curve
+from sae.paper import figures
 
 QUALITIES = {"psnr": "PSNR", "ms-ssim-db": "MS-SSIM (dB)"}
 _METHOD = "pchip"

@@ -20,10 +20,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.bottleneck import EntropyBottleneck
-from sae.conditional_bottleneck import ConditionalBottleneck
 from sae.config import STRIDE, LayerConfig
-from sae.transforms import analysis_transform, synthesis_transform
+from sae.model.bottleneck import EntropyBottleneck
+from sae.model.conditional_bottleneck import ConditionalBottleneck
+from sae.model.transforms import analysis_transform, synthesis_transform
 
 
 class Context(NamedTuple):

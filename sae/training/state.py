@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from sae import checkpoint
 from sae.errors import SaeError
-from sae.layer import Layer
+from sae.model import checkpoint
+from sae.model.layer import Layer
 
 
 class TrainingState:

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sae import bitstream, files, images
+from sae import files, images
+from sae.coding import bitstream
 from sae.errors import SaeError
 
 
 def compress(options: argparse.Namespace) -> int:
     """Images to streams."""
-    from sae import codec
+    from sae.coding import codec
 
     def run(source: str, target: str) -> None:
         image = io.BytesIO(_read("-")) if source == "-" else source
@@ -54,7 +55,7 @@ def decompress(options: argparse.Namespace) -> int:
     """Streams to PNG images."""
     if options.target != "-" and not Path(options.source).is_dir():
         _check_suffix(options.target)
-    from sae import codec
+    from sae.coding import codec
 
     def run(source: str, target: str) -> None:
         with _naming(source):
@@ -84,7 +85,7 @@ def truncate(options: argparse.Namespace) -> int:
 
 def extend(options: argparse.Namespace) -> int:
     """A stream and its image to a stream of more layers."""
-    from sae import codec
+    from sae.coding import codec
 
     with _telling(options.source), _naming(options.source):
         data = codec.extend(

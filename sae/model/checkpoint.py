@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from sae import files
-from sae.cascade import Cascade
 from sae.config import DEFAULT_FOLDER, LAYER_NAMES, LayerConfig, layer_names
 from sae.errors import SaeError
-from sae.layer import Layer, build
+from sae.model.cascade import Cascade
+from sae.model.layer import Layer, build
 
 
 def folder(checkpoints: str | Path, metric: str, name: str) -> Path:

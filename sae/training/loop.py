@@ -19,17 +19,18 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from sae import checkpoint, images
-from sae.bottleneck import uniform_noise
-from sae.cascade import Cascade
+from sae import images
 from sae.config import LAYER_NAMES, STRIDE, LayerConfig, TrainingConfig
-from sae.distortion import DISTORTIONS
 from sae.errors import SaeError
-from sae.layer import Layer, build
 from sae.metrics import SMALLEST_MS_SSIM_SIDE
-from sae.patches import Patches
+from sae.model import checkpoint
+from sae.model.bottleneck import uniform_noise
+from sae.model.cascade import Cascade
+from sae.model.distortion import DISTORTIONS
+from sae.model.layer import Layer, build
 from sae.provenance import provenance
-from sae.training_state import TrainingState
+from sae.training.patches import Patches
+from sae.training.state import TrainingState
 
 
 def make_step(

@@ -15,10 +15,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sae import bdrate, bitstream, codec, figures, files, images, results
+from sae import files, images
+from sae.coding import bitstream, codec
 from sae.errors import SaeError
+from sae.measuring import bdrate, results
+from sae.measuring.results import Curve
 from sae.metrics import ms_ssim_db
-from sae.results import Curve
+from sae.paper import figures
 
 # Of the WebP images in the page.
 _QUALITY = 92
@@ -69,7 +72,9 @@ def write(
         # Inside a script element only its end tag must not appear.
         "data": json.dumps(_images(ours, images_folder, checkpoints, only)).replace("</", "<\\/"),
     }
-    page = importlib.resources.files("sae").joinpath("report.html").read_text(encoding="utf-8")
+    page = (
+        importlib.resources.files("sae.paper").joinpath("report.html").read_text(encoding="utf-8")
+    )
     for name, part in parts.items():
         page = page.replace("{{" + name + "}}", part)
     files.write_bytes(target, page.encode())

@@ -16,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from sae import bitstream, checkpoint, codec, images, results, tables, workers
-from sae.cascade import Cascade
+from sae import images
+from sae.coding import bitstream, codec
 from sae.config import STRIDE
+from sae.measuring import results, tables, workers
+from sae.model import checkpoint
+from sae.model.cascade import Cascade
 
 
 def evaluate(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sae import metrics, results
+from sae import metrics
 from sae.config import LAYER_NAMES
+from sae.measuring import results
 
 
 def images(rows: list[dict]) -> str:

@@ -10,12 +10,15 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from sae import bdrate, checkpoint, figures, files, results, tables
+from sae import files
 from sae.config import METRICS, defaults, layer_names
 from sae.errors import SaeError
-from sae.results import Curve
+from sae.measuring import bdrate, results, tables
+from sae.measuring.results import Curve
+from sae.model import checkpoint
+from sae.paper import figures
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 MODELS = ROOT / "docs" / "MODELS.md"
 FIGURE = ROOT / "plots" / "kodak.png"

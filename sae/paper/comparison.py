@@ -11,8 +11,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from sae import anchors, bitstream, codec, figures, images, results
+from sae import images
+from sae.coding import bitstream, codec
 from sae.errors import SaeError
+from sae.measuring import anchors, results
+from sae.paper import figures
 
 PEERS = ("jpeg", "jpeg2000", "webp")
 # Absolute error, of 255, that the error map shows as its brightest.

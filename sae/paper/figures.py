@@ -23,10 +23,11 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
 
-from sae import files, results
+from sae import files
 from sae.config import METRICS
 from sae.errors import SaeError
-from sae.results import Curve
+from sae.measuring import results
+from sae.measuring.results import Curve
 
 # The axis label of each quality.
 QUALITIES = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM", "ms-ssim-db": "MS-SSIM (dB)"}

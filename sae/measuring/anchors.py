@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, features
 
-from sae import images, results, workers
+from sae import images
 from sae.errors import SaeError
+from sae.measuring import results, workers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,12 +17,14 @@ from typing import NamedTuple, Union
 import numpy as np
 import tensorflow as tf
 
-from sae import bitstream, checkpoint, images
-from sae.bitstream import Header, Record
-from sae.cascade import Context
+from sae import images
+from sae.coding import bitstream
+from sae.coding.bitstream import Header, Record
 from sae.config import METRICS, STRIDE, layer_names
 from sae.errors import SaeError
-from sae.layer import Layer
+from sae.model import checkpoint
+from sae.model.cascade import Context
+from sae.model.layer import Layer
 
 Image = Union[np.ndarray, images.Source]
 Folder = Union[str, Path]
@@ -40,7 +42,7 @@ try:
     tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
 except RuntimeError:
     warnings.warn(
-        "TensorFlow ran before sae.codec was imported: single values of a decoded image may "
+        "TensorFlow ran before sae.coding.codec was imported: single values of a decoded image may "
         "differ by 1 from what other processes decode.",
         stacklevel=2,
     )

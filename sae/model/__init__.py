@@ -1,0 +1,1 @@
+"""What a decoder must know: layers, their families and their checkpoints."""

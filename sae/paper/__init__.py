@@ -1,0 +1,1 @@
+"""What a paper shows: figures, tables, pages."""
