@@ -2,10 +2,12 @@
 #
 #   PYTHON   the Python 3.9, 3.10 or 3.11 to make .venv with (looked for)
 #   DATA     folders of training photos
-#   METRIC   mse or ms-ssim
+#   FAMILY   residual-mse, conditional-mse, residual-ms-ssim or conditional-ms-ssim
+#   CHECKPOINTS  folder to train into, and of the lower layers
 #   OPTIONS  further options of the training scripts, such as --preset paper
 
-METRIC = mse
+FAMILY = residual-mse
+CHECKPOINTS = checkpoints
 python = .venv/bin/python
 
 .PHONY: help demo train kodak results test lint clean
@@ -16,11 +18,12 @@ help:  ## list the targets
 demo: .venv/installed  ## base to EL3 on sample photos or Kodak: one table, one figure
 	@$(python) -m sae demo
 
-train: .venv/installed  ## train all layers in order: make train DATA=DIR [METRIC=mse]
+train: .venv/installed  ## train all layers in order: make train DATA=DIR [FAMILY=residual-mse]
 	@test -n "$(DATA)" || { echo "Name folders of training photos: make train DATA=DIR" >&2; exit 2; }
-	@layers=$$($(python) -c "import sae.config as c; print(*c.layer_names('$(METRIC)'))") && \
+	@layers=$$($(python) -c "import sae.model.families as f; print(*f.named('$(FAMILY)').layers)") && \
 	for layer in $$layers; do \
-	    $(python) train_$$layer.py --data $(DATA) --metric $(METRIC) $(OPTIONS) || exit; \
+	    $(python) train_$$layer.py --data $(DATA) --family $(FAMILY) \
+	        --checkpoints $(CHECKPOINTS) $(OPTIONS) || exit; \
 	done
 
 kodak:  ## download the 24 Kodak images into kodak/ and check them

@@ -7,11 +7,17 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from sae.config import DEFAULT_FOLDER, METRICS
+from sae.config import (
+    ANCHORS,
+    DEFAULT_FOLDER,
+    FIGURE_FORMATS,
+    METRICS,
+    PEERS,
+    QUALITIES,
+    TABLE_FORMATS,
+)
 from sae.errors import SaeError
-
-# As in sae.measuring.anchors, which is not imported for the sake of a list.
-_ANCHORS = ("jpeg", "jpeg2000", "webp", "avif")
+from sae.model.families import FAMILIES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,12 +49,9 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     def add_layers(parser, help: str, required: bool = False):
         parser.add_argument("--layers", type=_count, metavar="K", required=required, help=help)
 
-    def add_checkpoints(parser):
-        parser.add_argument("--checkpoints", default=DEFAULT_FOLDER, metavar="DIR")
-
     compress = command("compress", "Code an image, or a folder of them.", "IN", "OUT.sae")
     add_layers(compress, "code so many layers (all that are trained)")
-    compress.add_argument("--metric", choices=METRICS, default="mse", help="the family (mse)")
+    _add_family(compress)
     target = compress.add_mutually_exclusive_group()
     target.add_argument(
         "--target-bpp", type=float, metavar="B", help="stop at the layer that brings B bits/pixel"
@@ -56,11 +59,10 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     target.add_argument(
         "--target-psnr", type=float, metavar="D", help="stop at the layer that brings D dB"
     )
-    add_checkpoints(compress)
 
     decompress = command("decompress", "Decode a stream, or a folder of them.", "IN.sae", "OUT.png")
     add_layers(decompress, "decode so many layers (all there are)")
-    add_checkpoints(decompress)
+    _add_checkpoints(decompress)
 
     command("info", "Show what a stream holds.", "IN.sae")
     truncate = command("truncate", "Drop a stream's upper layers.", "IN.sae", "OUT.sae")
@@ -69,7 +71,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     extend = command("extend", "Add layers to a stream.", "IN.sae", "OUT.sae")
     extend.add_argument("--image", required=True, metavar="FILE", help="what it was made from")
     add_layers(extend, "code up to so many layers (all that are trained)")
-    add_checkpoints(extend)
+    _add_checkpoints(extend)
 
 
 def _add_evaluation(commands: argparse._SubParsersAction) -> None:
@@ -82,7 +84,7 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     _add_family(evaluate)
     evaluate.add_argument("--save_images", metavar="DIR", help="keep the decoded images")
     evaluate.set_defaults(run=_lazily("sae.measuring.evaluation", "run"))
-    anchors.add_argument("--codecs", nargs="+", choices=_ANCHORS, help="(all)")
+    anchors.add_argument("--codecs", nargs="+", choices=ANCHORS, help="(all)")
     anchors.set_defaults(run=_lazily("sae.measuring.anchors", "run"))
     demo = commands.add_parser("demo", help="The whole method in a few minutes.")
     demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="(runs/demo)")
@@ -100,7 +102,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     plot.add_argument(
         "--quality",
         nargs="+",
-        choices=("psnr", "ms-ssim", "ms-ssim-db"),
+        choices=QUALITIES,
         default=["psnr", "ms-ssim-db"],
         help="(psnr ms-ssim-db)",
     )
@@ -118,7 +120,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     _add_results(bdrate)
     bdrate.add_argument("--against", default="published/sae-2019-mse", metavar="KEY")
     bdrate.add_argument("--curves", nargs="+", metavar="KEY", help="which to compare")
-    bdrate.add_argument("--format", choices=("markdown", "latex", "json"), default="markdown")
+    bdrate.add_argument("--format", choices=TABLE_FORMATS, default="markdown")
     bdrate.set_defaults(run=_lazily("sae.measuring.bdrate", "run"))
 
     compare = commands.add_parser(
@@ -129,9 +131,9 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--codecs",
         nargs="+",
-        choices=_ANCHORS,
-        default=["jpeg", "jpeg2000", "webp"],
-        help="(jpeg jpeg2000 webp)",
+        choices=ANCHORS,
+        default=PEERS,
+        help=f"({' '.join(PEERS)})",
     )
     _add_family(compare)
     _add_output(compare)
@@ -143,7 +145,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
         "--images", default="kodak", metavar="DIR", help="that were measured (kodak)"
     )
     report.add_argument("--only", nargs="+", metavar="NAME", help="show these of the images")
-    report.add_argument("--checkpoints", default=DEFAULT_FOLDER, metavar="DIR")
+    _add_checkpoints(report)
     report.add_argument("--output", default="plots/report.html", metavar="FILE")
     report.set_defaults(run=_lazily("sae.paper.report", "run"))
 
@@ -153,8 +155,20 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--metric", choices=METRICS, default="mse", help="the family (mse)")
-    parser.add_argument("--checkpoints", default=DEFAULT_FOLDER, metavar="DIR")
+    family = parser.add_mutually_exclusive_group()
+    names = [family.name for family in FAMILIES]
+    family.add_argument("--family", choices=names, help="(the best one for MSE)")
+    family.add_argument(
+        "--metric", choices=METRICS, dest="family", help="the best family for this metric"
+    )
+    parser.set_defaults(family="mse")
+    _add_checkpoints(parser)
+
+
+def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoints", default=DEFAULT_FOLDER, metavar="DIR", help="of the weights (released)"
+    )
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +182,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         nargs="+",
-        choices=("pdf", "pgf", "png"),
+        choices=FIGURE_FORMATS,
         default=["pdf", "png"],
         help="(pdf png)",
     )

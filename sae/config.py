@@ -10,17 +10,26 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae.errors import SaeError
+
+if TYPE_CHECKING:
+    from sae.model.families import Family
 
 LAYER_NAMES = ("base", "el1", "el2", "el3", "el4")
 METRICS = ("mse", "ms-ssim")
 
+# Choices of the command line whose modules are slow to import: codecs that are measured beside
+# ours, qualities of a curve, formats of figures and of tables.
+ANCHORS = ("jpeg", "jpeg2000", "webp", "avif")
+PEERS = ANCHORS[:3]
+QUALITIES = ("psnr", "ms-ssim", "ms-ssim-db")
+FIGURE_FORMATS = ("pdf", "pgf", "png")
+TABLE_FORMATS = ("markdown", "latex", "json")
+
 # Beside the package: the released weights, in a clone or an editable install.
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
-
-# Downsampling factor of the analysis transform: 4 * 2 * 2.
-STRIDE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +43,14 @@ class LayerConfig:
       gdn: "simplified", y = x / (beta + gamma |x|), or "paper",
         y = x / sqrt(beta + gamma x^2) as in the publication.
       kind: which class of `sae.model.layer` codes the layer: "residual", as published,
-        or "conditional".
+        "conditional", or "first-conditional".
+      transforms: which of `sae.model.transforms.TRANSFORMS`.
+      kernel: what is learned of a convolution: "plain", its taps, or "fourier",
+        their Fourier coefficients.
+      prior_filters: channels between the convolutions of a conditional layer's prior.
+      prior_support: side of that prior's convolution over the layer's own latent.
+
+    A field added here needs a default: weights that were saved without it have that.
     """
 
     name: str
@@ -42,21 +58,28 @@ class LayerConfig:
     hidden_filters: int = 48
     gdn: str = "simplified"
     kind: str = "residual"
+    transforms: str = "paper"
+    kernel: str = "fourier"
+    prior_filters: int = 64
+    prior_support: int = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
     """How one layer is trained; the loss is distortion + lmbda * rate.
 
+    A field added here needs a default: trainings recorded without it had that.
+
     Attributes:
       lmbda: weight of the rate in bits per pixel. The distortion beside it is
-        described in `sae.model.distortion`.
+        described in `sae.model.objective`.
       last_step: number of steps.
       batchsize: patches per step, over all replicas.
       patchsize: side of the square patches in pixels, a multiple of 16.
       small_until: fraction of the steps before `decoder_from` whose patches have
         half that side, which makes four steps of one.
-      learning_rate: of Adam, until `decay_from`.
+      optimizer: "adam" or "soap" (`sae.training.optimizer`).
+      learning_rate: of the optimizer, until `decay_from`.
       final_learning_rate: reached at the last step along half a cosine.
       decay_from: fraction of those steps after which the rate starts to fall.
       noise: half width of uniform noise added to the patches, images in [0, 1].
@@ -65,6 +88,8 @@ class TrainingConfig:
       decoder_from: fraction of the steps after which the synthesis transform and
         the prior train alone, on rounded latents.
       smallest_scale: photos are shrunk by a random factor between this and 1.
+      warm_start: weights to begin with: "" for fresh ones, "below" for those of the
+        layer below, or the folder of a checkpoint (`sae.training.warm_start`).
       crops: patches cut from a photo each time it is decoded.
       seed: of the initial weights, the noise and the order of the patches.
     """
@@ -74,6 +99,7 @@ class TrainingConfig:
     batchsize: int = 8
     patchsize: int = 256
     small_until: float = 0.0
+    optimizer: str = "adam"
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
     decay_from: float = 0.3
@@ -81,6 +107,7 @@ class TrainingConfig:
     quantization: str = "noise"
     decoder_from: float = 1.0
     smallest_scale: float = 0.5
+    warm_start: str = ""
     crops: int = 8
     seed: int = 0
 
@@ -114,24 +141,31 @@ _PAPER = {
 }
 
 
-def _default(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
-    # For MS-SSIM, layers that see the residual alone spend a good deal more.
-    kind = "conditional" if metric == "ms-ssim" else "residual"
-    return LayerConfig(name, _DEPTH[name], kind=kind), TrainingConfig(
-        _LAMBDA[metric][name],
-        last_step=15_000,
+def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
+    mse, conditional = family.metric == "mse", family.kind == "conditional"
+    layer = LayerConfig(name, _DEPTH[name], kernel="plain")
+    if conditional:
+        # Where the latent is deep, a larger support would dominate the time of decoding.
+        support = 5 if layer.latent_depth < 100 else 3
+        layer = dataclasses.replace(layer, hidden_filters=80, prior_support=support)
+    return layer, TrainingConfig(
+        _LAMBDA[family.metric][name],
+        last_step=24_000 if conditional else 15_000,
         quantization="mixed",
         decoder_from=0.97,
+        optimizer="soap",
+        learning_rate=5e-3,
+        warm_start="" if name == LAYER_NAMES[0] else "below",
         # MS-SSIM has no room for its five scales on patches of 128 pixels.
-        patchsize=256 if metric == "mse" else 176,
-        small_until=0.95 if metric == "mse" else 0.0,
+        patchsize=256 if mse else 176,
+        small_until=0.95 if mse else 0.0,
     )
 
 
-def _paper(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
+def _paper(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
     rate = _PAPER[name]["learning_rate"]
     return LayerConfig(name, _DEPTH[name], gdn="paper"), TrainingConfig(
-        _LAMBDA[metric][name],
+        _LAMBDA[family.metric][name],
         **_PAPER[name],
         final_learning_rate=rate,
         noise=0.001,
@@ -139,30 +173,31 @@ def _paper(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
     )
 
 
-def _tiny(name: str, metric: str) -> tuple[LayerConfig, TrainingConfig]:
-    return LayerConfig(name, latent_depth=8, hidden_filters=8), TrainingConfig(
-        _LAMBDA[metric][name], last_step=20, batchsize=2, patchsize=64, learning_rate=1e-2
+def _tiny(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
+    layer = LayerConfig(name, latent_depth=8, hidden_filters=8, prior_filters=8)
+    return layer, TrainingConfig(
+        _LAMBDA[family.metric][name],
+        last_step=20,
+        batchsize=2,
+        patchsize=64,
+        learning_rate=1e-2,
     )
 
 
 PRESETS = {"default": _default, "paper": _paper, "tiny": _tiny}
 
 
-def layer_names(metric: str) -> tuple[str, ...]:
-    """Returns the layers of a metric's family, lowest first."""
-    return tuple(_LAMBDA[metric])
-
-
 def defaults(
-    name: str, metric: str = "mse", preset: str = "default"
+    name: str, family: Family, preset: str = "default"
 ) -> tuple[LayerConfig, TrainingConfig]:
-    """Returns the configuration of layer `name` in a preset.
+    """Returns the configuration of layer `name` of a family in a preset.
 
     Raises:
-      SaeError: the metric has no such layer.
+      SaeError: the family has no such layer.
     """
-    if name not in _LAMBDA[metric]:
+    if name not in family.layers:
         raise SaeError(
-            f"The {metric} family has no {name}; its layers are {', '.join(_LAMBDA[metric])}."
+            f"The {family.name} family has no {name}; its layers are {', '.join(family.layers)}."
         )
-    return PRESETS[preset](name, metric)
+    layer, training = PRESETS[preset](name, family)
+    return dataclasses.replace(layer, kind=family.kind), training

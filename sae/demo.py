@@ -28,23 +28,14 @@ _SHORT = {"last_step": 400, "batchsize": 4, "patchsize": 128, "learning_rate": 3
 def run(options: argparse.Namespace) -> None:
     """The command `demo`."""
     folder = Path(options.folder)
-    checkpoints = DEFAULT_FOLDER
+    store = checkpoint.store("mse", DEFAULT_FOLDER)
     trained, held_out = _photos(folder)
-    if not checkpoint.available("mse", checkpoints):
-        checkpoints = folder / "checkpoints"
+    if not store.names():
+        store = dataclasses.replace(store, folder=folder / "checkpoints")
         print("There are no released layers; training base to EL3 for a short while.")
-        below = None
         for name in _LAYERS:
-            architecture, training = defaults(name)
-            train(
-                architecture,
-                dataclasses.replace(training, **_SHORT),
-                "mse",
-                [trained],
-                checkpoints,
-                warm_start=below,
-            )
-            below = checkpoint.folder(checkpoints, "mse", name)
+            architecture, training = defaults(name, store.family)
+            train(architecture, dataclasses.replace(training, **_SHORT), store, [trained])
     kodak = Path("kodak")
     if list(kodak.glob("*.png")):
         test = kodak
@@ -52,12 +43,12 @@ def run(options: argparse.Namespace) -> None:
         test = held_out
         print("kodak/ has no images (make kodak fetches them); testing on two sample photos.")
 
-    rows = evaluation.evaluate(test, "mse", None, checkpoints)
-    evaluation.save(rows, test, "mse", checkpoints, folder / "results")
+    rows = evaluation.evaluate(test, store)
+    evaluation.save(rows, test, store, folder / "results")
     print("\n" + tables.layers(rows))
     curves = results.curves(results.folder(folder / "results", test))
     if test == kodak:
-        shown = figures.default(results.curves("results/kodak"))
+        shown = results.default(results.curves("results/kodak"))
         curves += [curve for curve in shown if curve.kind == "published"]
     figure = Path("plots") / "demo.png"
     figures.draw_rd(curves, figure)

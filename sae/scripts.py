@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae.config import (
     DEFAULT_FOLDER,
@@ -20,19 +21,28 @@ from sae.config import (
     defaults,
 )
 from sae.errors import SaeError
+from sae.model import families
+
+if TYPE_CHECKING:
+    from sae.model.checkpoint import Store
 
 _HELP = {
     "latent_depth": "channels of the latent",
     "hidden_filters": "channels between the convolutions",
     "gdn": "simplified, or paper: with the square and the root",
-    "kind": "residual, as published, or conditional: on all that is decoded",
+    "transforms": "paper, or subpixel: with a cheaper last convolution",
+    "kernel": "what is learned of a convolution: its taps or their Fourier coefficients",
+    "prior_filters": "channels between the convolutions of a conditional layer's prior",
+    "prior_support": "side of that prior's convolution over the layer's own latent",
+    "optimizer": "adam, or soap: Adam in the eigenbasis of Shampoo's preconditioner",
+    "warm_start": "begin with the weights of a checkpoint's folder, or of the layer: below",
     "lmbda": "weight of the rate in bits per pixel",
     "last_step": "number of steps",
     "batchsize": "patches per step, over all devices",
     "patchsize": "side of a patch in pixels, a multiple of 16",
     "small_until": "fraction of the steps with patches of half the side",
-    "learning_rate": "of Adam at first",
-    "final_learning_rate": "of Adam at the last step",
+    "learning_rate": "at first",
+    "final_learning_rate": "at the last step",
     "decay_from": "fraction of the steps after which the learning rate falls",
     "noise": "half width of uniform noise added to the patches",
     "quantization": "noise for rounding, as published, or mixed: noise in the rate alone",
@@ -43,7 +53,9 @@ _HELP = {
 }
 _CHOICES = {
     "gdn": ("simplified", "paper"),
-    "kind": ("residual", "conditional"),
+    "transforms": ("paper", "subpixel"),
+    "kernel": ("plain", "fourier"),
+    "optimizer": ("adam", "soap"),
     "quantization": ("noise", "mixed"),
 }
 _SPELLINGS = {"lmbda": "lambda", "batchsize": "batch_size", "patchsize": "patch_size"}
@@ -69,9 +81,8 @@ def _training_parser(name: str) -> argparse.ArgumentParser:
         "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
     )
     _add_common(parser)
-    parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument(
-        "--warm_start", metavar="DIR", help="begin with the weights of this layer's checkpoint"
+        "--preset", choices=PRESETS, default="default", help="where options are not given (default)"
     )
     parser.add_argument(
         "--strategy",
@@ -80,6 +91,7 @@ def _training_parser(name: str) -> argparse.ArgumentParser:
         help="auto: multiworker where TF_CONFIG is set, mirrored where there are several GPUs",
     )
     parser.add_argument("--save_every", type=float, default=180, help="seconds (180)")
+    parser.add_argument("--force", action="store_true", help="replace a finished layer")
     for field in _options():
         # Accepted with underscores, as in the original scripts, and with hyphens.
         names = {field.name, _SPELLINGS.get(field.name, field.name)}
@@ -102,13 +114,36 @@ def _options() -> list[dataclasses.Field]:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--metric", choices=METRICS, default="mse", help="the family (mse)")
-    parser.add_argument("--checkpoints", type=Path, default=DEFAULT_FOLDER, metavar="DIR")
+    parser.add_argument(
+        "--family",
+        choices=[family.name for family in families.FAMILIES],
+        help="(residual-mse, the paper's layers for MSE)",
+    )
+    parser.add_argument("--metric", choices=METRICS, help="its family with the paper's layers")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        metavar="DIR",
+        help="of all layers (those beside the scripts)",
+    )
+
+
+def _store(options: argparse.Namespace) -> Store:
+    """Returns the checkpoints of the family that the options name."""
+    from sae.model.checkpoint import Store
+
+    metric = options.metric or METRICS[0]
+    family = families.named(options.family) if options.family else families.published(metric)
+    if options.metric not in (None, family.metric):
+        raise SaeError(f"The {family.name} family is not for {options.metric}; leave out --metric.")
+    return Store(family, options.checkpoints)
 
 
 def _train(options: argparse.Namespace) -> None:
     given = {k: v for k, v in vars(options).items() if k in _HELP and v is not None}
-    architecture, training = defaults(options.name, options.metric, options.preset)
+    store = _store(options)
+    architecture, training = defaults(options.name, store.family, options.preset)
     layer_fields = {field.name for field in dataclasses.fields(architecture)}
     architecture = dataclasses.replace(
         architecture, **{k: v for k, v in given.items() if k in layer_fields}
@@ -116,18 +151,10 @@ def _train(options: argparse.Namespace) -> None:
     training = dataclasses.replace(
         training, **{k: v for k, v in given.items() if k not in layer_fields}
     )
-    from sae.training.loop import train
-
     with _strategy(options.strategy).scope():
-        train(
-            architecture,
-            training,
-            options.metric,
-            options.data,
-            options.checkpoints,
-            options.warm_start,
-            options.save_every,
-        )
+        from sae.training.loop import train
+
+        train(architecture, training, store, options.data, options.save_every, options.force)
 
 
 def _strategy(name: str):
@@ -169,12 +196,10 @@ def _test(options: argparse.Namespace) -> None:
     from sae.measuring import evaluation, tables
 
     names = LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1]
-    folder = options.kodak
-    rows = evaluation.evaluate(
-        folder, options.metric, names, options.checkpoints, options.save_images
-    )
+    store, folder = _store(options), options.kodak
+    rows = evaluation.evaluate(folder, store, names, options.save_images)
     last = {options.name: rows[options.name]}
-    paths = evaluation.save(last, folder, options.metric, options.checkpoints, options.results)
+    paths = evaluation.save(last, folder, store, options.results)
     print(tables.images(rows[options.name]))
     print(f"Written to {paths[0]}.")
 

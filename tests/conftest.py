@@ -8,6 +8,7 @@ import pytest
 
 from sae import images
 from sae.config import LAYER_NAMES, defaults
+from sae.model import families
 
 
 @pytest.fixture(scope="session")
@@ -19,18 +20,17 @@ def photos(tmp_path_factory):
     return folder
 
 
-def save_tiny(folder, names, kind):
-    """Saves tiny mse layers of a kind, random but with spread latents."""
+def save_tiny(folder, family, names):
+    """Saves tiny layers of a family, random but with spread latents; returns their store."""
     import tensorflow as tf
 
-    from sae.model import checkpoint
+    from sae.model.checkpoint import Store
     from sae.model.layer import build
 
     tf.keras.utils.set_random_seed(1)
-    layers = []
+    store, layers = Store(families.named(family), folder), []
     for name in names:
-        config = defaults(name, preset="tiny")[0]
-        layer = build(dataclasses.replace(config, kind=kind), layers)
+        layer = build(defaults(name, store.family, "tiny")[0], layers)
         arrays = layer.arrays()
         # Latents far from zero, so that rounding and coding have something to do.
         for part in ("real", "imag"):
@@ -39,45 +39,53 @@ def save_tiny(folder, names, kind):
         layer.set_arrays(arrays)
         layer.build_tables()
         below = layers[-1].fingerprint if layers else None
-        checkpoint.save_layer(layer, "mse", below, {"options": {}}, folder)
+        store.save(layer, below, {"options": {}})
         layers.append(layer)
-    return folder
+    return store
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoints(tmp_path_factory):
-    """Checkpoints of five residual layers."""
-    return save_tiny(tmp_path_factory.mktemp("checkpoints"), LAYER_NAMES, "residual")
+def tiny_store(tmp_path_factory):
+    """Five residual layers."""
+    return save_tiny(tmp_path_factory.mktemp("checkpoints"), "residual-mse", LAYER_NAMES)
 
 
 @pytest.fixture(scope="session")
-def conditional_checkpoints(tmp_path_factory):
-    """Checkpoints of three conditional layers."""
-    return save_tiny(tmp_path_factory.mktemp("conditional"), LAYER_NAMES[:3], "conditional")
+def tiny_checkpoints(tiny_store):
+    """The folder of `tiny_store`."""
+    return tiny_store.folder
 
 
 @pytest.fixture(scope="session")
-def conditional_cascade(conditional_checkpoints):
-    """The layers in `conditional_checkpoints`."""
-    from sae.model import checkpoint
-
-    return checkpoint.load_cascade("mse", checkpoints=conditional_checkpoints)
+def tiny_cascade(tiny_store):
+    """The layers in `tiny_store`."""
+    return tiny_store.cascade()
 
 
 @pytest.fixture(scope="session")
-def tiny_cascade(tiny_checkpoints):
-    """The layers in `tiny_checkpoints`."""
-    from sae.model import checkpoint
+def conditional_store(tmp_path_factory):
+    """Three conditional layers."""
+    return save_tiny(tmp_path_factory.mktemp("conditional"), "conditional-mse", LAYER_NAMES[:3])
 
-    return checkpoint.load_cascade("mse", checkpoints=tiny_checkpoints)
+
+@pytest.fixture(scope="session")
+def conditional_cascade(conditional_store):
+    """The layers in `conditional_store`."""
+    return conditional_store.cascade()
+
+
+@pytest.fixture(scope="session")
+def first_conditional_store(tmp_path_factory):
+    """Three of the first conditional layers."""
+    return save_tiny(tmp_path_factory.mktemp("first"), "first-ms-ssim", LAYER_NAMES[:3])
 
 
 @pytest.fixture
 def tiny_config():
-    """Architecture and training of a layer, by name, that takes a second to train."""
+    """Architecture and training of a residual layer, by name, that takes a second to train."""
 
     def config(name, **changes):
-        architecture, training = defaults(name, preset="tiny")
+        architecture, training = defaults(name, families.named("residual-mse"), "tiny")
         return architecture, dataclasses.replace(training, **changes)
 
     return config

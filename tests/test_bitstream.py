@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from sae.coding import bitstream
 from sae.coding.bitstream import Header, Parser, Record
 from sae.errors import SaeError
+from sae.model import families
 
 RECORDS = [Record(b"\x01\x02\x03\x04", b"base string"), Record(b"abcd", b""), Record(b"wxyz", b"!")]
-HEADER = Header("mse", 768, 512)
+HEADER = Header(families.named("residual-mse"), 768, 512)
 STREAM = bitstream.pack(HEADER, RECORDS)
 
 headers = st.builds(
     Header,
-    metric=st.sampled_from(["mse", "ms-ssim"]),
+    family=st.sampled_from(families.FAMILIES),
     width=st.integers(1, 30_000),
     height=st.integers(1, 30_000),
 )
@@ -44,7 +45,8 @@ def test_bytes_are_those_of_the_format_document():
     expected = raw + first + struct.pack("<I", zlib.crc32(raw + first))
     expected += second + struct.pack("<I", zlib.crc32(raw + first + second))
     packed = bitstream.pack(
-        Header("ms-ssim", width=3, height=2), [Record(b"FPFP", b"xy"), Record(b"fpfp", b"")]
+        Header(families.named("first-ms-ssim"), width=3, height=2),
+        [Record(b"FPFP", b"xy"), Record(b"fpfp", b"")],
     )
     assert packed == expected
 
@@ -137,7 +139,7 @@ def test_layers_below_a_damaged_one_can_still_be_read():
         (b"\x89PNG\r\n\x1a\n" + bytes(30), "not an .sae stream"),
         (b"SA", "ends before its base layer"),
         (b"SAE\x02" + STREAM[4:], "version 2"),
-        (STREAM[:4] + b"\x07" + STREAM[5:], "no metric 7"),
+        (STREAM[:4] + b"\x07" + STREAM[5:], "no family of code 7"),
         (STREAM[:5] + bytes(4) + STREAM[9:], "0 x 512"),
         (STREAM[:5] + b"\xff" * 8 + STREAM[13:], "limit of 1000000000"),
         (STREAM[:13], "ends before its base layer"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae.config import LAYER_NAMES, defaults
+from sae.config import LAYER_NAMES
 from sae.model.cascade import Cascade
 from sae.model.layer import Context, build
 
@@ -18,11 +20,17 @@ def x():
     return tf.constant(smooth + rng.normal(size=smooth.shape) * 0.05, tf.float32)
 
 
+def coded(layer, x, context, quantization):
+    """Returns the reconstruction of x with some quantization, and the bits."""
+    y = layer.analyse(x, context)
+    y_tilde, bits = layer.rate(y, context, quantization, tf.constant([0, 0]))
+    return layer.synthesise(y_tilde, context), bits
+
+
 def test_shapes(x, tiny_cascade):
-    for name, (context, bits) in zip(LAYER_NAMES, tiny_cascade.code(x)):
-        depth = defaults(name, preset="tiny")[0].latent_depth
+    for context, bits in tiny_cascade.code(x):
         assert context.x_hat.shape == x.shape
-        assert context.latents[-1].shape == (2, 6, 8, depth)
+        assert context.latents[-1].shape == (2, 6, 8, 8)
         assert bits.shape == (2,)
     assert len(context.latents) == len(LAYER_NAMES)
 
@@ -30,9 +38,9 @@ def test_shapes(x, tiny_cascade):
 def test_the_reconstruction_is_the_sum_of_the_contributions(x, tiny_cascade):
     context, total = Context.empty(x.shape), tf.zeros(x.shape)
     for layer, (coded, _) in zip(tiny_cascade.layers, tiny_cascade.code(x)):
-        contribution, y_hat, _ = layer.code(x, context)
-        total += contribution
-        context = context.extended(contribution, y_hat)
+        y_hat, _ = layer.rate(layer.analyse(x, context), context)
+        total += layer.synthesis(y_hat)
+        context = context.extended(layer, y_hat)
         np.testing.assert_array_equal(coded.x_hat, total)
 
 
@@ -40,8 +48,8 @@ def test_the_reconstruction_is_the_sum_of_the_contributions(x, tiny_cascade):
 def test_strings_carry_what_was_coded(x, kind, request):
     cascade, context = request.getfixturevalue(kind), Context.empty(x.shape)
     for layer, (coded, _) in zip(cascade.layers, cascade.code(x)):
-        strings = layer.compress(x, context)
-        context = context.extended(*layer.decompress(strings, context, x.shape[1:3]))
+        strings = layer.write(tf.round(layer.analyse(x, context)), context)
+        context = context.extended(layer, layer.read(strings, context, x.shape[1:3]))
         np.testing.assert_array_equal(context.latents[-1], coded.latents[-1])
         np.testing.assert_array_equal(context.x_hat, coded.x_hat)
         assert np.any(coded.latents[-1] != 0)
@@ -55,13 +63,12 @@ def test_an_image_codes_the_same_alone_and_in_a_batch(x, tiny_cascade):
 
 
 @pytest.mark.parametrize("gdn", ["simplified", "paper"])
-def test_terms_have_gradients_for_the_whole_layer(x, tiny_cascade, gdn):
-    config, _ = defaults("el1", preset="tiny")
-    layer = build(config.__class__(**{**config.__dict__, "gdn": gdn}))
+def test_the_whole_layer_has_gradients(x, tiny_cascade, tiny_config, gdn):
+    layer = build(dataclasses.replace(tiny_config("el1")[0], gdn=gdn))
     lower = Cascade(tiny_cascade.layers[:1])
     context = lower.context(x)
     with tf.GradientTape(persistent=True) as tape:
-        x_hat, bits = layer.training_step_terms(x, context, tf.constant([0, 0]))
+        x_hat, bits = coded(layer, x, context, "noise")
         loss = tf.reduce_mean(tf.square(x - x_hat)) + tf.reduce_mean(bits) * 1e-6
     assert all(g is not None for g in tape.gradient(loss, layer.trainable_variables))
     below = tape.gradient(loss, lower.layers[0].trainable_variables)
@@ -70,24 +77,35 @@ def test_terms_have_gradients_for_the_whole_layer(x, tiny_cascade, gdn):
 
 def test_mixed_terms_have_the_rounded_image_and_the_bits_of_noise(x, tiny_cascade):
     layer, context = tiny_cascade.layers[0], Context.empty(x.shape)
-    seed = tf.constant([0, 0])
     with tf.GradientTape() as tape:
-        x_hat, bits = layer.training_step_terms(x, context, seed, "mixed")
+        x_hat, bits = coded(layer, x, context, "mixed")
         loss = tf.reduce_mean(tf.square(x - x_hat))
-    np.testing.assert_array_equal(x_hat, layer.code(x, context)[0])
-    np.testing.assert_array_equal(bits, layer.training_step_terms(x, context, seed)[1])
+    np.testing.assert_array_equal(x_hat, coded(layer, x, context, "rounded")[0])
+    np.testing.assert_array_equal(bits, coded(layer, x, context, "noise")[1])
     assert all(np.any(g) for g in tape.gradient(loss, layer.analysis.trainable_variables))
 
 
 def test_rounded_terms_leave_the_analysis_alone(x, tiny_cascade):
     layer, context = tiny_cascade.layers[0], Context.empty(x.shape)
     with tf.GradientTape() as tape:
-        x_hat, bits = layer.training_step_terms(x, context, tf.constant([0, 0]), "rounded")
+        x_hat, bits = coded(layer, x, context, "rounded")
         loss = tf.reduce_mean(tf.square(x - x_hat)) + tf.reduce_mean(bits) * 1e-6
     for variable, gradient in zip(
         layer.trainable_variables, tape.gradient(loss, layer.trainable_variables)
     ):
         assert (gradient is None) == ("analysis" in variable.name)
-    contribution, _, coded_bits = layer.code(x, context)
-    np.testing.assert_array_equal(x_hat, contribution)
-    np.testing.assert_array_equal(bits, coded_bits)
+    y_hat = tf.round(layer.analyse(x, context))
+    np.testing.assert_array_equal(x_hat, layer.synthesise(y_hat, context))
+    np.testing.assert_array_equal(bits, layer.rate(y_hat, context, "none")[1])
+
+
+def test_a_reconstruction_is_computed_when_it_is_asked_for(x, tiny_cascade):
+    calls = []
+    layer = tiny_cascade.layers[0]
+    context = Context((), lambda: calls.append(1) or tf.zeros(x.shape))
+    context = context.extended(layer, tf.round(layer.analyse(x, context)))
+    calls.clear()
+    below = Context((), lambda: calls.append(1) or tf.zeros(x.shape))
+    context = below.extended(layer, context.latents[0])
+    assert not calls
+    assert context.x_hat is context.x_hat and calls == [1]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,27 +17,28 @@ from sae.config import LAYER_NAMES
 from sae.errors import SaeError
 from sae.model import checkpoint
 from sae.model.cascade import Cascade
-from sae.model.layer import Context
+from sae.model.layer import Context, build
 
 
 @pytest.fixture
-def folder(tiny_checkpoints, tmp_path):
+def store(tiny_store, tmp_path):
     """A copy to damage."""
-    return shutil.copytree(tiny_checkpoints, tmp_path / "checkpoints")
+    folder = shutil.copytree(tiny_store.folder, tmp_path / "checkpoints")
+    return dataclasses.replace(tiny_store, folder=folder)
 
 
 def strings(cascade: Cascade) -> list[bytes]:
     x = tf.constant(np.random.default_rng(3).uniform(size=(1, 48, 64, 3)), tf.float32)
     context, found = Context.empty(x.shape), []
     for layer in cascade.layers:
-        string = layer.compress(x, context)
-        context = context.extended(*layer.decompress(string, context, (48, 64)))
+        string = layer.write(tf.round(layer.analyse(x, context)), context)
+        context = context.extended(layer, layer.read(string, context, (48, 64)))
         found.append(string.numpy()[0])
     return found
 
 
-def test_a_restored_layer_is_the_same(tiny_cascade, tiny_checkpoints):
-    again = checkpoint.load_cascade("mse", checkpoints=tiny_checkpoints)
+def test_a_restored_layer_is_the_same(tiny_cascade, tiny_store):
+    again = tiny_store.cascade()
     assert [a.fingerprint for a in again.layers] == [b.fingerprint for b in tiny_cascade.layers]
     assert strings(again) == strings(tiny_cascade)
 
@@ -45,7 +48,7 @@ def test_a_fresh_process_makes_the_same_strings(tiny_cascade, tiny_checkpoints):
         "import sys; sys.path[:0] = ['.', 'tests']\n"
         "from test_checkpoint import strings\n"
         "from sae.model import checkpoint\n"
-        f"cascade = checkpoint.load_cascade('mse', checkpoints={str(tiny_checkpoints)!r})\n"
+        f"cascade = checkpoint.store('mse', {str(tiny_checkpoints)!r}).cascade()\n"
         "print(' '.join(s.hex() for s in strings(cascade)))\n"
     )
     output = subprocess.run(
@@ -54,63 +57,117 @@ def test_a_fresh_process_makes_the_same_strings(tiny_cascade, tiny_checkpoints):
     assert [bytes.fromhex(s) for s in output.split()] == strings(tiny_cascade)
 
 
-def test_a_copy_saved_again_is_the_same(tiny_checkpoints, tmp_path):
-    layer = checkpoint.load_layer("mse", "base", tiny_checkpoints)
-    checkpoint.save_layer(layer, "mse", None, {}, tmp_path)
-    assert checkpoint.load_layer("mse", "base", tmp_path).fingerprint == layer.fingerprint
+def test_a_copy_saved_again_is_the_same(tiny_cascade, store, tmp_path):
+    layer = tiny_cascade.layers[0]
+    dataclasses.replace(store, folder=tmp_path / "copy").save(layer, None, {})
+    (again,) = dataclasses.replace(store, folder=tmp_path / "copy").cascade().layers
+    assert again.fingerprint == layer.fingerprint
+
+
+def test_weights_rounded_to_float16_take_half_the_place(store):
+    (layer,) = store.cascade(1).layers
+    path = store.path("base") / "weights.npz"
+    before = path.stat().st_size
+    layer.round_weights()
+    layer.build_tables()
+    store.save(layer, None, {})
+    (again,) = store.cascade(1).layers
+    assert again.fingerprint == layer.fingerprint
+    with np.load(path) as arrays:
+        kinds = {name: arrays[name].dtype for name in arrays.files}
+    assert {str(kind) for name, kind in kinds.items() if "cdf" not in name} == {"float16"}
+    assert path.stat().st_size < before
 
 
 def test_nothing_is_pickled(tiny_checkpoints):
     for path in tiny_checkpoints.rglob("weights.npz"):
         with np.load(path, allow_pickle=False) as arrays:
-            assert {arrays[k].dtype.str for k in arrays.files} <= {"<f4", "<i4"}
+            assert {arrays[k].dtype.str for k in arrays.files} <= {"<f2", "<f4", "<i4"}
 
 
-def test_the_layers_at_hand_stop_at_a_gap(folder):
-    assert checkpoint.available("mse", folder) == LAYER_NAMES
-    shutil.rmtree(folder / "mse" / "el2")
-    assert checkpoint.available("mse", folder) == ("base", "el1")
-    assert len(checkpoint.load_cascade("mse", checkpoints=folder).layers) == 2
-    assert checkpoint.available("ms-ssim", folder) == ()
+def test_the_layers_at_hand_stop_at_a_gap(store):
+    assert store.names() == LAYER_NAMES
+    shutil.rmtree(store.path("el2"))
+    assert store.names() == ("base", "el1")
+    assert len(store.cascade().layers) == 2
+    assert checkpoint.store("residual-ms-ssim", store.folder).names() == ()
 
 
-def test_a_missing_layer_names_the_script(folder):
-    shutil.rmtree(folder / "mse" / "el1")
-    with pytest.raises(SaeError, match=r"train_el1\.py --metric mse"):
-        checkpoint.load_cascade("mse", LAYER_NAMES, folder)
+def test_a_metric_stands_for_its_best_family(store, conditional_store):
+    assert checkpoint.store("mse", store.folder).family.name == "residual-mse"
+    shutil.copytree(conditional_store.path("base"), store.folder / "conditional-mse" / "base")
+    assert checkpoint.store("mse", store.folder).family.name == "conditional-mse"
+    assert checkpoint.store("residual-mse", store.folder) == store
+    with pytest.raises(SaeError, match="no family psnr; choose one of conditional-mse"):
+        checkpoint.store("psnr", store.folder)
 
 
-def test_a_layer_on_a_changed_one_is_refused(folder):
-    layer = checkpoint.load_layer("mse", "base", folder)
+def test_a_missing_layer_names_the_script(store):
+    shutil.rmtree(store.path("el1"))
+    with pytest.raises(SaeError, match=r"train_el1\.py --family residual-mse --checkpoints"):
+        store.cascade(5)
+
+
+def test_each_description_is_read_once(store, monkeypatch):
+    read, original = [], Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda p, **k: read.append(p) or original(p, **k))
+    store.cascade()
+    assert len(read) == len(set(read)) == len(LAYER_NAMES)
+
+
+# Of weights that were released before some of the fields of their configurations were there.
+RELEASED = {
+    "residual-mse": "9597a2d3 bcef6d63 8f3fba32 581f1ee9 f4118bf0",
+    "first-ms-ssim": "c32811cf 3cbd7e5f c451db06 be0fdfb7",
+}
+
+
+@pytest.mark.parametrize("family", RELEASED)
+def test_fingerprints_outlive_new_fields(family):
+    layers = checkpoint.store(family).cascade().layers
+    assert " ".join(layer.fingerprint[:8] for layer in layers) == RELEASED[family]
+
+
+def test_a_field_that_is_not_its_default_has_another_fingerprint(tiny_config):
+    def fingerprint(**changes):
+        tf.keras.utils.set_random_seed(1)
+        return build(dataclasses.replace(tiny_config("base")[0], **changes)).fingerprint
+
+    assert fingerprint(prior_support=5) == fingerprint()
+    assert fingerprint(prior_support=3) != fingerprint()
+
+
+def test_a_layer_on_a_changed_one_is_refused(store):
+    (layer,) = store.cascade(1).layers
     arrays = layer.arrays()
     arrays["synthesis/conv_2/bias"] += 0.1
     layer.set_arrays(arrays)
-    checkpoint.save_layer(layer, "mse", None, {}, folder)
-    with pytest.raises(SaeError, match=r"trained on another base.*train_el1\.py"):
-        checkpoint.load_cascade("mse", LAYER_NAMES, folder)
+    store.save(layer, None, {})
+    with pytest.raises(SaeError, match=r"trained on another base.*train_el1\.py.*--force"):
+        store.cascade()
 
 
-def test_another_familys_layer_is_refused(folder):
-    shutil.copytree(folder / "mse", folder / "ms-ssim")
-    with pytest.raises(SaeError, match="of the mse family"):
-        checkpoint.load_cascade("ms-ssim", checkpoints=folder)
+def test_another_familys_layer_is_refused(store):
+    shutil.copytree(store.folder / "residual-mse", store.folder / "residual-ms-ssim")
+    with pytest.raises(SaeError, match="of the residual-mse family"):
+        checkpoint.store("residual-ms-ssim", store.folder).cascade()
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "layer.json"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b'{"format": 1}'])
-def test_a_damaged_file_is_one_sentence(folder, name, content):
-    (folder / "mse" / "base" / name).write_bytes(content)
+def test_a_damaged_file_is_one_sentence(store, name, content):
+    (store.path("base") / name).write_bytes(content)
     with pytest.raises(SaeError, match=name):
-        checkpoint.load_layer("mse", "base", folder)
+        store.cascade()
 
 
-def test_weights_of_another_layer_are_refused(folder):
-    shutil.copy(folder / "mse" / "el1" / "weights.npz", folder / "mse" / "base" / "weights.npz")
+def test_weights_of_another_layer_are_refused(store):
+    shutil.copy(store.path("el1") / "weights.npz", store.path("base") / "weights.npz")
     with pytest.raises(SaeError, match=r"not what layer\.json describes"):
-        checkpoint.load_layer("mse", "base", folder)
-    path = folder / "mse" / "base" / "layer.json"
+        store.cascade()
+    path = store.path("base") / "layer.json"
     description = json.loads(path.read_text())
     description["layer"]["hidden_filters"] = 9
     path.write_text(json.dumps(description))
     with pytest.raises(SaeError, match="another kind of layer"):
-        checkpoint.load_layer("mse", "base", folder)
+        store.cascade()

@@ -87,7 +87,7 @@ def test_info_tells_sizes_that_add_up(folder, photo, call):
     data = (folder / "photo.sae").read_bytes()
     status, out, error = call("info", "photo.sae")
     assert (status, error) == (0, "")
-    assert out.startswith("56 x 40 pixels, mse layers\n")
+    assert out.startswith("56 x 40 pixels, residual-mse layers\n")
     rows = [line.split() for line in out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["base", "el1", "el2", "el3", "el4", "header"]
     assert sum(int(row[-1] if row[0] == "header" else row[2]) for row in rows) == len(data)

@@ -18,8 +18,10 @@ from sae import images
 from sae.coding import bitstream, codec
 from sae.config import LAYER_NAMES, defaults
 from sae.errors import SaeError
-from sae.model import checkpoint
-from sae.model.cascade import Context
+from sae.model import families
+from sae.model.checkpoint import Store
+from sae.model.conditional_bottleneck import ConditionalBottleneck
+from sae.model.layer import ConditionalLayer, Context, Layer, build
 
 LAYERS = len(LAYER_NAMES)
 
@@ -61,31 +63,24 @@ def test_round_trip_at_every_layer(height, width, tiny_checkpoints):
 
 
 def test_encoder_and_decoder_see_the_same_contexts(photo, tiny_checkpoints, monkeypatch):
-    seen = {"compress": [], "decompress": []}
+    seen = {"write": [], "read": []}
 
-    class Spy:
-        def __init__(self, layer):
-            self.layer = layer
+    def spy(verb):
+        original = getattr(Layer, verb)
 
-        def compress(self, x, context):
-            seen["compress"].append(context)
-            return self.layer.compress(x, context)
+        def spied(layer, latent, context, *size):
+            seen[verb].append(context)
+            return original(layer, latent, context, *size)
 
-        def decompress(self, strings, context, size):
-            seen["decompress"].append(context)
-            return self.layer.decompress(strings, context, size)
+        monkeypatch.setattr(Layer, verb, spied)
 
-        def smallest_bytes(self, size):
-            return self.layer.smallest_bytes(size)
-
-    original = codec._cascade
-    monkeypatch.setattr(codec, "_cascade", lambda *key: [Spy(layer) for layer in original(*key)])
+    spy("write")
+    spy("read")
     data = sae.compress(photo, checkpoints=tiny_checkpoints)
-    encoder = list(seen["compress"])
-    seen["decompress"].clear()
+    assert not seen["read"], "an encoder decodes nothing"
     sae.decompress(data, checkpoints=tiny_checkpoints)
-    assert len(encoder) == len(seen["decompress"]) == LAYERS
-    for index, (ours, theirs) in enumerate(zip(encoder, seen["decompress"])):
+    assert len(seen["write"]) == len(seen["read"]) == LAYERS
+    for index, (ours, theirs) in enumerate(zip(seen["write"], seen["read"])):
         np.testing.assert_array_equal(ours.x_hat, theirs.x_hat)
         assert len(ours.latents) == len(theirs.latents) == index
         for y_hat, other in zip(ours.latents, theirs.latents):
@@ -96,7 +91,7 @@ def test_the_image_is_the_clipped_and_rounded_sum(photo, tiny_checkpoints, tiny_
     data = sae.compress(photo, checkpoints=tiny_checkpoints)
     context = Context.empty((1, 48, 64, 3))
     for layer, record in zip(tiny_cascade.layers, bitstream.parse(data).records):
-        context = context.extended(*layer.decompress([record.string], context, (48, 64)))
+        context = context.extended(layer, layer.read([record.string], context, (48, 64)))
     expected = np.rint(255 * np.clip(context.x_hat[0, :45, :60], 0, 1)).astype(np.uint8)
     np.testing.assert_array_equal(sae.decompress(data, checkpoints=tiny_checkpoints), expected)
 
@@ -133,7 +128,7 @@ def test_decoder_gives_each_image_when_its_layer_is_complete(stream, ends, tiny_
         found = decoder.feed(stream[start : start + 50])
         expected += found
         assert len(expected) == sum(end <= start + 50 for end in ends)
-    assert decoder.header == ("mse", 60, 45)
+    assert decoder.header == (families.named("residual-mse"), 60, 45)
     for image, other in zip(expected, sae.Decoder(checkpoints=tiny_checkpoints).feed(stream)):
         np.testing.assert_array_equal(image, other)
 
@@ -202,10 +197,10 @@ def test_layers_that_do_not_exist_are_refused(photo, stream, tiny_checkpoints):
     for layers in (0, -1, 6):
         with pytest.raises(SaeError, match="layer"):
             sae.compress(photo, layers, checkpoints=tiny_checkpoints)
-    with pytest.raises(SaeError, match="no metric"):
-        sae.compress(photo, metric="psnr", checkpoints=tiny_checkpoints)
-    with pytest.raises(SaeError, match=r"train_base\.py"):
-        sae.compress(photo, metric="ms-ssim", checkpoints=tiny_checkpoints)
+    with pytest.raises(SaeError, match="no family psnr"):
+        sae.compress(photo, family="psnr", checkpoints=tiny_checkpoints)
+    with pytest.raises(SaeError, match=r"train_base\.py --family conditional-ms-ssim"):
+        sae.compress(photo, family="ms-ssim", checkpoints=tiny_checkpoints)
     with pytest.warns(UserWarning, match="5 layers were asked for"):
         sae.decompress(sae.truncate(stream, 2), 5, checkpoints=tiny_checkpoints)
     header, records, _ = bitstream.parse(stream)
@@ -216,22 +211,22 @@ def test_layers_that_do_not_exist_are_refused(photo, stream, tiny_checkpoints):
 
 
 def save_tiny(folder, seed, names=LAYER_NAMES[:2], **changes):
-    """Saves tiny layers with random weights."""
+    """Saves tiny layers with random weights; returns their store."""
     import tensorflow as tf
 
-    from sae.model.layer import build
-
     tf.keras.utils.set_random_seed(seed)
-    below = None
+    store, below = Store(families.named("residual-mse"), folder), None
     for name in names:
-        layer = build(dataclasses.replace(defaults(name, preset="tiny")[0], **changes))
+        config = defaults(name, store.family, "tiny")[0]
+        layer = build(dataclasses.replace(config, **changes))
         arrays = layer.arrays()
         for part in ("real", "imag"):
             arrays[f"analysis/conv_2/kernel_{part}"] *= 30
         layer.set_arrays(arrays)
         layer.build_tables()
-        checkpoint.save_layer(layer, "mse", below, {}, folder)
+        store.save(layer, below, {})
         below = layer.fingerprint
+    return store
 
 
 def test_other_weights_are_refused_and_the_cache_does_not_outlive_them(photo, stream, tmp_path):
@@ -272,6 +267,27 @@ def test_the_limit_of_pixels_holds_both_ways(photo, stream, tiny_checkpoints):
         codec.encode(photo, checkpoints=tiny_checkpoints, max_pixels=45 * 60 - 1)
     with pytest.raises(SaeError, match="limit"):
         sae.decompress(stream, checkpoints=tiny_checkpoints, max_pixels=45 * 60 - 1)
+
+
+def test_only_what_is_asked_for_is_computed(photo, conditional_store, monkeypatch):
+    """Priors run once for each part and synthesis transforms for each image."""
+    calls = {"prior": 0, "synthesis": 0}
+
+    def count(kind, name, what):
+        original = getattr(kind, name)
+
+        def counted(*arguments, **options):
+            calls[what] += 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(kind, name, counted)
+
+    count(ConditionalBottleneck, "_of_phase", "prior")
+    count(ConditionalLayer, "synthesise", "synthesis")
+    data = sae.compress(photo, checkpoints=conditional_store.folder)
+    assert calls == {"prior": 3 * 4, "synthesis": 0}
+    sae.decompress(data, checkpoints=conditional_store.folder)
+    assert calls == {"prior": 2 * 3 * 4, "synthesis": 1}
 
 
 @settings(
@@ -332,14 +348,13 @@ def elsewhere(photo, checkpoints, folder, threads=None, one_core=False):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
 def test_processes_with_other_numbers_of_threads_and_other_copies_decode_alike(tmp_path):
     # Wide layers and this size, since others happen to give the same sums anyway.
-    save_tiny(tmp_path / "a", seed=1, hidden_filters=48)
+    store = save_tiny(tmp_path / "a", seed=1, hidden_filters=48)
     image = images.sample_photos()["coffee"][:272, :304]
     data, decoded, x_hat = elsewhere(image, tmp_path / "a", tmp_path)
 
-    cascade = checkpoint.load_cascade("mse", checkpoints=tmp_path / "a")
-    below = None
-    for layer in cascade.layers:
-        checkpoint.save_layer(layer, "mse", below, {"copy": True}, tmp_path / "b")
+    copy, below = dataclasses.replace(store, folder=tmp_path / "b"), None
+    for layer in store.cascade().layers:
+        copy.save(layer, below, {"copy": True})
         below = layer.fingerprint
     for threads, one_core in ((1, True), (3, False)):
         others = elsewhere(image, tmp_path / "b", tmp_path, threads, one_core)

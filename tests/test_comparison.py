@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 
@@ -15,37 +16,36 @@ from sae.paper import comparison, figures, report
 
 
 @pytest.fixture(scope="module")
-def measured(photos, tiny_checkpoints, tmp_path_factory):
+def measured(photos, tiny_store, tmp_path_factory):
     """A folder of two images and the results of tiny layers on it."""
     folder = tmp_path_factory.mktemp("measured")
     for name in ("coffee", "chelsea"):
         images.write_png(
             images.read(photos / f"{name}.png")[:200, :240], folder / f"set/{name}.png"
         )
-    rows = evaluation.evaluate(folder / "set", "mse", None, tiny_checkpoints)
-    evaluation.save(rows, folder / "set", "mse", tiny_checkpoints, folder / "results")
+    rows = evaluation.evaluate(folder / "set", tiny_store)
+    evaluation.save(rows, folder / "set", tiny_store, folder / "results")
     return folder
 
 
-def test_lower_layers_are_measured_while_one_above_awaits_training(
-    measured, tiny_checkpoints, tmp_path
-):
-    shutil.copytree(tiny_checkpoints / "mse", tmp_path / "mse")
-    path = tmp_path / "mse" / "el2" / "layer.json"
+def test_lower_layers_are_measured_while_one_above_awaits_training(measured, tiny_store, tmp_path):
+    shutil.copytree(tiny_store.folder, tmp_path, dirs_exist_ok=True)
+    store = dataclasses.replace(tiny_store, folder=tmp_path)
+    path = store.path("el2") / "layer.json"
     path.write_text(path.read_text().replace('"below": "', '"below": "0'))
-    rows = evaluation.evaluate(measured / "set", "mse", ("base", "el1"), tmp_path)
+    rows = evaluation.evaluate(measured / "set", store, ("base", "el1"))
     assert len(rows["el1"]) == 2
     with pytest.raises(SaeError, match=r"train_el2\.py"):
-        evaluation.evaluate(measured / "set", "mse", None, tmp_path)
+        evaluation.evaluate(measured / "set", store)
 
 
-def test_layers_beside_other_codecs(measured, tiny_checkpoints, tmp_path):
+def test_layers_beside_other_codecs(measured, tiny_store, tmp_path):
     original = images.read(measured / "set" / "coffee.png")
-    figure = comparison.compare(original, (20, 30, 120, 90), "mse", tiny_checkpoints)
+    figure = comparison.compare(original, (20, 30, 120, 90), tiny_store)
     titles = [axes.get_title() for axes in figure.axes]
     captions = [title for title in titles if "/" in title]
     assert len(captions) == 5 * 4
-    rows = results.load(measured / "results" / "set" / "mse" / "el1.json")["images"][0]
+    rows = results.load(measured / "results" / "set" / "residual-mse" / "el1.json")["images"][0]
     row = next(row for row in rows if row["image"] == "coffee.png")
     expected = f"{row['bpp']:.3f} / {row['psnr-rgb']:.2f} / {row['ms-ssim-rgb']:.3f}"
     assert f"+EL1\n{expected}" in captions
@@ -53,7 +53,7 @@ def test_layers_beside_other_codecs(measured, tiny_checkpoints, tmp_path):
     assert Image.open(path).size[0] == pytest.approx(17.8 / 2.54 * 300, abs=1)
     for crop in ((0, 0, 999, 10), (-1, 0, 10, 10), (0, 0, 0, 10)):
         with pytest.raises(SaeError, match="crop"):
-            comparison.compare(original, crop, "mse", tiny_checkpoints)
+            comparison.compare(original, crop, tiny_store)
 
 
 def page(measured, checkpoints, target, **options):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from sae.coding import codec
 from sae.config import defaults
+from sae.model.bottleneck import uniform_noise
+from sae.model.cascade import Cascade
 from sae.model.conditional_bottleneck import ConditionalBottleneck
-from sae.model.layer import build
+from sae.model.layer import Context, build
 
 
 @pytest.fixture(scope="module")
@@ -20,41 +20,66 @@ def x():
     return tf.constant(blocks.repeat(16, axis=1).repeat(16, axis=2), tf.float32)
 
 
-def test_a_file_of_conditional_layers_is_decoded_layer_by_layer(conditional_checkpoints, x):
+@pytest.fixture(params=["conditional_store", "first_conditional_store"])
+def store(request):
+    """Layers of either kind."""
+    return request.getfixturevalue(request.param)
+
+
+def test_a_file_of_conditional_layers_is_decoded_layer_by_layer(store, x):
     image = np.uint8(255 * x[0])[:-5, :-3]
-    data = codec.compress(image, 3, "mse", conditional_checkpoints)
-    decoder = codec.Decoder(checkpoints=conditional_checkpoints)
+    data = codec.compress(image, 3, store.family.name, store.folder)
+    decoder = codec.Decoder(checkpoints=store.folder)
     decoded = [x_hat for k in range(0, len(data), 50) for x_hat in decoder.feed(data[k : k + 50])]
     assert [x_hat.shape for x_hat in decoded] == [image.shape] * 3
-    again = codec.Decoder(checkpoints=conditional_checkpoints).feed(data)
+    again = codec.Decoder(checkpoints=store.folder).feed(data)
     np.testing.assert_array_equal(decoded, again)
+    np.testing.assert_array_equal(codec.decompress(data, checkpoints=store.folder), decoded[-1])
 
 
-def test_every_part_uses_the_context(x, conditional_cascade):
-    cascade = conditional_cascade
-    context, layer = cascade.context(x), cascade.layers[2]
-    below = context._replace(latents=context.latents[:2])
-    contribution, y_hat, bits = layer.code(x, below)
-    brighter = below._replace(x_hat=below.x_hat + 0.2)
-    # The residual is the same; what was decoded is not.
-    assert np.any(layer.code(x + 0.2, brighter)[1] != y_hat)
+def test_every_part_uses_the_lower_latents(x, store):
+    cascade = store.cascade()
+    below, layer = Cascade(cascade.layers[:2]).context(x), cascade.layers[2]
+    y_hat, bits = layer.rate(layer.analyse(x, below), below)
     for k in range(2):
-        latents = [latent + (i == k) for i, latent in enumerate(below.latents)]
-        other = below._replace(latents=tuple(latents))
-        assert np.any(layer.compress(x, other) != layer.compress(x, below))
-        # The same latent, above other ones.
-        moved = layer.code(x, other)
-        np.testing.assert_array_equal(moved[1], y_hat)
-        assert np.any(moved[0] != contribution)
-        assert np.any(moved[2] != bits)
+        latents = tuple(latent + (i == k) for i, latent in enumerate(below.latents))
+        other = Context(latents, lambda: below.x_hat)
+        assert np.any(layer.write(y_hat, other) != layer.write(y_hat, below))
+        assert np.any(layer.synthesise(y_hat, other) != layer.synthesise(y_hat, below))
+        assert np.any(layer.rate(y_hat, other, "none")[1] != bits)
 
 
-def test_terms_have_gradients_for_the_whole_layer(x, conditional_cascade):
-    config = dataclasses.replace(defaults("el1", preset="tiny")[0], kind="conditional")
-    layer = build(config, conditional_cascade.layers[:1])
-    below = next(conditional_cascade.code(x))[0]
+def test_the_analysis_sees_what_is_decoded(x, conditional_cascade, first_conditional_store):
+    layer = conditional_cascade.layers[1]
+    below = Cascade(conditional_cascade.layers[:1]).context(x)
+    other = Context((below.latents[0] + 1,), lambda: below.x_hat)
+    assert np.any(layer.analyse(x, other) != layer.analyse(x, below))
+    layer = first_conditional_store.cascade().layers[1]
+    brighter = Context(below.latents, lambda: below.x_hat + 0.2)
+    # The residual is the same; what was decoded is not.
+    assert np.any(layer.analyse(x + 0.2, brighter) != layer.analyse(x, below))
+
+
+def test_a_conditional_layer_needs_no_lower_reconstruction(x, conditional_cascade):
+    def never():
+        raise AssertionError("computed")
+
+    for layer, latents in zip(
+        conditional_cascade.layers, ((), *(c.latents for c, _ in conditional_cascade.code(x)))
+    ):
+        context = Context(latents, never)
+        y_hat = tf.round(layer.analyse(x, context))
+        layer.write(y_hat, context)
+        layer.synthesise(y_hat, context)
+
+
+def test_the_whole_layer_has_gradients(x, store):
+    cascade = store.cascade()
+    layer = build(defaults("el1", store.family, "tiny")[0], cascade.layers[:1])
+    context = Cascade(cascade.layers[:1]).context(x)
     with tf.GradientTape() as tape:
-        x_hat, bits = layer.training_step_terms(x, below, tf.constant([0, 0]))
+        y_tilde, bits = layer.rate(layer.analyse(x, context), context, "noise", tf.constant([0, 0]))
+        x_hat = layer.synthesise(y_tilde, context)
         loss = tf.reduce_mean(tf.square(x - x_hat)) + tf.reduce_mean(bits) * 1e-6
     assert all(np.any(g) for g in tape.gradient(loss, layer.trainable_variables))
 
@@ -66,13 +91,14 @@ DEPTH, BELOW = 6, 5
 def bottleneck():
     """A bottleneck fitted to `latents`, so that the estimate is meaningful."""
     tf.keras.utils.set_random_seed(2)
-    bottleneck = ConditionalBottleneck(DEPTH, BELOW, "test/bottleneck")
+    bottleneck = ConditionalBottleneck(DEPTH, BELOW, 64, 5, "test/bottleneck")
     optimizer = tf.keras.optimizers.Adam(3e-3)
 
     @tf.function
     def fit(y, lower, seed):
         with tf.GradientTape() as tape:
-            bits = tf.reduce_mean(bottleneck.perturb(y, seed, [lower])[1])
+            noisy = y + uniform_noise(tf.shape(y), seed)
+            bits = tf.reduce_mean(bottleneck.bits(noisy, tf.round(y), [lower]))
         variables = bottleneck.trainable_variables
         optimizer.apply_gradients(zip(tape.gradient(bits, variables), variables))
 
@@ -95,23 +121,23 @@ def latents(seed, *shape):
 @pytest.mark.parametrize("size", [(20, 30), (7, 9), (2, 1), (1, 1)])
 def test_decoded_is_quantized(bottleneck, size):
     y, lower = latents(900, 3, *size)
-    y_hat, _ = bottleneck.quantize(y, [lower])
-    np.testing.assert_array_equal(y_hat, np.round(y))
-    strings = bottleneck.compress(y, [lower])
+    y_hat = tf.round(y)
+    strings = bottleneck.compress(y_hat, [lower])
     np.testing.assert_array_equal(bottleneck.decompress(strings, size, [lower]), y_hat)
 
 
 def test_values_beyond_the_tables_survive(bottleneck):
     y, lower = latents(901, 1, 5, 4)
-    y = y * 1000
-    strings = bottleneck.compress(y, [lower])
-    np.testing.assert_array_equal(bottleneck.decompress(strings, (5, 4), [lower]), np.round(y))
+    y_hat = tf.round(y * 1000)
+    strings = bottleneck.compress(y_hat, [lower])
+    np.testing.assert_array_equal(bottleneck.decompress(strings, (5, 4), [lower]), y_hat)
 
 
 def test_size_is_the_estimate(bottleneck):
     y, lower = latents(902, 4, 33, 47)
-    bits = bottleneck.quantize(y, [lower])[1].numpy()
-    for string, estimate in zip(bottleneck.compress(y, [lower]).numpy(), bits / 8):
+    y_hat = tf.round(y)
+    bits = bottleneck.bits(y_hat, y_hat, [lower]).numpy()
+    for string, estimate in zip(bottleneck.compress(y_hat, [lower]).numpy(), bits / 8):
         assert abs(len(string) - estimate) <= 0.01 * estimate + 4
 
 
@@ -123,17 +149,17 @@ def test_the_prior_knows_the_lower_latent_and_the_neighbours(bottleneck):
         return tf.reshape(tf.gather(tf.reshape(x, (2, 32 * 32, -1)), order, axis=1), x.shape)
 
     def bits(y, lower):
-        return np.sum(bottleneck.quantize(y, [lower])[1])
+        return np.sum(bottleneck.bits(tf.round(y), tf.round(y), [lower]))
 
     assert bits(y, lower) < 0.99 * bits(shuffled(y), shuffled(lower))
     assert bits(shuffled(y), shuffled(lower)) < 0.99 * bits(shuffled(y), lower)
 
 
-def test_perturbed_bits_bound_the_estimate(bottleneck):
+def test_bits_with_noise_bound_the_estimate(bottleneck):
     y, lower = latents(904, 4, 32, 48)
-    y_tilde, bound = bottleneck.perturb(y, tf.constant([1, 2]), [lower])
-    assert 0.49 < np.max(np.abs(y_tilde - y)) <= 0.5001
-    assert np.all(bound > 0.97 * bottleneck.quantize(y, [lower])[1])
+    y_hat, noise = tf.round(y), uniform_noise(tf.shape(y), tf.constant([1, 2]))
+    bound = bottleneck.bits(y + noise, y_hat, [lower])
+    assert np.all(bound > 0.97 * bottleneck.bits(y_hat, y_hat, [lower]))
 
 
 def test_sums_may_be_taken_in_any_order(bottleneck):
@@ -160,7 +186,7 @@ def test_sums_may_be_taken_in_any_order(bottleneck):
 
 def test_a_damaged_string_is_refused(bottleneck):
     y, lower = latents(906, 1, 8, 8)
-    string = bottleneck.compress(y, [lower]).numpy()[0]
+    string = bottleneck.compress(tf.round(y), [lower]).numpy()[0]
     for damaged in (string + b"xyz", b"\xff" * 200):
         with pytest.raises(tf.errors.InvalidArgumentError):
             bottleneck.decompress([damaged], (8, 8), [lower])

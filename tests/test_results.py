@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sae.config import layer_names
+from sae.config import TABLE_FORMATS
 from sae.errors import SaeError
 from sae.measuring import bdrate, results
 from sae.measuring.results import Curve
+from sae.model import families
 from sae.paper import documents, figures
 
 RESULTS = documents.ROOT / "results" / "kodak"
@@ -34,8 +35,8 @@ def row(name, bpp, psnr, ms_ssim=0.9, layers=1):
 def folder(tmp_path):
     """Results of two families, with a published curve."""
     target = tmp_path / "results" / "set"
-    for metric in ("mse", "ms-ssim"):
-        for index, name in enumerate(layer_names(metric)):
+    for family in ("residual-mse", "conditional-ms-ssim"):
+        for index, name in enumerate(families.named(family).layers):
             rows = [
                 row(
                     f"{k}.png",
@@ -47,7 +48,7 @@ def folder(tmp_path):
                 for k in range(3)
             ]
             setting = {"label": name, "images": rows}
-            results.save(target / metric / f"{name}.json", name, "A layer", [setting])
+            results.save(target / family / f"{name}.json", name, "A layer", [setting])
     shutil.copytree(RESULTS / "published", target / "published")
     return target
 
@@ -87,19 +88,19 @@ def test_nan_is_refused(tmp_path):
 def test_no_results_is_one_sentence(tmp_path):
     with pytest.raises(SaeError, match="python -m sae evaluate"):
         results.curves(tmp_path)
-    (tmp_path / "mse").mkdir()
-    (tmp_path / "mse" / "base.json").write_text("{}")
+    (tmp_path / "residual-mse").mkdir()
+    (tmp_path / "residual-mse" / "base.json").write_text("{}")
     with pytest.raises(SaeError, match="not a results file"):
         results.curves(tmp_path)
 
 
 def test_curves_are_selected_by_key(folder):
     found = results.curves(folder)
-    assert [curve.key for curve in found[:2]] == ["mse", "ms-ssim"]
+    assert [curve.key for curve in found[:2]] == ["residual-mse", "conditional-ms-ssim"]
     assert found[0].labels == ["base", "el1", "el2", "el3", "el4"]
-    chosen = results.select(found, ["published/balle-*-mse", "mse"])
+    chosen = results.select(found, ["published/balle-*-mse", "residual-mse"])
     assert [c.key for c in chosen] == [
-        "published/balle-2017-mse", "published/balle-2018-mse", "mse",
+        "published/balle-2017-mse", "published/balle-2018-mse", "residual-mse",
     ]  # fmt: skip
     with pytest.raises(SaeError, match="--list"):
         results.select(found, ["nothing"])
@@ -147,7 +148,7 @@ def test_bd_rate_refuses_what_does_not_overlap():
         bdrate.delta(low, high, "ms-ssim-db")
 
 
-@pytest.mark.parametrize("format", bdrate.FORMATS)
+@pytest.mark.parametrize("format", TABLE_FORMATS)
 def test_bd_rate_tables(folder, capsys, format):
     options = argparse.Namespace(
         results=folder, against="published/sae-2019-mse", curves=None, format=format
@@ -157,7 +158,7 @@ def test_bd_rate_tables(folder, capsys, format):
     # Three times the rate at every quality.
     assert "-66.7" in text or "-66.66" in text
     if format == "json":
-        assert json.loads(text)["curves"]["SAE, ours (MSE)"]["psnr"]["overlap"][0] >= 25
+        assert json.loads(text)["curves"]["SAE, ours (residual, MSE)"]["psnr"]["overlap"][0] >= 25
     else:
         columns = {line.count("&" if format == "latex" else "|") for line in text.splitlines()}
         assert columns <= ({0, 6} if format == "latex" else {8})
@@ -175,7 +176,14 @@ def plot_options(folder, output, **changes):
 def test_figures_have_the_size_a_journal_asks_for(folder, tmp_path):
     figures.run(plot_options(folder, tmp_path, image=["1.png"]))
     names = {path.name for path in tmp_path.glob("*.p*")}
-    for stem in ("rd-psnr", "rd-ms-ssim-db", "rd", "rd-1", "rate-mse", "images-ms-ssim"):
+    for stem in (
+        "rd-psnr",
+        "rd-ms-ssim-db",
+        "rd",
+        "rd-1",
+        "rate-residual-mse",
+        "images-conditional-ms-ssim",
+    ):
         assert {f"{stem}.pdf", f"{stem}.png"} <= names
     for stem, centimetres in (("rd-psnr", 8.5), ("rd", 17.8)):
         width = Image.open(tmp_path / f"{stem}.png").size[0]
@@ -198,7 +206,7 @@ def test_the_legend_covers_neither_curves_nor_the_edge(folder, columns):
 
 
 def test_lines_tell_codecs_apart(folder):
-    chosen = results.select(results.curves(folder), ["mse", "published/*"])
+    chosen = results.select(results.curves(folder), ["residual-mse", "published/*"])
     for one, look in zip(chosen, figures.looks(chosen)):
         assert (look["linestyle"] == "-") == one.scalable
         assert (look.get("markerfacecolor") == "white") == (one.kind == "published")
@@ -236,15 +244,15 @@ def test_the_documents_agree_with_the_results():
 
 def test_the_results_are_those_of_the_released_layers():
     for name, description in documents.descriptions().items():
-        metric, layer = name.split()
-        written = results.load(RESULTS / metric / f"{layer}.json")
+        family, layer = name.split()
+        written = results.load(RESULTS / family / f"{layer}.json")
         assert written["fingerprint"] == description["fingerprint"]
 
 
 def test_plot_is_a_command(folder):
     command = [sys.executable, "-m", "sae", "plot", "--list", "--results", str(folder)]
     done = subprocess.run(command, cwd=documents.ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("mse ")
+    assert done.stdout.startswith("residual-mse ")
     done = subprocess.run([*command[:4], "--results", "/nowhere"], cwd=documents.ROOT,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -158,16 +158,19 @@ def test_a_broken_environment_is_made_anew(computer):
 
 
 @pytest.mark.parametrize(
-    ("metric", "layers"),
-    [("mse", ["base", "el1", "el2", "el3", "el4"]), ("ms-ssim", ["base", "el1", "el2", "el3"])],
+    ("family", "layers"),
+    [
+        ("residual-mse", ["base", "el1", "el2", "el3", "el4"]),
+        ("conditional-ms-ssim", ["base", "el1", "el2", "el3"]),
+    ],
 )
-def test_trains_the_layers_in_order(computer, metric, layers):
+def test_trains_the_layers_in_order(computer, family, layers):
     computer.add_python(computer.bin / "python3", (3, 11, 7))
-    assert (
-        computer.make("train", "DATA=a b", f"METRIC={metric}", "OPTIONS=--seed 2").returncode == 0
-    )
+    options = f"FAMILY={family}", "CHECKPOINTS=runs/mine", "OPTIONS=--seed 2"
+    assert computer.make("train", "DATA=a b", *options).returncode == 0
     assert (computer.checkout / "train.log").read_text().splitlines() == [
-        f"train_{layer}.py --data a b --metric {metric} --seed 2" for layer in layers
+        f"train_{layer}.py --data a b --family {family} --checkpoints runs/mine --seed 2"
+        for layer in layers
     ]
 
 

@@ -55,7 +55,7 @@ def test_train_test_and_draw(trained, test_images, tmp_path, capsys):
     decoded = images.read(tmp_path / "portrait_el1.png")
     assert decoded.shape == (201, 179, 3)
 
-    written = json.loads((tmp_path / "results" / "set" / "mse" / "el1.json").read_text())
+    written = json.loads((tmp_path / "results" / "set" / "residual-mse" / "el1.json").read_text())
     rows = written["images"][0]
     for row in rows:
         assert row["bpp"] == 8 * row["bytes"] / (row["width"] * row["height"])
@@ -77,7 +77,9 @@ def test_errors_are_one_sentence(tmp_path, photos):
 
     el1 = run("train_el1.py", "--data", photos, "--checkpoints", tmp_path)
     assert el1.returncode == 2
-    assert el1.stderr.splitlines()[-1].endswith("run train_base.py --metric mse first.")
+    assert el1.stderr.splitlines()[-1].endswith(
+        f"python train_base.py --family residual-mse --checkpoints {tmp_path} makes it."
+    )
     empty = tmp_path / "empty"
     empty.mkdir()
     missing = run("test_base.py", "--kodak", empty)
@@ -96,7 +98,7 @@ def test_released_layers_measure_on_kodak(tmp_path):
     kodak = ROOT / "kodak"
     if not list(kodak.glob("kodim*.png")):
         pytest.skip("kodak/ has no images; `make kodak` fetches them")
-    if not (ROOT / "checkpoints" / "mse" / "base" / "layer.json").exists():
+    if not (ROOT / "checkpoints" / "residual-mse" / "base" / "layer.json").exists():
         pytest.skip("there are no released layers")
     shutil.copy(kodak / "kodim23.png", tmp_path)
     scripts.test("base", ["--kodak", str(tmp_path), "--results", str(tmp_path / "results")])

@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.model.transforms import Kernel
+from sae.model.transforms import FourierKernel
 
 
 @pytest.mark.parametrize("support", [5, 9])
 def test_kernels_and_their_gradients_are_the_librarys(support):
     tf.keras.utils.set_random_seed(3)
-    ours = Kernel(support, 3, 4)
+    ours = FourierKernel(support, 3, 4)
     theirs = tfc.RDFTParameter(tf.zeros((support, support, 3, 4)))
     parts = (ours.real, ours.imag), (theirs.real, theirs.imag)
     for one, other in zip(*parts):

@@ -13,14 +13,14 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sae.errors import SaeError
+from sae.model import families
+from sae.model.families import Family
 
 MAGIC, VERSION = b"SAE", 1
 MAX_PIXELS = 10**9
 FINGERPRINT_BYTES = 4
 
-_METRICS = ("mse", "ms-ssim")
-
-# Magic, version, metric, width, height.
+# Magic, version, code of the family, width, height.
 _HEADER = struct.Struct("<3sBBII")
 # Length of the string, fingerprint of the layer; the string follows.
 _RECORD = struct.Struct(f"<I{FINGERPRINT_BYTES}s")
@@ -35,11 +35,11 @@ class Header(NamedTuple):
     """What a stream says of its image.
 
     Attributes:
-      metric: "mse" or "ms-ssim", the family of the layers.
+      family: of the layers.
       width, height: of the image, in pixels.
     """
 
-    metric: str
+    family: Family
     width: int
     height: int
 
@@ -82,8 +82,7 @@ def size(records: Iterable[Record]) -> int:
 
 def pack(header: Header, records: Iterable[Record]) -> bytes:
     """Returns the stream of an image and its layers, base first."""
-    metric = _METRICS.index(header.metric)
-    parts = [_HEADER.pack(MAGIC, VERSION, metric, header.width, header.height)]
+    parts = [_HEADER.pack(MAGIC, VERSION, header.family.code, header.width, header.height)]
     crc = zlib.crc32(parts[0])
     for record in records:
         part = _RECORD.pack(len(record.string), record.fingerprint) + record.string
@@ -123,7 +122,7 @@ class Parser:
         """Takes the next bytes of the stream; returns the layers that they complete.
 
         Raises:
-          SaeError: this is no .sae stream, of an unknown version or metric, its
+          SaeError: this is no .sae stream, of an unknown version or family, its
             image has no pixels or too many, or a checksum does not match. The
             layers before that one stay in `records`.
         """
@@ -150,9 +149,10 @@ class Parser:
         if len(self._buffer) < _HEADER.size:
             return
         raw = self._take(_HEADER.size)
-        _, _, metric, width, height = _HEADER.unpack(raw)
-        if metric >= len(_METRICS):
-            raise SaeError(f"The header is damaged: there is no metric {metric}.")
+        _, _, code, width, height = _HEADER.unpack(raw)
+        family = families.of_code(code)
+        if family is None:
+            raise SaeError(f"The header is damaged: there is no family of code {code}.")
         if width * height == 0:
             raise SaeError(f"The header is damaged: no image has {width} x {height} pixels.")
         if width * height > self._max_pixels:
@@ -160,7 +160,7 @@ class Parser:
                 f"The stream says its image has {width} x {height} pixels, more than the limit "
                 f"of {self._max_pixels}; raise the limit if that is right."
             )
-        self.header, self._crc = Header(_METRICS[metric], width, height), zlib.crc32(raw)
+        self.header, self._crc = Header(family, width, height), zlib.crc32(raw)
 
     def _read_record(self) -> bool:
         if len(self._buffer) < _RECORD.size:

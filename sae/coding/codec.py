@@ -1,13 +1,13 @@
 """Image to .sae stream and back.
 
 Encoder and decoder walk through the same contexts: each layer is coded in
-what a decoder has at that point, which the encoder gets by decoding its own
-strings. All of it runs on the CPU, since a GPU adds up in another order.
+what a decoder has at that point, which follows from the rounded latents
+alone; the encoder keeps those and decodes nothing. All of it runs on the CPU,
+since a GPU adds up in another order.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import warnings
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from typing import NamedTuple, Union
 import numpy as np
 import tensorflow as tf
 
-from sae import images
+from sae import images, metrics
 from sae.coding import bitstream
 from sae.coding.bitstream import Header, Record
-from sae.config import METRICS, STRIDE, layer_names
 from sae.errors import SaeError
 from sae.model import checkpoint
-from sae.model.cascade import Context
-from sae.model.layer import Layer
+from sae.model.checkpoint import Store
+from sae.model.families import Family
+from sae.model.layer import Context, Layer
 
 Image = Union[np.ndarray, images.Source]
 Folder = Union[str, Path]
@@ -37,6 +37,10 @@ _THREADS = 8
 _SLACK_BYTES = 8
 # At the peak, with all layers (benchmarks/codec.py measures it).
 _BYTES_PER_PIXEL = 230
+
+# Restored layers, by their store and fingerprints.
+_LOADED: dict[tuple[Store, tuple[str, ...]], Sequence[Layer]] = {}
+_MOST_LOADED = 16
 
 try:
     tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
@@ -67,17 +71,17 @@ class Encoded(NamedTuple):
 def compress(
     image: Image,
     layers: int | None = None,
-    metric: str = "mse",
+    family: str = "mse",
     checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
 ) -> bytes:
     """Returns the stream of an image; see `encode`."""
-    return encode(image, layers, metric, checkpoints).data
+    return encode(image, layers, family, checkpoints).data
 
 
 def encode(
     image: Image,
     layers: int | None = None,
-    metric: str = "mse",
+    family: str = "mse",
     checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
@@ -88,7 +92,7 @@ def encode(
     Args:
       image: uint8 [H, W, 3], or what `images.read` takes: a path or a binary file.
       layers: so many, from the base up; by default, all that are trained.
-      metric: "mse" or "ms-ssim", the family of the layers.
+      family: of the layers; or a metric, "mse" or "ms-ssim", for the best family trained for it.
       checkpoints: the folder of all checkpoints.
       target_bpp: add no layer once the stream has so many bits per pixel.
       target_psnr: add no layer once the 8-bit decoded image has this PSNR in dB.
@@ -101,7 +105,8 @@ def encode(
       SaeError: the image cannot be read or is too large, or a layer is not trained.
     """
     image = _array(image, max_pixels)
-    coder = _Coder(Header(metric, image.shape[1], image.shape[0]), layers, checkpoints)
+    found = checkpoint.store(family, checkpoints).family
+    coder = _Coder(Header(found, image.shape[1], image.shape[0]), layers, checkpoints)
     return _encode(coder, image, [], target_bpp, target_psnr)
 
 
@@ -192,7 +197,7 @@ class Decoder:
 
     @property
     def header(self) -> Header | None:
-        """Size of the image and metric; None until these bytes have come."""
+        """Size of the image and family; None until these bytes have come."""
         return self._parser.header
 
     def feed(self, data: bytes) -> list[np.ndarray]:
@@ -204,7 +209,7 @@ class Decoder:
         decoded = []
         for record in self._parser.feed(data):
             if self._coder is None:
-                trained = checkpoint.available(self.header.metric, self._checkpoints)
+                trained = Store(self.header.family, Path(self._checkpoints)).names()
                 layers = len(trained[: self._layers]) or 1
                 self._coder = _Coder(self.header, layers, self._checkpoints)
             self._coder.decode(record)
@@ -213,7 +218,7 @@ class Decoder:
 
 
 class _Coder:
-    """The layers of one image, and the context that those decoded so far have left."""
+    """The layers of one image, and the context that those coded so far leave."""
 
     def __init__(self, header: Header, layers: int | None, checkpoints: Folder):
         pixels = header.width * header.height
@@ -225,21 +230,25 @@ class _Coder:
                 f"{memory >> 30} GiB."
             )
         self.header = header
-        self.layers, self._fingerprints = _load(header.metric, layers, checkpoints)
-        self._size = tuple(side + -side % STRIDE for side in (header.height, header.width))
+        self.layers, self._fingerprints = _load(header.family, layers, checkpoints)
+        self._stride = self.layers[0].stride
+        self._size = tuple(side + -side % self._stride for side in (header.height, header.width))
         self._context: Context | None = None
-        self._decoded = 0
+        self._done = 0
 
     def encode(self, image: np.ndarray) -> Record:
-        """Codes the next layer, which thereby is not decoded."""
+        """Codes the next layer."""
+        layer, context = self.layers[self._done], self._started()
         with tf.device("CPU:0"):
-            x = tf.cast(images.pad(image, STRIDE)[None], tf.float32) / 255.0
-            string = self.layers[self._decoded].compress(x, self._started())
-        return Record(self._fingerprints[self._decoded], string.numpy()[0])
+            x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
+            y_hat = tf.round(layer.analyse(x, context))
+            string = layer.write(y_hat, context)
+        self._go_on(y_hat)
+        return Record(self._fingerprints[self._done - 1], string.numpy()[0])
 
     def decode(self, record: Record) -> None:
         """Decodes the next layer."""
-        index, name = self._decoded, bitstream.layer_name(self._decoded)
+        index, name = self._done, bitstream.layer_name(self._done)
         if index == len(self.layers):
             raise SaeError(f"Layer {name} of the stream has no trained weights here.")
         if record.fingerprint != self._fingerprints[index]:
@@ -255,23 +264,24 @@ class _Coder:
             )
         try:
             with tf.device("CPU:0"):
-                context = self._started()
-                contribution, y_hat = self.layers[index].decompress(
-                    tf.constant([record.string]), context, self._size
-                )
-                self._context = context.extended(contribution, y_hat)
+                strings = tf.constant([record.string])
+                y_hat = self.layers[index].read(strings, self._started(), self._size)
         except tf.errors.InvalidArgumentError as error:
             raise SaeError(f"Layer {name} is damaged: its string cannot be decoded.") from error
-        self._decoded += 1
+        self._go_on(y_hat)
 
     def image(self) -> np.ndarray:
-        """Returns what is decoded so far, uint8 [H, W, 3]."""
+        """Returns the image after the layers so far, uint8 [H, W, 3]."""
         with tf.device("CPU:0"):
             x_hat = self._context.x_hat[0, : self.header.height, : self.header.width]
             return tf.saturate_cast(tf.round(255.0 * x_hat), tf.uint8).numpy()
 
     def _started(self) -> Context:
         return Context.empty((1, *self._size, 3)) if self._context is None else self._context
+
+    def _go_on(self, y_hat: tf.Tensor) -> None:
+        self._context = self._started().extended(self.layers[self._done], y_hat)
+        self._done += 1
 
 
 def _encode(
@@ -288,11 +298,8 @@ def _encode(
         bpp = 8 * bitstream.size(records) / pixels
         last = len(records) == len(coder.layers) or (target_bpp is not None and bpp >= target_bpp)
         if target_psnr is not None:
-            coder.decode(records[-1])
-            psnr = float(tf.image.psnr(image, coder.image(), 255))
+            psnr = metrics.psnr(image, coder.image())
             last = last or psnr >= target_psnr
-        elif not last:
-            coder.decode(records[-1])
         if last:
             return Encoded(bitstream.pack(coder.header, records), len(records), bpp, psnr)
 
@@ -320,27 +327,23 @@ def _parse(data: bytes, layers: int | None, max_pixels: int) -> tuple[Header, li
 
 
 def _load(
-    metric: str, count: int | None, checkpoints: Folder
+    family: Family, count: int | None, checkpoints: Folder
 ) -> tuple[Sequence[Layer], Sequence[bytes]]:
-    """Returns the first `count` layers, by default all there are, and their fingerprints."""
-    if metric not in METRICS:
-        raise SaeError(f"There is no metric {metric}; choose one of {', '.join(METRICS)}.")
-    names = layer_names(metric)
-    if count is None:
-        names = checkpoint.available(metric, checkpoints) or names[:1]
-    elif not 1 <= count <= len(names):
-        raise SaeError(f"The {metric} family has 1 to {len(names)} layers, not {count}.")
-    described = [checkpoint.describe(metric, name, checkpoints) for name in names[:count]]
-    fingerprints = tuple(entry["fingerprint"] if entry else "" for entry in described)
-    layers = _cascade(metric, tuple(names[:count]), fingerprints, str(checkpoints))
+    """Returns the first `count` layers, by default all there are, and their fingerprints.
+
+    Layers are restored once while their fingerprints stay the same.
+    """
+    store = Store(family, Path(checkpoints))
+    if count is not None and not 1 <= count <= len(family.layers):
+        raise SaeError(
+            f"The {family.name} family has 1 to {len(family.layers)} layers, not {count}."
+        )
+    described = store.described(count)
+    fingerprints = tuple(entry["fingerprint"] for entry in described.values())
+    if (store, fingerprints) not in _LOADED:
+        if len(_LOADED) == _MOST_LOADED:
+            _LOADED.clear()
+        with tf.device("CPU:0"):
+            _LOADED[store, fingerprints] = store.cascade(described=described).layers
     prefixes = [bytes.fromhex(f)[: bitstream.FINGERPRINT_BYTES] for f in fingerprints]
-    return layers, prefixes
-
-
-@functools.lru_cache(maxsize=16)
-def _cascade(
-    metric: str, names: tuple[str, ...], fingerprints: tuple[str, ...], checkpoints: str
-) -> Sequence[Layer]:
-    """Restores layers, once while their fingerprints stay the same."""
-    with tf.device("CPU:0"):
-        return checkpoint.load_cascade(metric, names, checkpoints).layers
+    return _LOADED[store, fingerprints], prefixes

@@ -32,7 +32,7 @@ def compress(options: argparse.Namespace) -> int:
         encoded = codec.encode(
             image,
             options.layers,
-            options.metric,
+            options.family,
             options.checkpoints,
             options.target_bpp,
             options.target_psnr,
@@ -104,7 +104,7 @@ def info(options: argparse.Namespace) -> int:
     with _telling(options.source), _naming(options.source):
         stream = bitstream.parse(_read(options.source), max_pixels=options.max_pixels)
         header, pixels = stream.header, stream.header.width * stream.header.height
-        print(f"{header.width} x {header.height} pixels, {header.metric} layers")
+        print(f"{header.width} x {header.height} pixels, {header.family.name} layers")
         print(f"{'layer':<6}{'weights':<10}{'bytes':>12}{'bpp':>10}{'total bpp':>12}")
         for index, record in enumerate(stream.records):
             size = bitstream.RECORD_BYTES + len(record.string)

@@ -19,7 +19,6 @@ import numpy as np
 from sae.errors import SaeError
 from sae.measuring import results
 from sae.measuring.results import Curve
-from sae.paper import figures
 
 QUALITIES = {"psnr": "PSNR", "ms-ssim-db": "MS-SSIM (dB)"}
 _METHOD = "pchip"
@@ -49,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     keys = options.curves or [
         curve.key
         for curve in found
-        if curve.kind != "published" or curve.key in figures.DEFAULT_CURVES
+        if curve.kind != "published" or curve.key in results.DEFAULT_CURVES
     ]
     tested = [curve for curve in results.select(found, keys) if curve.key != anchor.key]
     deltas = {
@@ -176,4 +175,3 @@ def _json(anchor: str, deltas: dict[str, dict]) -> str:
 
 
 _FORMATS = {"markdown": _markdown, "latex": _latex, "json": _json}
-FORMATS = tuple(_FORMATS)

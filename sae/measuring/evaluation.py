@@ -18,17 +18,16 @@ import tensorflow as tf
 
 from sae import images
 from sae.coding import bitstream, codec
-from sae.config import STRIDE
 from sae.measuring import results, tables, workers
 from sae.model import checkpoint
 from sae.model.cascade import Cascade
+from sae.model.checkpoint import Store
 
 
 def evaluate(
     folder: str | Path,
-    metric: str,
+    store: Store,
     names: Sequence[str] | None = None,
-    checkpoints: str | Path = checkpoint.DEFAULT_FOLDER,
     save_images: str | Path | None = None,
     journal: Path | None = None,
 ) -> dict[str, list[dict]]:
@@ -36,9 +35,8 @@ def evaluate(
 
     Args:
       folder: images of any size and mode.
-      metric: "mse" or "ms-ssim", the family of the layers.
-      names: the layers, from the base upwards; all that are trained by default.
-      checkpoints: the folder of all checkpoints.
+      store: the layers.
+      names: of the layers, from the base upwards; all that are trained by default.
       save_images: where to keep the decoded images, as <image>_<layer>.png.
       journal: keeps what is measured, so that an interrupted call can go on.
 
@@ -53,39 +51,34 @@ def evaluate(
       SaeError: there are no images, one cannot be read, or a layer is missing.
     """
     found = images.find(folder)
-    names = tuple(names or checkpoint.available(metric, checkpoints) or ("base",))
     # Here, so that what is wrong with the checkpoints is said once and at first.
-    fingerprints = [
-        layer.fingerprint for layer in checkpoint.load_cascade(metric, names, checkpoints).layers
-    ]
-    function = functools.partial(
-        _measure, metric=metric, names=names, checkpoints=checkpoints, save_images=save_images
-    )
-    measured = workers.each(
-        function, found, f"{metric} to {names[-1]}", journal, {"layers": fingerprints}
-    )
+    layers = store.cascade(len(names) if names else None).layers
+    names, fingerprints = zip(*((layer.name, layer.fingerprint) for layer in layers))
+    function = functools.partial(_measure, store=store, names=names, save_images=save_images)
+    title = f"{store.family.name} to {names[-1]}"
+    measured = workers.each(function, found, title, journal, {"layers": fingerprints})
     return {name: [rows[index] for rows in measured] for index, name in enumerate(names)}
 
 
 def save(
     rows: dict[str, list[dict]],
     folder: str | Path,
-    metric: str,
-    checkpoints: str | Path = checkpoint.DEFAULT_FOLDER,
+    store: Store,
     target: str | Path = "results",
 ) -> list[Path]:
-    """Writes `target`/<name of folder>/<metric>/<layer>.json for each layer; returns the paths."""
-    paths = []
+    """Writes `target`/<name of folder>/<family>/<layer>.json for each layer; returns the paths."""
+    family, paths = store.family, []
     for name, images_of_layer in rows.items():
-        path = results.folder(target, folder) / metric / f"{name}.json"
-        description = checkpoint.describe(metric, name, checkpoints)
+        path = results.folder(target, folder) / family.name / f"{name}.json"
+        description = store.describe(name)
         results.save(
             path,
-            name=f"sae-{metric}-{name}",
-            description=f"Scalable auto-encoder, {metric} layers up to {name}",
+            name=f"sae-{family.name}-{name}",
+            description=f"Scalable auto-encoder, {family.name} layers up to {name}",
             settings=[{"label": name, "images": images_of_layer}],
             layer=name,
-            metric=metric,
+            family=family.name,
+            optimised_for=family.metric,
             fingerprint=description["fingerprint"],
             configuration=description["layer"],
             steps=description["training"].get("options", {}).get("last_step"),
@@ -96,33 +89,28 @@ def save(
 
 def run(options: argparse.Namespace) -> None:
     """The command `evaluate`: measures all trained layers of a family and writes their results."""
-    journal = results.folder(options.results, options.folder) / f"{options.metric}.partial"
-    rows = evaluate(
-        options.folder, options.metric, None, options.checkpoints, options.save_images, journal
-    )
-    for path in save(rows, options.folder, options.metric, options.checkpoints, options.results):
+    store = checkpoint.store(options.family, options.checkpoints)
+    journal = results.folder(options.results, options.folder) / f"{store.family.name}.partial"
+    rows = evaluate(options.folder, store, None, options.save_images, journal)
+    for path in save(rows, options.folder, store, options.results):
         print(path)
     journal.unlink(missing_ok=True)
     print(tables.layers(rows))
 
 
 def _measure(
-    path: Path,
-    metric: str,
-    names: tuple[str, ...],
-    checkpoints: str | Path,
-    save_images: str | Path | None,
+    path: Path, store: Store, names: tuple[str, ...], save_images: str | Path | None
 ) -> list[dict]:
     """Compresses an image and decompresses it; returns a row for each layer."""
     image = images.read(path)
     height, width = image.shape[:2]
     began = time.perf_counter()
-    data = codec.compress(image, len(names), metric, checkpoints)
+    data = codec.compress(image, len(names), store.family.name, store.folder)
     encode_seconds = time.perf_counter() - began
     records = bitstream.parse(data).records
     ends = [bitstream.size(records[: k + 1]) for k in range(len(names))]
-    estimates = _estimates(image, metric, names, checkpoints)
-    decoder, decode_seconds, rows = codec.Decoder(len(names), checkpoints), 0.0, []
+    estimates = _estimates(image, store, len(names))
+    decoder, decode_seconds, rows = codec.Decoder(len(names), store.folder), 0.0, []
     for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
         began = time.perf_counter()
         (x_hat,) = decoder.feed(data[begin:end])
@@ -142,16 +130,14 @@ def _measure(
     return rows
 
 
-def _estimates(
-    image: np.ndarray, metric: str, names: tuple[str, ...], checkpoints: str | Path
-) -> list[float]:
+def _estimates(image: np.ndarray, store: Store, count: int) -> list[float]:
     """Returns the bits per pixel that the likelihoods give, up to each layer."""
-    x = tf.cast(images.pad(image, STRIDE)[None], tf.float32) / 255.0
-    cascade = _cascade(metric, names, checkpoints)
+    cascade = _cascade(store, count)
+    x = tf.cast(images.pad(image, cascade.layers[0].stride)[None], tf.float32) / 255.0
     bits = [float(layer_bits[0]) for _, layer_bits in cascade.code(x)]
     return (np.cumsum(bits) / math.prod(image.shape[:2])).tolist()
 
 
 @functools.lru_cache(maxsize=1)
-def _cascade(metric: str, names: tuple[str, ...], checkpoints: str | Path) -> Cascade:
-    return checkpoint.load_cascade(metric, names, checkpoints)
+def _cascade(store: Store, count: int) -> Cascade:
+    return store.cascade(count)

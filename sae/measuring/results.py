@@ -1,6 +1,6 @@
 """Results files: rate and quality per setting, as CompressAI writes them, with their origin.
 
-Layers of ours are in results/<set>/<metric>/<layer>.json, one setting each;
+Layers of ours are in results/<set>/<family>/<layer>.json, one setting each;
 other codecs, with all their settings, in results/<set>/anchors/ (measured here)
 and results/<set>/published/.
 """
@@ -17,10 +17,23 @@ from pathlib import Path
 import numpy as np
 
 from sae import files, metrics
-from sae.config import METRICS, layer_names
 from sae.errors import SaeError
 from sae.metrics import ms_ssim_db
+from sae.model.families import FAMILIES, Family
 from sae.provenance import provenance
+
+# What is shown and compared unless told otherwise: ours, and the curves of the paper's figures.
+DEFAULT_CURVES = (
+    *(family.name for family in FAMILIES),
+    "published/sae-2019-mse",
+    "published/sae-2019-mse-as-printed",
+    "published/jpeg-dense",
+    "published/jpeg-2000-openjpeg",
+    "published/bpg-dense",
+    "published/balle-2017-mse",
+    "published/balle-2018-mse",
+    "published/sae-2019-ms-ssim",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +50,10 @@ class Curve:
       ms_ssim: in [0, 1], None where unknown.
       kind: "ours", "measured" (here, from other codecs' files) or "published".
       scalable: one stream serves every point.
-      optimised_for: "mse", "ms-ssim" or "-".
+      optimised_for: the metric: "mse", "ms-ssim" or "-".
       source: of published numbers.
       images: for each setting its rows, one per image; empty where unknown.
+      family: of our layers, None for other codecs.
     """
 
     key: str
@@ -54,6 +68,7 @@ class Curve:
     optimised_for: str
     source: str
     images: list[list[dict]]
+    family: Family | None = None
 
     def points(self, quality: str) -> list[tuple[float, float, str]]:
         """Returns rate, quality and label of the settings where it is known, by growing rate.
@@ -157,17 +172,17 @@ def load(path: str | Path) -> dict:
 
 
 def curves(target: str | Path) -> list[Curve]:
-    """Returns every curve in results/<set>: ours by metric, measured, then published ones.
+    """Returns every curve in results/<set>: ours by family, measured, then published ones.
 
     Raises:
       SaeError: there are none.
     """
     target, found = Path(target), []
-    for metric in METRICS:
-        paths = [target / metric / f"{name}.json" for name in layer_names(metric)]
+    for family in FAMILIES:
+        paths = [target / family.name / f"{name}.json" for name in family.layers]
         documents = [load(path) for path in paths if path.exists()]
         if documents:
-            found.append(_ours(metric, documents))
+            found.append(_ours(family, documents))
     for kind, subfolder in (("measured", "anchors"), ("published", "published")):
         for path in sorted((target / subfolder).glob("*.json")):
             found.append(_other(f"{subfolder}/{path.stem}", load(path), kind))
@@ -193,6 +208,12 @@ def select(found: Sequence[Curve], patterns: Sequence[str]) -> list[Curve]:
     return list(chosen.values())
 
 
+def default(found: Sequence[Curve]) -> list[Curve]:
+    """Returns those of the curves that are shown unless told otherwise, in their order."""
+    by_key = {curve.key: curve for curve in found}
+    return [by_key[key] for key in DEFAULT_CURVES if key in by_key]
+
+
 def of_image(curve: Curve, image: str) -> Curve | None:
     """Returns the curve of a single image, None where its numbers are not known."""
     rows = [row for setting in curve.images for row in setting if row["image"] == image]
@@ -207,13 +228,13 @@ def of_image(curve: Curve, image: str) -> Curve | None:
     )
 
 
-def _ours(metric: str, documents: Sequence[dict]) -> Curve:
+def _ours(family: Family, documents: Sequence[dict]) -> Curve:
     def points(key):
         return [document["results"].get(key, [None])[0] for document in documents]
 
     return Curve(
-        key=metric,
-        name=f"SAE, ours ({metric.upper()})",
+        key=family.name,
+        name=f"SAE, ours ({family.title})",
         description=documents[-1]["description"],
         labels=[document["labels"][0] for document in documents],
         bpp=points("bpp"),
@@ -221,9 +242,10 @@ def _ours(metric: str, documents: Sequence[dict]) -> Curve:
         ms_ssim=points("ms-ssim-rgb"),
         kind="ours",
         scalable=True,
-        optimised_for=metric,
+        optimised_for=family.metric,
         source="this project",
         images=[document["images"][0] for document in documents],
+        family=family,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +34,7 @@ def uniform_noise(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 class Bottleneck(tf.Module, abc.ABC):
-    """Rounds a latent y [B, h, w, depth] to integers and codes it in bytes.
+    """Tells the bits of a latent y [B, h, w, depth], and codes rounded ones in bytes.
 
     Rounding is plain, to the nearest integer. Strings can be made and read
     once there are integer tables: `build_tables` derives them from the prior
@@ -55,52 +55,43 @@ class Bottleneck(tf.Module, abc.ABC):
         self.cdf = self.cdf_offset = None
 
     @abc.abstractmethod
-    def perturb(
-        self, y: tf.Tensor, seed: tf.Tensor, latents: Sequence[tf.Tensor] = ()
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Adds uniform noise in place of rounding, so that gradients pass.
+    def bits(self, y: tf.Tensor, y_hat: tf.Tensor, latents: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """Returns the bits [B] of a latent, differentiable.
 
         Args:
-          y: float32 [B, h, w, depth].
-          seed: int32 or int64 [2], as of `uniform_noise`.
+          y: float32 [B, h, w, depth]. Rounded, it gives the estimate for a string;
+            with uniform noise in place of rounding, an upper bound of it.
+          y_hat: what a decoder has of the latent when it comes to later parts, of
+            the shape of y.
           latents: of the lower layers.
-
-        Returns:
-          y_tilde, of the shape of y, and an upper bound of the bits, [B].
         """
 
     @abc.abstractmethod
-    def quantize(
-        self, y: tf.Tensor, latents: Sequence[tf.Tensor] = ()
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns y_hat = round(y), of the shape of y, and its estimated bits, [B]."""
-
-    @abc.abstractmethod
-    def compress(self, y: tf.Tensor, latents: Sequence[tf.Tensor] = ()) -> tf.Tensor:
-        """Returns the strings [B] that code round(y)."""
+    def compress(self, y_hat: tf.Tensor, latents: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """Returns the strings [B] that code a rounded latent."""
 
     def decompress(
-        self, strings: tf.Tensor, shape: tf.Tensor, latents: Sequence[tf.Tensor] = ()
+        self, strings: tf.Tensor, shape: Sequence[int], latents: Sequence[tf.Tensor] = ()
     ) -> tf.Tensor:
         """Returns y_hat [B, h, w, depth] for strings [B] and shape = (h, w).
 
         Raises:
           tf.errors.InvalidArgumentError: a string does not code such a latent.
         """
-        symbols = int(shape[0]) * int(shape[1]) * self.depth
+        symbols = shape[0] * shape[1] * self.depth
         # Past the end of a string the library reads zeros, and of a damaged one
         # might read an endless escape code. A sound string needs a few zeros;
         # ones after them end any code, at less than three bytes per symbol.
         padding = bytes(16) + b"\xff" * (3 * symbols + 16)
-        y_hat = self._decode(tf.strings.join([strings, padding]), shape, latents)
+        y_hat, again = self._decode(tf.strings.join([strings, padding]), shape, latents)
         message = "a string does not code such a latent"
         tf.debugging.assert_less(tf.abs(y_hat), float(_LARGEST), message)
-        tf.debugging.assert_equal(self.compress(y_hat, latents), strings, message)
+        tf.debugging.assert_equal(again(), strings, message)
         return y_hat
 
     @abc.abstractmethod
-    def _decode(self, strings, shape, latents):
-        """Returns what `strings` begin with, whatever comes after it."""
+    def _decode(self, strings, shape, latents) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
+        """Returns what `strings` begin with, whatever comes after it, and how to code it again."""
 
     def build_tables(self) -> None:
         """Derives the integer tables from the prior as it is now."""
@@ -153,24 +144,17 @@ class EntropyBottleneck(Bottleneck):
         super().__init__(depth)
         with tf.name_scope(name):
             self.prior = tfc.NoisyDeepFactorized(batch_shape=(depth,))
-        self._model = tfc.ContinuousBatchedEntropyModel(
-            self.prior, coding_rank=3, compression=False, offset_heuristic=False
-        )
         self._coder = None
 
-    def perturb(self, y, seed, latents=()):
-        y_tilde = y + uniform_noise(tf.shape(y), seed)
-        bits = tf.reduce_sum(self.prior.log_prob(y_tilde), axis=(1, 2, 3)) / -math.log(2)
-        return y_tilde, bits
+    def bits(self, y, y_hat, latents=()):
+        return tf.reduce_sum(self.prior.log_prob(y), axis=(1, 2, 3)) / -math.log(2)
 
-    def quantize(self, y, latents=()):
-        return self._model(y, training=False)
-
-    def compress(self, y, latents=()):
-        return self._coder.compress(y)
+    def compress(self, y_hat, latents=()):
+        return self._coder.compress(y_hat)
 
     def _decode(self, strings, shape, latents):
-        return self._coder.decompress(strings, shape)
+        y_hat = self._coder.decompress(strings, shape)
+        return y_hat, lambda: self._coder.compress(y_hat)
 
     def _model_with_tables(self, **options):
         return tfc.ContinuousBatchedEntropyModel(self.prior, offset_heuristic=False, **options)

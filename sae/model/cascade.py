@@ -1,4 +1,4 @@
-"""The scalable auto-encoder: layers stacked on residuals."""
+"""The scalable auto-encoder: layers, each in the context of those below it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from sae.model.layer import Context, Layer
 class Cascade:
     """The layers of one family, lowest first.
 
-    Each layer codes an image in the context of the layers below it, and the
-    reconstruction after layer k is the sum of what layers 0..k contribute.
     Images x are float32 [B, H, W, 3] in [0, 1], H and W multiples of 16.
     """
 
@@ -29,8 +27,8 @@ class Cascade:
         """
         context = Context.empty(tf.shape(x))
         for layer in self.layers:
-            contribution, y_hat, bits = layer.code(x, context)
-            context = context.extended(contribution, y_hat)
+            y_hat, bits = layer.rate(layer.analyse(x, context), context)
+            context = context.extended(layer, y_hat)
             yield context, bits
 
     def context(self, x: tf.Tensor) -> Context:

@@ -1,32 +1,30 @@
 """One layer, saved and restored by itself.
 
-A checkpoint is a folder, checkpoints/<metric>/<layer>/, with two files:
-`weights.npz`, float32 weights and int32 tables as plain arrays, and
-`layer.json`, the layer's configuration, its fingerprint, the fingerprint of
-the layer below, on which it was trained, and the record of its training.
-Nothing in them can run code.
+A checkpoint is a folder, checkpoints/<family>/<layer>/, with two files:
+`weights.npz`, weights and int32 tables as plain arrays, and `layer.json`, the
+layer's configuration, its fingerprint, the fingerprint of the layer below, on
+which it was trained, and the record of its training. Nothing in them can run
+code.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from sae import files
-from sae.config import DEFAULT_FOLDER, LAYER_NAMES, LayerConfig, layer_names
+from sae.config import DEFAULT_FOLDER, METRICS, LayerConfig
 from sae.errors import SaeError
+from sae.model import families
 from sae.model.cascade import Cascade
+from sae.model.families import Family
 from sae.model.layer import Layer, build
-
-
-def folder(checkpoints: str | Path, metric: str, name: str) -> Path:
-    """Returns the folder of one layer's checkpoint."""
-    return Path(checkpoints) / metric / name
 
 
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
@@ -44,114 +42,160 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
         raise SaeError(f"{path} is damaged or not a file of arrays ({error}).") from error
 
 
-def save_layer(
-    layer: Layer, metric: str, below: str | None, training: dict, checkpoints: str | Path
-) -> None:
-    """Writes one layer.
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """The checkpoints of one family.
 
-    Args:
-      layer: with its integer tables.
-      metric: "mse" or "ms-ssim".
-      below: fingerprint of the layer under it, None for the base.
-      training: JSON record of how it was trained.
-      checkpoints: the folder of all checkpoints.
+    Attributes:
+      family: whose they are.
+      folder: of the checkpoints of all families.
     """
-    target = folder(checkpoints, metric, layer.name)
-    description = {
-        "format": 1,
-        "metric": metric,
-        "layer": asdict(layer.config),
-        "fingerprint": layer.fingerprint,
-        "below": below,
-        "training": training,
-    }
-    # The description last: a checkpoint without one does not exist.
-    (target / "layer.json").unlink(missing_ok=True)
-    save_arrays(target / "weights.npz", layer.arrays())
-    files.write_bytes(target / "layer.json", (json.dumps(description, indent=1) + "\n").encode())
 
+    family: Family
+    folder: Path = DEFAULT_FOLDER
 
-def describe(metric: str, name: str, checkpoints: str | Path = DEFAULT_FOLDER) -> dict | None:
-    """Returns what `layer.json` says of a layer, None where there is no checkpoint.
+    def path(self, name: str) -> Path:
+        """Returns the folder of one layer's checkpoint."""
+        return self.folder / self.family.name / name
 
-    Raises:
-      SaeError: the file is damaged, or of another metric or layer.
-    """
-    path = folder(checkpoints, metric, name) / "layer.json"
-    try:
-        description = json.loads(path.read_text())
-        found = description["metric"], description["layer"]["name"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SaeError(f"{path} is damaged; train the layer again (train_{name}.py).") from error
-    if found != (metric, name):
-        raise SaeError(f"{path} describes {found[1]} of the {found[0]} family, not {name}.")
-    return description
+    def command(self, name: str, *options: str) -> str:
+        """Returns the command that trains a layer into this store."""
+        words = ["python", f"train_{name}.py", "--family", self.family.name]
+        if self.folder.resolve() != DEFAULT_FOLDER:
+            words += ["--checkpoints", str(self.folder)]
+        return " ".join([*words, *options])
 
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of the trained layers, from the base up to the first gap."""
+        return tuple(itertools.takewhile(self.describe, self.family.layers))
 
-def load_layer(
-    metric: str,
-    name: str,
-    checkpoints: str | Path = DEFAULT_FOLDER,
-    below: Sequence[Layer] = (),
-) -> Layer:
-    """Restores one layer, on top of the layers `below`.
+    def described(self, count: int | None = None) -> dict[str, dict]:
+        """Returns what `layer.json` says of the first `count` layers, by default all there are.
 
-    Raises:
-      SaeError: there is no such checkpoint, or it is damaged.
-    """
-    description = describe(metric, name, checkpoints)
-    target = folder(checkpoints, metric, name)
-    if description is None:
-        raise SaeError(
-            f"There is no trained {name} in {target}; run train_{name}.py --metric {metric} first."
-        )
-    try:
-        layer = build(LayerConfig(**description["layer"]), below)
-        layer.set_arrays(load_arrays(target / "weights.npz"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise SaeError(f"{target} holds weights of another kind of layer ({error}).") from error
-    if layer.fingerprint != description["fingerprint"]:
-        raise SaeError(f"{target}/weights.npz is not what layer.json describes; fetch both again.")
-    return layer
+        Raises:
+          SaeError: one is missing, or damaged.
+        """
+        found = {}
+        for name in self.family.layers[:count]:
+            description = self.describe(name)
+            if description is None:
+                if found and count is None:
+                    break
+                raise SaeError(
+                    f"There is no trained {name} in {self.path(name)}; {self.command(name)} makes "
+                    "it."
+                )
+            found[name] = description
+        return found
 
+    def describe(self, name: str) -> dict | None:
+        """Returns what `layer.json` says of a layer, None where there is no checkpoint.
 
-def load_cascade(
-    metric: str, names: tuple[str, ...] | None = None, checkpoints: str | Path = DEFAULT_FOLDER
-) -> Cascade:
-    """Restores layers, lowest first, each on the layer that it was trained on.
-
-    Args:
-      metric: "mse" or "ms-ssim".
-      names: which layers, from the base upwards; all there are by default.
-      checkpoints: the folder of all checkpoints.
-
-    Raises:
-      SaeError: a layer is missing or damaged, or one below it has changed
-        since it was trained.
-    """
-    if names is None:
-        names = available(metric, checkpoints) or LAYER_NAMES[:1]
-    cascade, below = Cascade(), None
-    for name in names:
-        layer = load_layer(metric, name, checkpoints, cascade.layers)
-        description = describe(metric, name, checkpoints)
-        if description["below"] != below:
+        Raises:
+          SaeError: the file is damaged, or of another family or layer.
+        """
+        path = self.path(name) / "layer.json"
+        try:
+            description = json.loads(path.read_text(encoding="utf-8"))
+            found = description["family"], description["layer"]["name"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SaeError(
-                f"{name} in {folder(checkpoints, metric, name)} was trained on another "
-                f"{cascade.layers[-1].name if below else 'layer'}; run train_{name}.py again."
+                f"{path} is damaged; train the layer again ({self.command(name, '--force')})."
+            ) from error
+        if found != (self.family.name, name):
+            raise SaeError(
+                f"{path} describes {found[1]} of the {found[0]} family, not {name} of the "
+                f"{self.family.name} family."
             )
-        cascade.layers.append(layer)
-        below = description["fingerprint"]
-    return cascade
+        return description
+
+    def save(self, layer: Layer, below: str | None, training: dict) -> None:
+        """Writes one layer.
+
+        Args:
+          layer: with its integer tables.
+          below: fingerprint of the layer under it, None for the base.
+          training: JSON record of how it was trained.
+        """
+        target = self.path(layer.name)
+        description = {
+            "format": 1,
+            "family": self.family.name,
+            "layer": dataclasses.asdict(layer.config),
+            "fingerprint": layer.fingerprint,
+            "below": below,
+            "training": training,
+        }
+        # The description last: a checkpoint without one does not exist.
+        (target / "layer.json").unlink(missing_ok=True)
+        save_arrays(target / "weights.npz", {k: _small(a) for k, a in layer.arrays().items()})
+        files.write_bytes(
+            target / "layer.json", (json.dumps(description, indent=1) + "\n").encode()
+        )
+
+    def cascade(
+        self, count: int | None = None, described: dict[str, dict] | None = None
+    ) -> Cascade:
+        """Restores layers, lowest first, each on the layer that it was trained on.
+
+        Args:
+          count: so many, from the base upwards; all there are by default.
+          described: what `described` returned, where that is known.
+
+        Raises:
+          SaeError: a layer is missing or damaged, or one below it has changed
+            since it was trained.
+        """
+        cascade, below = Cascade(), None
+        for name, description in (described or self.described(count)).items():
+            if description["below"] != below:
+                raise SaeError(
+                    f"{name} in {self.path(name)} was trained on another "
+                    f"{cascade.layers[-1].name if below else 'layer'}; "
+                    f"{self.command(name, '--force')} trains it again."
+                )
+            cascade.layers.append(self._load(description, cascade.layers))
+            below = description["fingerprint"]
+        return cascade
+
+    def _load(self, description: dict, below: Sequence[Layer]) -> Layer:
+        """Restores the layer that was described, on top of the layers `below`."""
+        target = self.path(description["layer"]["name"])
+        try:
+            layer = build(LayerConfig(**description["layer"]), below)
+            layer.set_arrays(load_arrays(target / "weights.npz"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SaeError(f"{target} holds weights of another kind of layer ({error}).") from error
+        if layer.fingerprint != description["fingerprint"]:
+            raise SaeError(
+                f"{target}/weights.npz is not what layer.json describes; fetch both again."
+            )
+        return layer
 
 
-def available(metric: str, checkpoints: str | Path = DEFAULT_FOLDER) -> tuple[str, ...]:
-    """Returns the names of the trained layers, from the base up to the first gap."""
-    found = []
-    for name in layer_names(metric):
-        if describe(metric, name, checkpoints) is None:
-            break
-        found.append(name)
-    return tuple(found)
+def _small(array: np.ndarray) -> np.ndarray:
+    """Returns float32 values as float16 where that changes none of them."""
+    if array.dtype != np.float32:
+        return array
+    half = array.astype(np.float16)
+    return half if np.array_equal(half, array) else array
+
+
+def store(family: str = "mse", folder: str | Path = DEFAULT_FOLDER) -> Store:
+    """Returns the checkpoints of a family.
+
+    Args:
+      family: its name; or a metric, for the best family of that metric that has a
+        base in the folder.
+      folder: of the checkpoints of all families.
+
+    Raises:
+      SaeError: there is no such family.
+    """
+    folder = Path(folder)
+    if family not in METRICS:
+        return Store(families.named(family), folder)
+    stores = [Store(found, folder) for found in families.of_metric(family)]
+    return next((found for found in stores if found.names()), stores[0])

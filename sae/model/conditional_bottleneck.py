@@ -22,16 +22,13 @@ import math
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.model.bottleneck import Bottleneck, uniform_noise
+from sae.model.bottleneck import Bottleneck
 
 # Rows and columns modulo two, in the order of coding.
 _PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 
 # Its tails suit better than those of the normal distribution.
 _PRIOR = tfc.NoisyLogistic
-
-# Channels between the network's convolutions.
-_FILTERS = 64
 
 # Means are multiples of 1 / _MEANS, and scales _SMALLEST_SCALE * _RATIO^k for k < _SCALES: to 50.
 _MEANS = 8
@@ -51,51 +48,62 @@ class ConditionalBottleneck(Bottleneck):
     Args:
       depth: channels of the latent.
       context_depth: channels of the latents of all lower layers together.
+      filters: channels between the network's convolutions.
+      support: side of the convolution over the latent's own decoded parts, odd.
       name: scope of the variables.
     """
 
-    def __init__(self, depth: int, context_depth: int, name: str):
+    def __init__(self, depth: int, context_depth: int, filters: int, support: int, name: str):
         super().__init__(depth)
         with tf.name_scope(name):
             self._below = [
-                _Convolution(f"below_{k}", 3, channels, _FILTERS)
-                for k, channels in enumerate((context_depth, _FILTERS) if context_depth else ())
+                _Convolution(f"below_{k}", 3, channels, filters)
+                for k, channels in enumerate((context_depth, filters) if context_depth else ())
             ]
-            self._own = _Convolution("own", 5, depth, _FILTERS)
+            self._own = _Convolution("own", support, depth, filters)
             # Tells the phases apart.
-            self._phase = tf.Variable(tf.zeros((len(_PHASES), _FILTERS)), name="phase")
-            self._joint = _Convolution("joint", 1, _FILTERS, _FILTERS)
-            self._mean = _Convolution("mean", 1, _FILTERS, depth)
-            self._scale = _Convolution("scale", 1, _FILTERS, depth)
+            self._phase = tf.Variable(tf.zeros((len(_PHASES), filters)), name="phase")
+            self._joint = _Convolution("joint", 1, filters, filters)
+            self._mean = _Convolution("mean", 1, filters, depth)
+            self._scale = _Convolution("scale", 1, filters, depth)
 
-    def perturb(self, y, seed, latents=()):
-        y_tilde = y + uniform_noise(tf.shape(y), seed)
-        return y_tilde, self._bits(y_tilde, tfc.round_st(y), latents)
+    def bits(self, y, y_hat, latents=()):
+        log_prob = 0.0
+        for phase, (means, scales) in enumerate(self._parameters(y_hat, latents)):
+            scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
+            prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
+            log_prob += tf.reduce_sum(prior.log_prob(_part(y, phase)), axis=(1, 2, 3))
+        return log_prob / -math.log(2)
 
-    def quantize(self, y, latents=()):
-        y_hat = tfc.round_st(y)
-        return y_hat, self._bits(y_hat, y_hat, latents)
-
-    def compress(self, y, latents=()):
-        y_hat = tf.round(y)
-        handle = tfc.create_range_encoder(tf.shape(y)[:1], self.cdf)
+    def compress(self, y_hat, latents=()):
+        parts = []
         for phase, (means, scales) in enumerate(self._parameters(y_hat, latents, exact=True)):
             index, shift = self._index(means, scales)
-            symbols = tf.cast(_part(y_hat, phase), tf.int32) - shift
-            symbols -= tf.gather(self.cdf_offset, index)
-            handle = tfc.entropy_encode_index(handle, index, symbols)
-        return tfc.entropy_encode_finalize(handle)
+            parts.append((index, tf.cast(_part(y_hat, phase), tf.int32) - shift))
+        return self._encode(parts, tf.shape(y_hat)[:1])
 
     def _decode(self, strings, shape, latents):
+        whole = (tf.size(strings), *shape, self.depth)
         below = self._from_below(latents, exact=True)
         handle = tfc.create_range_decoder(strings, self.cdf)
-        parts = []
+        parts, found = [], []
         for phase in range(len(_PHASES)):
-            y_hat = _merge(parts, (tf.size(strings), *shape, self.depth))
-            index, shift = self._index(*self._of_phase(phase, y_hat, below, exact=True))
+            known = _merge(found, whole)
+            index, shift = self._index(*self._of_phase(phase, known, below, exact=True))
             handle, symbols = tfc.entropy_decode_index(handle, index, tf.shape(index)[1:], tf.int32)
-            parts.append(tf.cast(symbols + tf.gather(self.cdf_offset, index) + shift, tf.float32))
-        return _merge(parts, (tf.size(strings), *shape, self.depth))
+            symbols += tf.gather(self.cdf_offset, index)
+            parts.append((index, symbols))
+            found.append(tf.cast(symbols + shift, tf.float32))
+        return _merge(found, whole), lambda: self._encode(parts, whole[:1])
+
+    def _encode(self, parts, batch):
+        """Returns the strings of all parts: for each the tables' indices, and the symbols."""
+        handle = tfc.create_range_encoder(batch, self.cdf)
+        for index, symbols in parts:
+            handle = tfc.entropy_encode_index(
+                handle, index, symbols - tf.gather(self.cdf_offset, index)
+            )
+        return tfc.entropy_encode_finalize(handle)
 
     def _model_with_tables(self, **options):
         return tfc.ContinuousIndexedEntropyModel(
@@ -110,15 +118,6 @@ class ConditionalBottleneck(Bottleneck):
 
     def smallest_bits(self):
         return self.depth * min(self._smallest_bits())
-
-    def _bits(self, y, y_hat, latents):
-        """Returns the bits [B] of y, rounded or not, in the context of y_hat."""
-        log_prob = 0.0
-        for phase, (means, scales) in enumerate(self._parameters(y_hat, latents)):
-            scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
-            prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
-            log_prob += tf.reduce_sum(prior.log_prob(_part(y, phase)), axis=(1, 2, 3))
-        return log_prob / -math.log(2)
 
     def _index(self, means, scales):
         """Returns which table codes each element, and what to subtract from it before, int32."""
@@ -146,7 +145,9 @@ class ConditionalBottleneck(Bottleneck):
         (row, column), (height, width) = _PHASES[phase], (tf.shape(known)[1], tf.shape(known)[2])
         # On even sizes every phase has as many positions; those outside are cut off at the end.
         odd = (height % 2, width % 2)
-        known = tf.pad(_input(known, exact), ((0, 0), (2, 2 + odd[0]), (2, 2 + odd[1]), (0, 0)))
+        side = self._own.support // 2
+        around = [(side, side + more) for more in odd]
+        known = tf.pad(_input(known, exact), ((0, 0), *around, (0, 0)))
         x = self._own(known[:, row:, column:], exact, strides=2, padding="VALID")
         x += _weight(self._phase[phase], exact)
         if below is not None:
@@ -163,9 +164,9 @@ class _Convolution(tf.Module):
 
     def __init__(self, name: str, support: int, channels: int, filters: int):
         super().__init__()
-        shape = (support, support, channels, filters)
+        self.support = support
         with tf.name_scope(name):
-            initial = tf.keras.initializers.VarianceScaling()(shape)
+            initial = tf.keras.initializers.VarianceScaling()((support, support, channels, filters))
             self.kernel = tf.Variable(initial, name="kernel")
             self.bias = tf.Variable(tf.zeros(filters), name="bias")
 

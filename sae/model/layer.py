@@ -3,225 +3,289 @@
 A layer is always given a `Context`: what a decoder has when it comes to that
 layer. The layer decides how much of it to use. Nothing outside this file
 knows which kind of layer it holds; a new kind is a new class with the
-interface of `Layer`, registered in `KINDS`.
+interface of `Layer`, registered in `KINDS`. Training step, estimate, encoder
+and decoder are compositions of a layer's five verbs: analyse, rate,
+synthesise, write and read.
 """
 
 from __future__ import annotations
 
-import abc
+import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.config import STRIDE, LayerConfig
-from sae.model.bottleneck import EntropyBottleneck
+from sae.config import LayerConfig
+from sae.model.bottleneck import Bottleneck, EntropyBottleneck, uniform_noise
 from sae.model.conditional_bottleneck import ConditionalBottleneck
-from sae.model.transforms import analysis_transform, synthesis_transform
+from sae.model.transforms import TRANSFORMS, Transform
 
 
-class Context(NamedTuple):
+class Context:
     """What is already decoded.
 
     Attributes:
-      x_hat: float32 [B, H, W, 3], the sum of the reconstructions of all lower
-        layers, not clipped; zero below the base layer.
-      latents: their rounded latents, each float32 [B, H/16, W/16, depth].
+      latents: the rounded latents of the lower layers, lowest first, each
+        float32 [B, H/stride, W/stride, depth].
+      x_hat: float32 [B, H, W, 3], the reconstruction after the layer below, not
+        clipped; zero below the base layer. Computed when first asked for, and frozen:
+        no gradient passes through it.
     """
 
-    x_hat: tf.Tensor
-    latents: tuple[tf.Tensor, ...] = ()
+    def __init__(self, latents: tuple[tf.Tensor, ...], x_hat: Callable[[], tf.Tensor]):
+        self.latents = latents
+        self._x_hat: tf.Tensor | Callable[[], tf.Tensor] = x_hat
 
     @classmethod
     def empty(cls, shape) -> Context:
         """Returns the context of a base layer for images of `shape` = [B, H, W, 3]."""
-        return cls(tf.zeros(shape))
+        return cls((), lambda: tf.zeros(shape))
 
-    def extended(self, contribution: tf.Tensor, y_hat: tf.Tensor) -> Context:
-        """Returns the context of the next layer, given what this one adds."""
-        return Context(self.x_hat + contribution, (*self.latents, y_hat))
+    def extended(self, layer: Layer, y_hat: tf.Tensor) -> Context:
+        """Returns the context that a layer leaves when its latent is decoded."""
+        return Context((*self.latents, y_hat), lambda: layer.synthesise(y_hat, self))
+
+    @property
+    def x_hat(self) -> tf.Tensor:
+        if callable(self._x_hat):
+            # What it was computed from need not be kept.
+            self._x_hat = tf.stop_gradient(self._x_hat())
+        return self._x_hat
 
 
-class Layer(tf.Module, abc.ABC):
-    """The interface of a layer.
+class Layer(tf.Module):
+    """A layer with the transforms and the prior of the paper, but for what its kind changes.
 
-    Images x are float32 [B, H, W, 3] in [0, 1] with H and W multiples of 16.
+    Images x are float32 [B, H, W, 3] in [0, 1] with H and W multiples of the
+    stride; latents y are float32 [B, H/stride, W/stride, latent_depth].
+
+    Args:
+      config: its architecture.
+      below: the layers under it, lowest first.
 
     Attributes:
       name: "base", "el1", ...
-      config: the architecture.
+      stride: pixels per position of the latent, in each direction.
       latent_side: how the names of those arrays begin whose channels are the latent's.
     """
-
-    latent_side: tuple[str, ...] = ()
-
-    def __init__(self, config: LayerConfig):
-        super().__init__(name=config.name)
-        self.config = config
-
-    @abc.abstractmethod
-    def training_step_terms(
-        self, x: tf.Tensor, context: Context, seed: tf.Tensor, quantization: str = "noise"
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the reconstruction x_hat, including the context's, and the bits [B].
-
-        Args:
-          x: the images.
-          context: of the lower layers.
-          seed: int [2], of the noise that stands for rounding.
-          quantization: "noise": that noise, as published. "mixed": it in the
-            bits alone; the synthesis reads rounded latents, through which the
-            gradient passes unchanged (Minnen and Singh, ICIP 2020). "rounded":
-            both take rounded latents, and no gradient reaches the analysis.
-        """
-
-    @abc.abstractmethod
-    def code(self, x: tf.Tensor, context: Context) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Codes x without making bytes.
-
-        Returns:
-          What the layer adds to x_hat, its rounded latent y_hat, and the
-          estimated bits [B].
-        """
-
-    @abc.abstractmethod
-    def compress(self, x: tf.Tensor, context: Context) -> tf.Tensor:
-        """Returns the strings [B] that code x."""
-
-    @abc.abstractmethod
-    def decompress(
-        self, strings: tf.Tensor, context: Context, size: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what the layer adds to x_hat [B, H, W, 3], and y_hat, for size = (H, W).
-
-        Raises:
-          tf.errors.InvalidArgumentError: a string does not code such a latent.
-        """
-
-    @abc.abstractmethod
-    def smallest_bytes(self, size: tuple[int, int]) -> int:
-        """Returns a lower bound of the string's length for an image of size (H, W)."""
-
-    @abc.abstractmethod
-    def build_tables(self) -> None:
-        """Derives the integer tables of the entropy coder; done once, after training."""
-
-    @abc.abstractmethod
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns everything that was learned, by name."""
-
-    @abc.abstractmethod
-    def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Takes over what `arrays` returned; KeyError or ValueError where it does not fit."""
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the configuration and all arrays, as 64 hex digits."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        for name, array in sorted(self.arrays().items()):
-            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
-
-
-class ResidualLayer(Layer):
-    """The layer of the paper: an auto-encoder of what the lower layers miss."""
 
     latent_side = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
 
     def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
-        super().__init__(config)
-        self.analysis, self.synthesis, self.bottleneck = self._parts(below)
+        super().__init__(name=config.name)
+        self.config = config
+        self.stride = TRANSFORMS[config.transforms].stride
+        self._build(sum(layer.config.latent_depth for layer in below))
 
-    def _parts(self, below):
+    def _build(self, context_depth: int) -> None:
+        """Makes analysis, synthesis and bottleneck, above latents of so many channels."""
+        raise NotImplementedError
+
+    def _transforms(self, seen: int, read: int) -> tuple[Transform, Transform]:
+        """Returns an analysis that sees, and a synthesis that reads, so many channels."""
+        transforms = TRANSFORMS[self.config.transforms]
+        return transforms.analysis(self.config, seen), transforms.synthesis(self.config, read)
+
+    def _conditional_bottleneck(self, context_depth: int) -> ConditionalBottleneck:
         config = self.config
-        bottleneck = EntropyBottleneck(config.latent_depth, f"{config.name}/bottleneck")
-        return analysis_transform(config), synthesis_transform(config), bottleneck
+        return ConditionalBottleneck(
+            config.latent_depth,
+            context_depth,
+            config.prior_filters,
+            config.prior_support,
+            f"{config.name}/bottleneck",
+        )
 
-    def _analyse(self, x, context):
-        return self.analysis(x - context.x_hat)
+    def analyse(self, x: tf.Tensor, context: Context) -> tf.Tensor:
+        """Returns the latent y of x, not rounded."""
+        raise NotImplementedError
 
-    def _synthesise(self, y_hat, context):
-        return self.synthesis(y_hat)
+    def synthesise(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
+        """Returns the reconstruction x_hat after this layer, not clipped."""
+        raise NotImplementedError
 
-    def training_step_terms(self, x, context, seed, quantization="noise"):
-        y = self._analyse(x, context)
+    def rate(
+        self,
+        y: tf.Tensor,
+        context: Context,
+        quantization: str = "rounded",
+        seed: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the synthesis reads in place of y, and its bits [B]; differentiable.
+
+        Args:
+          y: as `analyse` returns it.
+          context: of the lower layers.
+          quantization: "rounded": both take rounded latents, and no gradient
+            reaches y. "noise": both take y with uniform noise in place of
+            rounding, as published. "mixed": the bits take the noise, the
+            synthesis rounded latents, through which the gradient passes unchanged
+            (Minnen and Singh, ICIP 2020). "none": both take y as it is.
+          seed: int [2], of the noise.
+        """
         if quantization == "rounded":
-            y_hat, bits = self.bottleneck.quantize(tf.stop_gradient(y), context.latents)
+            y_tilde = y_hat = tf.round(tf.stop_gradient(y))
+        elif quantization == "none":
+            y_tilde = y_hat = y
         else:
-            y_hat, bits = self.bottleneck.perturb(y, seed, context.latents)
-        if quantization == "mixed":
-            y_hat = tfc.round_st(y)
-        return context.x_hat + self._synthesise(y_hat, context), bits
+            y_tilde, y_hat = y + uniform_noise(tf.shape(y), seed), tfc.round_st(y)
+        bits = self.bottleneck.bits(y_tilde, y_hat, context.latents)
+        return (y_hat if quantization == "mixed" else y_tilde), bits
 
-    def code(self, x, context):
-        y_hat, bits = self.bottleneck.quantize(self._analyse(x, context), context.latents)
-        return self._synthesise(y_hat, context), y_hat, bits
+    def write(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
+        """Returns the strings [B] that code a rounded latent."""
+        return self.bottleneck.compress(y_hat, context.latents)
 
-    def compress(self, x, context):
-        return self.bottleneck.compress(self._analyse(x, context), context.latents)
+    def read(self, strings: tf.Tensor, context: Context, size: tuple[int, int]) -> tf.Tensor:
+        """Returns the rounded latent that strings [B] code, for images of size (H, W).
 
-    def decompress(self, strings, context, size):
-        shape = tf.convert_to_tensor(size) // STRIDE
-        y_hat = self.bottleneck.decompress(strings, shape, context.latents)
-        return self._synthesise(y_hat, context), y_hat
+        Raises:
+          tf.errors.InvalidArgumentError: a string does not code such a latent.
+        """
+        shape = tuple(side // self.stride for side in size)
+        return self.bottleneck.decompress(strings, shape, context.latents)
 
-    def smallest_bytes(self, size):
-        positions = (size[0] // STRIDE) * (size[1] // STRIDE)
+    def smallest_bytes(self, size: tuple[int, int]) -> int:
+        """Returns a lower bound of the string's length for an image of size (H, W)."""
+        positions = (size[0] // self.stride) * (size[1] // self.stride)
         return math.floor(positions * self.bottleneck.smallest_bits() / 8)
 
-    def build_tables(self):
+    def build_tables(self) -> None:
+        """Derives the integer tables of the entropy coder; done once, after training."""
         self.bottleneck.build_tables()
 
-    def arrays(self):
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns everything that was learned, by name."""
         arrays = {self._key(v): v.numpy() for v in self.trainable_variables}
         if self.bottleneck.has_tables:
             arrays["bottleneck/cdf"] = self.bottleneck.cdf
             arrays["bottleneck/cdf_offset"] = self.bottleneck.cdf_offset
         return arrays
 
-    def set_arrays(self, arrays):
+    def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Takes over what `arrays` returned; KeyError or ValueError where it does not fit."""
         for variable in self.trainable_variables:
-            variable.assign(arrays[self._key(variable)])
+            variable.assign(np.asarray(arrays[self._key(variable)], np.float32))
         if "bottleneck/cdf" in arrays:
             self.bottleneck.set_tables(arrays["bottleneck/cdf"], arrays["bottleneck/cdf_offset"])
+
+    def round_weights(self) -> None:
+        """Rounds all weights to float16, in which a checkpoint then stores them."""
+        for variable in self.trainable_variables:
+            variable.assign(tf.cast(tf.cast(variable, tf.float16), tf.float32))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the configuration and all arrays, as 64 hex digits."""
+        digest = hashlib.sha256(json.dumps(self._configuration(), sort_keys=True).encode())
+        for name, array in sorted(self.arrays().items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _configuration(self) -> dict:
+        """Returns the fields of the configuration that fingerprints cover.
+
+        A field that came later is left out where it has its default, so that
+        the fingerprints of earlier weights stay what they were.
+        """
+        first = ("name", "latent_depth", "hidden_filters", "gdn", "kind")
+        return {
+            field.name: value
+            for field in dataclasses.fields(self.config)
+            if (value := getattr(self.config, field.name)) != field.default or field.name in first
+        }
 
     def _key(self, variable: tf.Variable) -> str:
         return variable.name.removeprefix(f"{self.config.name}/").removesuffix(":0")
 
 
-class ConditionalLayer(ResidualLayer):
+class ResidualLayer(Layer):
+    """The layer of the paper: an auto-encoder of what the lower layers miss."""
+
+    def _build(self, context_depth):
+        depth = self.config.latent_depth
+        self.analysis, self.synthesis = self._transforms(3, depth)
+        self.bottleneck: Bottleneck = EntropyBottleneck(depth, f"{self.config.name}/bottleneck")
+
+    def analyse(self, x, context):
+        return self.analysis(x - context.x_hat)
+
+    def synthesise(self, y_hat, context):
+        return context.x_hat + self.synthesis(y_hat)
+
+
+class ConditionalLayer(Layer):
     """A layer that knows all that is already decoded.
 
-    Its analysis sees the lower reconstruction beside the residual, and its
-    synthesis reads the latents of all layers so far, so that it can undo what
-    the lower layers did badly. Its prior reads them too.
+    Its synthesis reads the latents of all layers so far and makes the whole
+    image, so that no lower reconstruction is needed. Its analysis sees the image,
+    and the lower latents where it has come down to their resolution. Its prior
+    takes mean and scale of every element from the lower latents and from the
+    parts of its own that are already decoded.
     """
 
-    def _parts(self, below):
-        config, depth = self.config, sum(layer.config.latent_depth for layer in below)
-        name = f"{config.name}/bottleneck"
-        return (
-            analysis_transform(config, 6 if below else 3),
-            synthesis_transform(config, depth),
-            ConditionalBottleneck(config.latent_depth, depth, name),
-        )
+    latent_side = ("analysis/conv_2/", "join/", "bottleneck/")
 
-    def _analyse(self, x, context):
+    def _build(self, context_depth):
+        depth = self.config.latent_depth
+        self.analysis, self.synthesis = self._transforms(3, context_depth + depth)
+        self.bottleneck = self._conditional_bottleneck(context_depth)
+        if context_depth:
+            join = tf.keras.layers.Conv2D(
+                depth,
+                1,
+                use_bias=False,
+                kernel_initializer=tf.keras.initializers.VarianceScaling(0.01),
+                name=f"{self.config.name}/join",
+            )
+            self.join = Transform([join], [context_depth])
+
+    def analyse(self, x, context):
+        y = self.analysis(x)
+        return y + self.join(tf.concat(context.latents, axis=-1)) if context.latents else y
+
+    def synthesise(self, y_hat, context):
+        return self.synthesis(tf.concat((*context.latents, y_hat), axis=-1))
+
+
+class FirstConditionalLayer(Layer):
+    """The first conditional layer, of the first MS-SSIM family: it adds to the lower ones.
+
+    Its analysis sees the lower reconstruction beside the residual, and its
+    synthesis and its prior read the latents of all layers so far.
+    """
+
+    def _build(self, context_depth):
+        depth = self.config.latent_depth
+        self.analysis, self.synthesis = self._transforms(
+            6 if context_depth else 3, context_depth + depth
+        )
+        self.bottleneck = self._conditional_bottleneck(context_depth)
+
+    def analyse(self, x, context):
         seen = (x - context.x_hat, *([context.x_hat] if context.latents else ()))
         return self.analysis(tf.concat(seen, axis=-1))
 
-    def _synthesise(self, y_hat, context):
-        return self.synthesis(tf.concat((y_hat, *context.latents), axis=-1))
+    def synthesise(self, y_hat, context):
+        latents = tf.concat((y_hat, *context.latents), axis=-1)
+        return context.x_hat + self.synthesis(latents)
+
+    def _configuration(self):
+        # As it was called when its weights were released.
+        return {**super()._configuration(), "kind": "conditional"}
 
 
-KINDS = {"residual": ResidualLayer, "conditional": ConditionalLayer}
+KINDS = {
+    "residual": ResidualLayer,
+    "conditional": ConditionalLayer,
+    "first-conditional": FirstConditionalLayer,
+}
 
 
 def build(config: LayerConfig, below: Sequence[Layer] = ()) -> Layer:

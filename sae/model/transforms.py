@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +18,7 @@ _GDN = {
 }
 
 
-class Kernel(tfc.RDFTParameter):
+class FourierKernel(tfc.RDFTParameter):
     """The library's Fourier parametrisation of a kernel, with a product in place of its FFT.
 
     Adam does much better on Fourier coefficients than on the taps themselves.
@@ -49,6 +50,15 @@ class Kernel(tfc.RDFTParameter):
         return tf.cast(tf.transpose(kernel, (2, 3, 0, 1)), compute_dtype or self.dtype)
 
 
+def plain_kernel(support: int, channels: int, filters: int) -> tf.Variable:
+    """Returns the taps themselves as a variable, [support, support, channels, filters]."""
+    initial = tf.keras.initializers.VarianceScaling()((support, support, channels, filters))
+    return tf.Variable(initial, name="kernel")
+
+
+KERNELS = {"fourier": FourierKernel, "plain": plain_kernel}
+
+
 class Transform(tf.Module):
     """Keras layers applied one after another.
 
@@ -70,78 +80,94 @@ class Transform(tf.Module):
         return x
 
 
-def analysis_transform(config: LayerConfig, channels: int = 3) -> Transform:
-    """Returns the map from [B, H, W, channels] to latents [B, H/16, W/16, latent_depth].
+def _convolution(
+    config: LayerConfig, name: str, channels: int, filters: int, support: int, **options
+) -> tfc.SignalConv2D:
+    """Returns a convolution of the library with a kernel of the configured kind."""
+    with tf.name_scope(name):
+        kernel = KERNELS[config.kernel](support, channels, filters)
+    return tfc.SignalConv2D(
+        filters, support, padding="same_zeros", kernel_parameter=kernel, name=name, **options
+    )
 
-    H and W are multiples of 16.
-    """
+
+def _gdn(config: LayerConfig, name: str, inverse: bool = False) -> tfc.GDN:
+    return tfc.GDN(inverse=inverse, name=name, **_GDN[config.gdn])
+
+
+def _paper_analysis(config: LayerConfig, channels: int) -> Transform:
     scope, filters = f"{config.name}/analysis", config.hidden_filters
 
-    def conv(index, depth, support, stride, channels=filters, bias=True):
+    def conv(index, channels, filters, support, stride, bias=True):
         name = f"{scope}/conv_{index}"
-        with tf.name_scope(name):
-            kernel = Kernel(support, channels, depth)
-        return tfc.SignalConv2D(
-            depth,
-            support,
-            corr=True,
-            strides_down=stride,
-            padding="same_zeros",
-            # Padding of its own leaves the gradients to TensorFlow's fast kernels on a CPU.
-            use_explicit=False,
-            use_bias=bias,
-            kernel_parameter=kernel,
-            name=name,
-        )
-
-    def gdn(index):
-        return tfc.GDN(name=f"{scope}/gdn_{index}", **_GDN[config.gdn])
+        # Padding of its own leaves the gradients to TensorFlow's fast kernels on a CPU.
+        options = {"corr": True, "strides_down": stride, "use_explicit": False, "use_bias": bias}
+        return _convolution(config, name, channels, filters, support, **options)
 
     return Transform(
         [
-            conv(0, filters, support=9, stride=4, channels=channels),
-            gdn(0),
-            conv(1, filters, support=5, stride=2),
-            gdn(1),
-            conv(2, config.latent_depth, support=5, stride=2, bias=False),
+            conv(0, channels, filters, support=9, stride=4),
+            _gdn(config, f"{scope}/gdn_0"),
+            conv(1, filters, filters, support=5, stride=2),
+            _gdn(config, f"{scope}/gdn_1"),
+            conv(2, filters, config.latent_depth, support=5, stride=2, bias=False),
         ],
         [channels, filters, filters, filters, filters],
     )
 
 
-def synthesis_transform(config: LayerConfig, context_depth: int = 0) -> Transform:
-    """Returns the map from latents [B, h, w, depth] to images [B, 16 h, 16 w, 3].
-
-    The depth is latent_depth + context_depth.
-    """
-    depth = config.latent_depth + context_depth
+def _synthesis(config: LayerConfig, channels: int, subpixel: bool) -> Transform:
     scope, filters = f"{config.name}/synthesis", config.hidden_filters
 
-    def conv(index, outputs, support, stride, channels=filters):
+    def conv(index, channels, filters, support, stride):
         name = f"{scope}/conv_{index}"
-        with tf.name_scope(name):
-            kernel = Kernel(support, channels, outputs)
-        return tfc.SignalConv2D(
-            outputs,
-            support,
-            corr=False,
-            strides_up=stride,
-            padding="same_zeros",
-            use_bias=True,
-            kernel_parameter=kernel,
-            name=name,
-        )
+        options = {"corr": False, "strides_up": stride, "use_bias": True}
+        return _convolution(config, name, channels, filters, support, **options)
 
-    def igdn(index):
-        return tfc.GDN(inverse=True, name=f"{scope}/igdn_{index}", **_GDN[config.gdn])
-
+    if subpixel:
+        shuffle = tf.keras.layers.Lambda(lambda x: tf.nn.depth_to_space(x, 4), name="shuffle")
+        last = [conv(2, filters, 3 * 4**2, support=3, stride=1), shuffle]
+    else:
+        last = [conv(2, filters, 3, support=9, stride=4)]
     return Transform(
         [
-            conv(0, filters, support=5, stride=2, channels=depth),
-            igdn(0),
-            conv(1, filters, support=5, stride=2),
-            igdn(1),
-            conv(2, 3, support=9, stride=4),
+            conv(0, channels, filters, support=5, stride=2),
+            _gdn(config, f"{scope}/igdn_0", inverse=True),
+            conv(1, filters, filters, support=5, stride=2),
+            _gdn(config, f"{scope}/igdn_1", inverse=True),
+            *last,
         ],
-        [depth, filters, filters, filters, filters],
+        [channels, filters, filters, filters, filters, 3 * 4**2],
     )
+
+
+def _paper_synthesis(config: LayerConfig, channels: int) -> Transform:
+    return _synthesis(config, channels, subpixel=False)
+
+
+def _subpixel_synthesis(config: LayerConfig, channels: int) -> Transform:
+    return _synthesis(config, channels, subpixel=True)
+
+
+class Transforms(NamedTuple):
+    """A pair of transforms.
+
+    Attributes:
+      stride: pixels of the image per position of the latent, in each direction.
+      analysis: (configuration, channels) -> the map from [B, H, W, channels] to
+        latents [B, H/stride, W/stride, latent_depth]; H and W are multiples of stride.
+      synthesis: (configuration, channels) -> the map from latents [B, h, w, channels]
+        to images [B, stride h, stride w, 3].
+    """
+
+    stride: int
+    analysis: Callable[[LayerConfig, int], Transform]
+    synthesis: Callable[[LayerConfig, int], Transform]
+
+
+# "subpixel" ends its synthesis with a small convolution at a quarter of the resolution, whose
+# channels become pixels (Shi et al., CVPR 2016), in place of a large one at the full resolution.
+TRANSFORMS = {
+    "paper": Transforms(16, _paper_analysis, _paper_synthesis),
+    "subpixel": Transforms(16, _paper_analysis, _subpixel_synthesis),
+}

@@ -13,11 +13,13 @@ from matplotlib.figure import Figure
 
 from sae import images
 from sae.coding import bitstream, codec
+from sae.config import PEERS
 from sae.errors import SaeError
 from sae.measuring import anchors, results
+from sae.model import checkpoint
+from sae.model.checkpoint import Store
 from sae.paper import figures
 
-PEERS = ("jpeg", "jpeg2000", "webp")
 # Absolute error, of 255, that the error map shows as its brightest.
 _BRIGHTEST = 40
 _WIDTH = 17.8 / 2.54
@@ -42,8 +44,9 @@ def run(options: argparse.Namespace) -> None:
     """The command `compare`."""
     original = images.read(options.image)
     crop = options.crop or (0, 0, original.shape[1], original.shape[0])
-    figure = compare(original, crop, options.metric, options.checkpoints, options.codecs)
-    stem = Path(options.output) / f"compare-{Path(options.image).stem}-{options.metric}"
+    store = checkpoint.store(options.family, options.checkpoints)
+    figure = compare(original, crop, store, options.codecs)
+    stem = Path(options.output) / f"compare-{Path(options.image).stem}-{store.family.name}"
     with figures.style():
         for path in figures.save(figure, stem, options.format):
             print(path)
@@ -52,8 +55,7 @@ def run(options: argparse.Namespace) -> None:
 def compare(
     original: np.ndarray,
     crop: tuple[int, int, int, int],
-    metric: str = "mse",
-    checkpoints: str | Path = codec.checkpoint.DEFAULT_FOLDER,
+    store: Store,
     peers: Sequence[str] = PEERS,
 ) -> Figure:
     """Draws a column for the original and for each layer, a row for ours and each other codec.
@@ -62,8 +64,7 @@ def compare(
       original: uint8 [H, W, 3].
       crop: x, y, width, height of what is shown. Rates and qualities are those
         of the whole image.
-      metric: "mse" or "ms-ssim", the family of the layers.
-      checkpoints: the folder of all checkpoints.
+      store: our layers.
       peers: keys of `anchors.CODECS`.
 
     Raises:
@@ -81,7 +82,7 @@ def compare(
     def cropped(image):
         return image[y : y + height, x : x + width]
 
-    ours = _layers(original, metric, checkpoints)
+    ours = _layers(original, store)
     rows = {"ours": ours}
     for key in peers:
         rows[anchors.CODECS[key].name.split(" (")[0]] = [
@@ -109,11 +110,11 @@ def compare(
     return figure
 
 
-def _layers(original: np.ndarray, metric: str, checkpoints: str | Path) -> list[Panel]:
+def _layers(original: np.ndarray, store: Store) -> list[Panel]:
     """Returns what each layer of our codec makes of the image."""
-    data = codec.compress(original, None, metric, checkpoints)
+    data = codec.compress(original, None, store.family.name, store.folder)
     records = bitstream.parse(data).records
-    decoded = codec.Decoder(checkpoints=checkpoints).feed(data)
+    decoded = codec.Decoder(checkpoints=store.folder).feed(data)
     return [
         _panel(original, x_hat, bitstream.size(records[: index + 1]))
         for index, x_hat in enumerate(decoded)

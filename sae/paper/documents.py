@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sae import files
-from sae.config import METRICS, defaults, layer_names
+from sae.config import defaults
 from sae.errors import SaeError
 from sae.measuring import bdrate, results, tables
 from sae.measuring.results import Curve
-from sae.model import checkpoint
+from sae.model import families
+from sae.model.checkpoint import Store
+from sae.model.families import FAMILIES, Family
 from sae.paper import figures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     """The command `results`."""
     found, records = results.curves(options.results), descriptions()
     with figures.style():
-        figure = figures.rd(figures.default(found), ("psnr", "ms-ssim-db"), columns=2)
+        figure = figures.rd(results.default(found), ("psnr", "ms-ssim-db"), columns=2)
         figures.save(figure, FIGURE.with_suffix(""), ("png",), Description=digest(found))
         figure = figures.training({name: _losses(one) for name, one in records.items()})
         figures.save(figure, TRAINING.with_suffix(""), ("png",), Description=digest_of(records))
@@ -61,10 +63,10 @@ def run(options: argparse.Namespace) -> None:
 def descriptions() -> dict[str, dict]:
     """Returns what the released checkpoints say of themselves, by family and layer."""
     return {
-        f"{metric} {name}": description
-        for metric in METRICS
-        for name in layer_names(metric)
-        if (description := checkpoint.describe(metric, name))
+        f"{family.name} {name}": description
+        for family in FAMILIES
+        for name in family.layers
+        if (description := Store(family).describe(name))
     }
 
 
@@ -76,11 +78,11 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
     """
     by_key = {curve.key: curve for curve in found}
     parts = [f"![Rate and distortion on Kodak]({FIGURE.relative_to(ROOT).as_posix()})"]
-    for metric, compared in _COMPARED.items():
-        if metric in by_key:
-            parts.append(_layers(by_key[metric], by_key.get(compared[0])))
+    ours = [curve for curve in found if curve.family]
+    for curve in ours:
+        parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
     text = _between(text, "results", "\n\n".join([*parts, _deltas(by_key)]))
-    return _between(text, "sample", _sample(by_key["mse"])) if "mse" in by_key else text
+    return _between(text, "sample", _sample(ours[0])) if ours else text
 
 
 def _between(text: str, name: str, part: str) -> str:
@@ -106,7 +108,7 @@ def with_models(text: str, found: Sequence[Curve], records: dict[str, dict]) -> 
 
 def digest(found: Sequence[Curve]) -> str:
     """Returns a digest of what the figure of the curves shows, which its file keeps."""
-    return digest_of([dataclasses.asdict(curve) for curve in figures.default(found)])
+    return digest_of([dataclasses.asdict(curve) for curve in results.default(found)])
 
 
 def digest_of(facts: object) -> str:
@@ -143,13 +145,11 @@ def _deltas(by_key: dict[str, Curve]) -> str:
         "| BD-rate of ours (from the range of quality in brackets) | in PSNR | in MS-SSIM (dB) |",
         "|---|---:|---:|",
     ]
-    for metric, compared in _COMPARED.items():
-        for key in compared:
-            if metric in by_key and key in by_key:
-                cells = [
-                    _delta(by_key[metric], by_key[key], quality) for quality in bdrate.QUALITIES
-                ]
-                name = f"{metric.upper()} family against {by_key[key].name}"
+    for curve in by_key.values():
+        for key in _COMPARED[curve.optimised_for] if curve.family else ():
+            if key in by_key:
+                cells = [_delta(curve, by_key[key], quality) for quality in bdrate.QUALITIES]
+                name = f"{curve.key} against {by_key[key].name}"
                 lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -192,7 +192,8 @@ def _trainings(records: dict[str, dict]) -> str:
         stages = _stages(description["training"])
         options, last = stages[-1]["options"], stages[-1]["validation"][-1]
         steps = [sum(counts) for counts in zip(*(stage["steps"].values() for stage in stages))]
-        weights = checkpoint.folder(checkpoint.DEFAULT_FOLDER, *name.split()) / "weights.npz"
+        family, layer = name.split()
+        weights = Store(families.named(family)).path(layer) / "weights.npz"
         cells = [
             name,
             f"{options['lmbda']:g}",
@@ -214,25 +215,23 @@ def _commands(records: dict[str, dict]) -> str:
     """Returns the command of every run that led to a released layer, as a block of shell."""
     lines = ["```sh"]
     for name, description in records.items():
-        metric, layer = name.split()
+        family, layer = name.split()
         stages = _stages(description["training"])
         for number, stage in enumerate(stages, start=1):
             origin, below = stage.get("warm_start"), stage["options"]["below"]
-            words = [f"python train_{layer}.py", "--data DIR"]
-            if metric != METRICS[0]:
-                words.append(f"--metric {metric}")
+            words = [f"python train_{layer}.py", "--data DIR", f"--family {family}"]
             if number < len(stages):
                 words.append(f"--checkpoints run{number}")
             remarks = [f"{name}, run {number} of {len(stages)}"]
             if below:
                 remarks.append(f"on {below[:8]}")
             if number > 1:
-                words.append(f"--warm_start run{number - 1}/{metric}/{layer}")
+                words.append(f"--warm_start run{number - 1}/{family}/{layer}")
             elif origin:
-                family = origin.get("metric", metric)
-                words.append(f"--warm_start checkpoints/{family}/{origin['layer']}")
+                place = f"{origin.get('family', family)}/{origin['layer']}"
+                words.append(f"--warm_start checkpoints/{place}")
                 remarks.append(f"begun with {origin['fingerprint'][:8]}")
-            words += _options(layer, metric, stage)
+            words += _options(layer, families.named(family), stage)
             lines.append(f"# {', '.join(remarks)}")
             # An option stays on the line of its value.
             command = " ".join(word.replace(" ", "\0") for word in words)
@@ -241,22 +240,23 @@ def _commands(records: dict[str, dict]) -> str:
     return "\n".join([*lines, "```"])
 
 
-def _options(layer: str, metric: str, stage: dict) -> list[str]:
+def _options(layer: str, family: Family, stage: dict) -> list[str]:
     """Returns the options of a run that are not the preset's."""
-    preset = {k: v for part in defaults(layer, metric) for k, v in dataclasses.asdict(part).items()}
-    found = dict(stage["options"])
+    parts = defaults(layer, family)
+    preset = {k: v for part in parts for k, v in dataclasses.asdict(part).items()}
+    # Options that the run did not have yet.
+    earlier = {f.name: f.default for part in parts for f in dataclasses.fields(part)}
+    found = {**earlier, **stage["options"], "warm_start": preset["warm_start"]}
     decoder = stage["steps"]["of the decoder alone"]
     found["decoder_from"] = round(1 - decoder / found["last_step"], 4)
-    # Options that the first runs did not have yet.
-    found = {"small_until": 0.0, "quantization": "noise", **found}
-    changed = {k: found[k] for k in preset if k in found and found[k] != preset[k]}
+    changed = {k: found[k] for k in preset if k != "kind" and found[k] != preset[k]}
     return [f"--{k} {v:g}" if isinstance(v, float) else f"--{k} {v}" for k, v in changed.items()]
 
 
 def _alone(found: Sequence[Curve], single: Curve) -> str:
     """Returns what layers spend and one model for the same PSNR as a Markdown table."""
     by_key = {curve.key: curve for curve in found}
-    ours, other = by_key["mse"], by_key["published/balle-2017-mse"]
+    ours, other = by_key["residual-mse"], by_key["published/balle-2017-mse"]
     pairs = [
         (psnr, results.layer_label(label), rate, other.name, bdrate.rate_at(other, "psnr", psnr))
         for rate, psnr, label in ours.points("psnr")
@@ -284,13 +284,13 @@ def _extremes(found: Sequence[Curve]) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for curve in found:
-        if curve.kind != "ours":
+        if not curve.family:
             continue
         for label, rows in zip(curve.labels, curve.images):
             by_psnr = sorted(rows, key=lambda row: row["psnr-rgb"] or float("inf"))
             by_rate = sorted(rows, key=lambda row: -row["bpp"])
             cells = [
-                curve.optimised_for,
+                curve.key,
                 label,
                 *(
                     f"{Path(r['image']).stem}, {r['psnr-rgb']:.2f} dB"

@@ -24,35 +24,25 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
 
 from sae import files
-from sae.config import METRICS
 from sae.errors import SaeError
 from sae.measuring import results
 from sae.measuring.results import Curve
 
 # The axis label of each quality.
 QUALITIES = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM", "ms-ssim-db": "MS-SSIM (dB)"}
-FORMATS = ("pdf", "pgf", "png")
-
-# What a figure shows unless told otherwise: the curves of the paper's own figures.
-DEFAULT_CURVES = (
-    "mse",
-    "ms-ssim",
-    "published/sae-2019-mse",
-    "published/sae-2019-mse-as-printed",
-    "published/jpeg-dense",
-    "published/jpeg-2000-openjpeg",
-    "published/bpg-dense",
-    "published/balle-2017-mse",
-    "published/balle-2018-mse",
-    "published/sae-2019-ms-ssim",
-)
 
 _QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim"}
 _DPI = 300
 _CENTIMETRE = 1 / 2.54
 _WIDTHS = {1: 8.5, 2: 17.8}
-_OURS = {"mse": ("#D55E00", "o"), "ms-ssim": ("#0072B2", "s")}
-_OTHERS = ("#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C8C8C", "#7A4B00")
+_OURS = {
+    "conditional-mse": ("#D55E00", "o"),
+    "residual-mse": ("#E69F00", "s"),
+    "conditional-ms-ssim": ("#0072B2", "o"),
+    "first-ms-ssim": ("#0072B2", "o"),
+    "residual-ms-ssim": ("#56B4E9", "s"),
+}
+_OTHERS = ("#009E73", "#CC79A7", "#000000", "#8C8C8C", "#7A4B00", "#332288", "#999933")
 _MARKERS = ("^", "D", "v", "P", "X", "<", ">", "h")
 _STYLE = {
     "font.size": 8,
@@ -83,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.range and len(options.quality) > 1:
         raise SaeError("--range is of one quality: name it with --quality.")
-    chosen = results.select(found, options.curves) if options.curves else default(found)
+    chosen = results.select(found, options.curves) if options.curves else results.default(found)
     # Published means have nothing to say of single images; what was measured here has.
     measured = chosen if options.curves else chosen + [c for c in found if c.kind == "measured"]
     size = {"columns": options.columns, "height": options.height, "log": options.log}
@@ -100,19 +90,13 @@ def run(options: argparse.Namespace) -> None:
             drawings[f"rd-{Path(image).stem}"] = rd(
                 single, options.quality[:1], options.bpp, options.range, title=image, **size
             )
-        for metric in METRICS:
-            if ours := [curve for curve in chosen if curve.key == metric]:
-                drawings[f"rate-{metric}"] = rate_by_layer(ours[0])
-                drawings[f"images-{metric}"] = every_image(measured, ours[0])
+        for curve in chosen:
+            if curve.family:
+                drawings[f"rate-{curve.key}"] = rate_by_layer(curve)
+                drawings[f"images-{curve.key}"] = every_image(measured, curve)
         for name, figure in drawings.items():
             for path in save(figure, Path(options.output) / name, options.format):
                 print(path)
-
-
-def default(found: Sequence[Curve]) -> list[Curve]:
-    """Returns those of the curves that a figure shows unless told otherwise, in their order."""
-    by_key = {curve.key: curve for curve in found}
-    return [by_key[key] for key in DEFAULT_CURVES if key in by_key]
 
 
 def listing(found: Sequence[Curve]) -> str:
@@ -230,7 +214,7 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
 
 
 def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Draws held-out loss against patches, a panel for each "<metric> <layer>"."""
+    """Draws held-out loss against patches, a panel for each "<family> <layer>"."""
     columns = min(5, len(losses))
     lines = math.ceil(len(losses) / columns)
     size = _WIDTHS[2] * _CENTIMETRE, 4.2 * lines * _CENTIMETRE
@@ -259,7 +243,7 @@ def save(
     Args:
       figure: to write.
       stem: path without suffix.
-      formats: of `FORMATS`; PGF needs a LaTeX installation.
+      formats: of `sae.config.FIGURE_FORMATS`; PGF needs a LaTeX installation.
       **metadata: texts to keep inside a PNG.
     """
     if "pgf" in formats and not _texsystem():
@@ -347,8 +331,8 @@ def looks(curves: Sequence[Curve]) -> list[dict]:
 
 
 def _look(curve: Curve, others: Iterator[int]) -> dict:
-    if curve.kind == "ours":
-        color, marker = _OURS[curve.optimised_for]
+    if curve.family:
+        color, marker = _OURS[curve.key]
         return {"color": color, "marker": marker, "linestyle": "-", "linewidth": 1.5, "zorder": 3}
     index = next(others)
     return {

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from sae import files, images
 from sae.coding import bitstream, codec
+from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
 from sae.measuring import bdrate, results
 from sae.measuring.results import Curve
@@ -38,7 +39,7 @@ def write(
     target: str | Path,
     results_folder: str | Path,
     images_folder: str | Path,
-    checkpoints: str | Path = codec.checkpoint.DEFAULT_FOLDER,
+    checkpoints: str | Path = DEFAULT_FOLDER,
     only: Sequence[str] | None = None,
 ) -> Path:
     """Writes the page; returns its path.
@@ -55,10 +56,10 @@ def write(
         not give the measured bytes.
     """
     found = results.curves(results_folder)
-    ours = [curve for curve in found if curve.kind == "ours"]
+    ours = [curve for curve in found if curve.family]
     if not ours:
         raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
-    chosen = figures.default(found) + [curve for curve in found if curve.kind == "measured"]
+    chosen = results.default(found) + [curve for curve in found if curve.kind == "measured"]
     anchor = next((curve for curve in found if curve.key == _ANCHOR), ours[0])
     parts = {
         "title": html.escape(Path(results_folder).name),
@@ -155,7 +156,7 @@ def _rows(ours: Iterable[Curve]) -> str:
     rows = [
         [
             row["image"],
-            curve.optimised_for.upper(),
+            curve.family.title,
             label,
             str(row["bytes"]),
             f"{row['bpp']:.4f}",
@@ -187,7 +188,7 @@ def _images(
         original = images.read(Path(folder) / name)
         families = [
             {
-                "name": curve.optimised_for.upper(),
+                "name": curve.family.title,
                 "layers": _decoded(original, name, curve, checkpoints),
             }
             for curve in ours
@@ -207,7 +208,7 @@ def _images(
 
 def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | Path) -> list[dict]:
     """Returns what each layer's slider position shows of an image."""
-    data = codec.compress(original, len(curve.labels), curve.optimised_for, checkpoints)
+    data = codec.compress(original, len(curve.labels), curve.key, checkpoints)
     records = bitstream.parse(data).records
     rows = [next(r for r in setting if r["image"] == name) for setting in curve.images]
     if [row["bytes"] for row in rows] != [

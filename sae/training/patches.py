@@ -9,6 +9,7 @@ ones before it, which lets a training resume where it stopped.
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,12 @@ class Patches:
       folders: searched with all their subfolders.
       config: patchsize, crops, smallest_scale and seed are used.
 
+    Attributes:
+      photos: to train on.
+      held_out: for validation.
+      counts: image files by name of folder.
+      digest: of the names and sizes of all photos that can be used.
+
     Raises:
       SaeError: a folder does not exist, or fewer than two photos can be used.
     """
@@ -53,6 +60,12 @@ class Patches:
         usable.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
         held_out = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * len(usable))))
         self.held_out, self.photos = usable[:held_out], usable[held_out:]
+        self.counts = {
+            Path(folder).name: sum(Path(folder) in path.parents for path in photos)
+            for folder in folders
+        }
+        facts = sorted((path.name, path.stat().st_size) for path in usable)
+        self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
         self._named = set()
 
     def _usable(self, path: Path) -> bool:

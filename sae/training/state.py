@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from sae.config import LayerConfig, TrainingConfig
 from sae.errors import SaeError
 from sae.model import checkpoint
 from sae.model.layer import Layer
@@ -55,12 +57,7 @@ class TrainingState:
             return False
         arrays = checkpoint.load_arrays(self.path)
         note = json.loads(str(arrays.pop("note")))
-        changes = [
-            f"{name} was {note['options'].get(name)}, is {value}"
-            for name, value in self.options.items()
-            if note["options"].get(name) != value
-        ]
-        if changes:
+        if changes := differences(note["options"], self.options):
             raise SaeError(
                 f"{self.path} holds an unfinished training begun otherwise "
                 f"({'; '.join(changes)}): give the same options, or remove it to start afresh."
@@ -72,3 +69,17 @@ class TrainingState:
             variable.assign(arrays[f"optimizer/{index}"])
         self.progress = note["progress"]
         return True
+
+
+def differences(earlier: dict, now: dict) -> list[str]:
+    """Returns what differs between the options of two trainings, as text.
+
+    An option that the earlier one did not have yet had its default then.
+    """
+    fields = dataclasses.fields(LayerConfig) + dataclasses.fields(TrainingConfig)
+    known = {**{field.name: field.default for field in fields}, **earlier}
+    return [
+        f"{name} was {known.get(name)}, is {value}"
+        for name, value in now.items()
+        if known.get(name) != value
+    ]

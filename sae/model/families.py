@@ -1,0 +1,69 @@
+"""Families: what a cascade of layers trained together is called."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from sae.config import LAYER_NAMES, METRICS
+from sae.errors import SaeError
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of layer and a metric.
+
+    Attributes:
+      name: on command lines, and of its folders in checkpoints/ and results/.
+      code: in the header of a stream; never given to another family.
+      kind: of its layers, a key of `sae.model.layer.KINDS`.
+      metric: what they are trained for, "mse" or "ms-ssim".
+      layers: their names, lowest first.
+    """
+
+    name: str
+    code: int
+    kind: str
+    metric: str
+    layers: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The name for legends and captions, such as "conditional, MS-SSIM"."""
+        return f"{self.kind.replace('-', ' ')}, {self.metric.upper()}"
+
+
+# The best of a metric first.
+FAMILIES = (
+    Family("conditional-mse", 3, "conditional", "mse", LAYER_NAMES),
+    Family("residual-mse", 0, "residual", "mse", LAYER_NAMES),
+    Family("conditional-ms-ssim", 4, "conditional", "ms-ssim", LAYER_NAMES[:4]),
+    Family("first-ms-ssim", 1, "first-conditional", "ms-ssim", LAYER_NAMES[:4]),
+    Family("residual-ms-ssim", 2, "residual", "ms-ssim", LAYER_NAMES[:4]),
+)
+
+
+def named(name: str) -> Family:
+    """Returns a family; raises SaeError where none has this name."""
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise SaeError(
+        f"There is no family {name}; choose one of {', '.join(f.name for f in FAMILIES)}."
+    )
+
+
+def of_code(code: int) -> Family | None:
+    """Returns the family with a code in the header of a stream, None where none has it."""
+    return next((family for family in FAMILIES if family.code == code), None)
+
+
+def of_metric(metric: str) -> list[Family]:
+    """Returns the families trained for a metric, the best first; raises SaeError for others."""
+    if metric not in METRICS:
+        raise SaeError(f"There is no metric {metric}; choose one of {', '.join(METRICS)}.")
+    return [family for family in FAMILIES if family.metric == metric]
+
+
+def published(metric: str) -> Family:
+    """Returns the family of a metric with the paper's layers."""
+    return next(family for family in of_metric(metric) if family.kind == "residual")

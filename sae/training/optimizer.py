@@ -1,0 +1,184 @@
+"""The optimisers: Adam, and SOAP (Vyas et al., 2024, arXiv 2409.11321).
+
+SOAP is Adam in a slowly turning basis. For each mode of a weight tensor, the
+moving average of the gradient's unfolding times its transpose is a factor of
+Shampoo's preconditioner (Gupta et al., 2018); its eigenvectors are the basis
+of that mode. The gradient is turned into these bases, Adam's moments are taken
+there, and the step is turned back. The bases are refreshed every few steps by
+one step of orthogonal iteration, which sorts them by eigenvalue on the way.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+
+class SOAP(tf.keras.optimizers.Optimizer):
+    """Adam in the eigenbasis of Shampoo's preconditioner.
+
+    Matrices have two modes. The kernel of a convolution, [k, k, in, out], is
+    taken as [k * k, in, out] and has three, so that the bases are small and a
+    step costs about what Adam's does. Tensors of any other rank (vectors, and
+    the densities of a factorised prior) take Adam's steps.
+
+    The first step moves only what takes Adam's steps: for the others, it finds
+    the bases.
+
+    Args:
+      learning_rate: step size, about that of Adam.
+      beta_1: decay of the gradient's moving average.
+      beta_2: decay of the moving average of its square, in the basis.
+      shampoo_beta: decay of the preconditioner's factors.
+      refresh_every: steps between two refreshments of the bases.
+      epsilon: added to the root of the square.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 3e-3,
+        beta_1: float = 0.95,
+        beta_2: float = 0.95,
+        shampoo_beta: float = 0.95,
+        refresh_every: int = 10,
+        epsilon: float = 1e-8,
+        name: str = "SOAP",
+        **kwargs,
+    ):
+        super().__init__(name=name, jit_compile=False, **kwargs)
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.beta_1, self.beta_2, self.shampoo_beta = beta_1, beta_2, shampoo_beta
+        self.refresh_every, self.epsilon = refresh_every, epsilon
+
+    def build(self, var_list):
+        super().build(var_list)
+        if getattr(self, "_built", False):
+            return
+        self._modes, self._means, self._squares, self._factors, self._bases = [], [], [], [], []
+        for variable in var_list:
+            shape, modes = _folded(variable.shape)
+            self._modes.append(modes)
+            self._means.append(self._slot(variable, "mean", shape))
+            self._squares.append(self._slot(variable, "square", shape))
+            sides = [shape[mode] for mode in modes]
+            self._factors.append(
+                [self._slot(variable, f"factor_{n}", (n, n), k) for k, n in enumerate(sides)]
+            )
+            self._bases.append(
+                [self._slot(variable, f"basis_{n}", (n, n), k) for k, n in enumerate(sides)]
+            )
+        self._built = True
+
+    def _slot(self, variable, name, shape, index=0):
+        return self.add_variable_from_reference(
+            variable, f"{name}_{index}", shape, initial_value=tf.zeros(shape, variable.dtype)
+        )
+
+    def update_step(self, gradient, variable):
+        index = self._index_dict[self._var_key(variable)]
+        mean, square = self._means[index], self._squares[index]
+        factors, bases, modes = self._factors[index], self._bases[index], self._modes[index]
+        gradient = tf.reshape(gradient, mean.shape)
+
+        for factor, mode in zip(factors, modes):
+            factor.assign(
+                self.shampoo_beta * factor + (1 - self.shampoo_beta) * _gram(gradient, mode)
+            )
+        # Without bases yet, the turned gradient, and with it the step, is zero.
+        for basis, mode in zip(bases, modes):
+            gradient = _turn(gradient, basis, mode)
+        mean.assign(self.beta_1 * mean + (1 - self.beta_1) * gradient)
+        square.assign(self.beta_2 * square + (1 - self.beta_2) * tf.square(gradient))
+        # The first gradient is in no moment of those.
+        taken = tf.maximum(self.iterations, 1) if modes else self.iterations + 1
+        step = tf.cast(taken, variable.dtype)
+        correction = tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+        change = mean / (tf.sqrt(square) + self.epsilon)
+        for basis, mode in zip(bases, modes):
+            change = _turn(change, basis, mode, back=True)
+        variable.assign_sub(
+            tf.cast(self._learning_rate, variable.dtype)
+            * correction
+            * tf.reshape(change, variable.shape)
+        )
+        if modes:
+            due = tf.equal(self.iterations % self.refresh_every, 0)
+            tf.cond(due, lambda: self._refresh(index), lambda: False)
+
+    def _refresh(self, index):
+        """Brings the bases, and the moments with them, up to the factors."""
+        first = tf.equal(self.iterations, 0)
+        mean, square = self._means[index], self._squares[index]
+        turned, sorted_square = tf.convert_to_tensor(mean), tf.convert_to_tensor(square)
+        for factor, basis, mode in zip(
+            self._factors[index], self._bases[index], self._modes[index]
+        ):
+            factor = factor / (tf.linalg.trace(factor) + 1e-30)
+
+            def begin(factor=factor):
+                return tf.linalg.eigh(factor)[1], tf.range(factor.shape[0])
+
+            def go_on(factor=factor, basis=basis):
+                product = tf.matmul(factor, basis)
+                values = tf.reduce_sum(basis * product, axis=0)
+                order = tf.argsort(values, direction="DESCENDING")
+                # Where the factor is all but singular, the old basis keeps the new one whole.
+                product = tf.gather(product + 1e-7 * basis, order, axis=1)
+                return tf.linalg.qr(product)[0], order
+
+            new, order = tf.cond(first, begin, go_on)
+            turned = _turn(_turn(turned, basis, mode, back=True), new, mode)
+            sorted_square = tf.gather(sorted_square, order, axis=mode)
+            basis.assign(new)
+        mean.assign(turned)
+        square.assign(sorted_square)
+        return True
+
+    def get_config(self):
+        names = ("beta_1", "beta_2", "shampoo_beta", "refresh_every", "epsilon")
+        return {
+            **super().get_config(),
+            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
+            **{name: getattr(self, name) for name in names},
+        }
+
+
+def _folded(shape):
+    """Returns the shape in which a variable is taken, and its modes that have a basis."""
+    shape = list(shape)
+    if len(shape) not in (2, 4):
+        return shape, []
+    if len(shape) == 4:
+        shape = [shape[0] * shape[1], *shape[2:]]
+    return shape, [mode for mode, side in enumerate(shape) if side > 1]
+
+
+def _gram(x, mode):
+    """Returns the product of the unfolding of x along a mode with its transpose."""
+    x = _around(x, mode)
+    if x.shape.rank == 2:
+        return tf.matmul(x, x, transpose_a=True)
+    return tf.reduce_sum(tf.matmul(x, x, transpose_b=True), axis=0)
+
+
+def _turn(x, basis, mode, back=False):
+    """Multiplies x along a mode by a basis, transposed, or by the basis itself."""
+    around = _around(x, mode)
+    if around.shape.rank == 2:
+        turned = tf.matmul(around, basis, transpose_b=back)
+    else:
+        turned = tf.matmul(basis, around, transpose_a=not back)
+    return tf.reshape(turned, x.shape)
+
+
+def _around(x, mode):
+    """Returns x as [what comes before a mode, the mode, what comes after it], or without the last.
+
+    Many products of single columns would take far longer than one of a matrix.
+    """
+    before, after = math.prod(x.shape[:mode]), math.prod(x.shape[mode + 1 :])
+    return tf.reshape(x, (before, x.shape[mode], after) if after > 1 else (before, x.shape[mode]))
+
+
+OPTIMIZERS = {"adam": tf.keras.optimizers.Adam, "soap": SOAP}
