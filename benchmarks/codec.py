@@ -1,6 +1,6 @@
 """Time, memory and file sizes of the codec, beside other codecs in the same run.
 
-    python benchmarks/codec.py [--images kodak] [--metric mse]
+    python benchmarks/codec.py [--images kodak] [--family NAME]
         [--checkpoints DIR] [--cores 2] [--compressai-python PATH]
 
 Prints the tables of benchmarks/README.md. All codecs run on the same cores,
@@ -77,7 +77,7 @@ def sae(image: np.ndarray, layers: int, options: argparse.Namespace) -> tuple:
 
     repeats, checkpoints = options.repeats, options.checkpoints
     encoding, data = fastest(
-        repeats, lambda: codec.compress(image, layers, options.metric, checkpoints)
+        repeats, lambda: codec.compress(image, layers, options.family, checkpoints)
     )
     decoding, _ = fastest(repeats, lambda: codec.decompress(data, checkpoints=checkpoints))
     strings = sum(len(record.string) for record in bitstream.parse(data).records)
@@ -135,7 +135,7 @@ def kodak(options: argparse.Namespace) -> None:
     from sae.model import checkpoint
 
     paths = images.find(options.images)
-    layers = checkpoint.available(options.metric, options.checkpoints)
+    layers = checkpoint.store(options.family, options.checkpoints).names()
     peer = (
         CompressAI(options.compressai_python, options.cores) if options.compressai_python else None
     )
@@ -181,7 +181,7 @@ def sizes(options: argparse.Namespace) -> None:
         for direction in ("encode", "decode"):
             command = [sys.executable, __file__, "--one", direction, "--tiles", str(tiles)]
             command += ["--checkpoints", options.checkpoints, "--cores", str(options.cores)]
-            command += ["--metric", options.metric]
+            command += ["--family", options.family]
             command += ["--stream", str(Path(folder) / f"{tiles}.sae")]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             seconds, memory = json.loads(done.stdout)
@@ -201,7 +201,7 @@ def one(options: argparse.Namespace) -> None:
     image = np.tile(photo, (options.tiles, options.tiles, 1))
 
     def compress(image):
-        return codec.compress(image, None, options.metric, options.checkpoints)
+        return codec.compress(image, None, options.family, options.checkpoints)
 
     codec.decompress(compress(photo), None, options.checkpoints)
     started = time.perf_counter()
@@ -219,8 +219,9 @@ def one(options: argparse.Namespace) -> None:
 def startup(options: argparse.Namespace) -> None:
     """Prints what a process takes to be ready for work, beside importing TensorFlow."""
     loaded = (
-        f"from sae import codec; "
-        f"codec._load({options.metric!r}, None, {os.path.abspath(options.checkpoints)!r})"
+        f"from sae.coding import codec; from sae.model.checkpoint import store; "
+        f"folder = {os.path.abspath(options.checkpoints)!r}; "
+        f"codec._load(store({options.family!r}, folder).family, None, folder)"
     )
     programs = {
         "import tensorflow": "import tensorflow",
@@ -247,7 +248,7 @@ def startup(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", default="kodak", metavar="DIR")
-    parser.add_argument("--metric", choices=("mse", "ms-ssim"), default="mse")
+    parser.add_argument("--family", default="mse", help="or a metric, for its best one (mse)")
     parser.add_argument("--checkpoints", default="checkpoints", metavar="DIR")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)

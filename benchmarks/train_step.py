@@ -2,10 +2,11 @@
 
     python benchmarks/train_step.py [--data DIR ...] [--steps 20] [--rounds 5]
 
-Base layer, batch 8, 256 x 256, 48 filters. Three loops take turns, so that a
+Base layer, batch 8, 256 x 256, 48 filters. The loops take turns, so that a
 busy machine slows all of them alike, and the median round counts:
 
-- sae: the project's step, fed by its input pipeline, as in train_base.py;
+- soap: the project's step, fed by its input pipeline, as in train_base.py;
+- adam: the same with Adam on Fourier kernels;
 - bare: the same Keras layers, the same loss, Adam; no pipeline, no cascade;
 - library: likewise, with tensorflow-compression's layers as they come, whose
   kernels are transformed by FFT.
@@ -14,6 +15,7 @@ busy machine slows all of them alike, and the median round counts:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 import time
@@ -27,19 +29,24 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from sae import images
-from sae.config import defaults
+from sae.config import LayerConfig, defaults
+from sae.model import families
 from sae.model.cascade import Cascade
 from sae.model.layer import build
-from sae.model.transforms import analysis_transform, synthesis_transform
-from sae.training.loop import make_step
+from sae.model.objective import Objective
+from sae.model.transforms import TRANSFORMS
+from sae.training.optimizer import SOAP
 from sae.training.patches import Patches
+from sae.training.step import make_step
 
-ARCHITECTURE, TRAINING = defaults("base")
+ARCHITECTURE, TRAINING = defaults("base", families.published("mse"))
+FOURIER = dataclasses.replace(ARCHITECTURE, kernel="fourier")
 
 
-def sae_loop(folders: list[Path]) -> Callable[[int], None]:
+def sae_loop(folders: list[Path], architecture: LayerConfig, optimizer) -> Callable[[int], None]:
     """Returns a function that takes so many steps of the project's training."""
-    step, _ = make_step(Cascade(), build(ARCHITECTURE), "mse", TRAINING)
+    objective = Objective("mse", TRAINING.lmbda)
+    step = make_step(Cascade(), build(architecture), objective, optimizer, TRAINING.quantization)
     batches = iter(Patches(folders, TRAINING).dataset(TRAINING.batchsize))
 
     def loop(steps):
@@ -118,9 +125,13 @@ def main() -> None:
         if not options.data:
             for name, photo in images.sample_photos().items():
                 images.write_png(photo, Path(samples) / f"{name}.png")
+        folders, transforms = options.data or [Path(samples)], TRANSFORMS[FOURIER.transforms]
         loops = {
-            "sae": sae_loop(options.data or [Path(samples)]),
-            "bare": bare_loop(analysis_transform(ARCHITECTURE), synthesis_transform(ARCHITECTURE)),
+            "soap": sae_loop(folders, ARCHITECTURE, SOAP()),
+            "adam": sae_loop(folders, FOURIER, tf.keras.optimizers.Adam()),
+            "bare": bare_loop(
+                transforms.analysis(FOURIER, 3), transforms.synthesis(FOURIER, FOURIER.latent_depth)
+            ),
             "library": bare_loop(*library_transforms()),
         }
         seconds = {name: [] for name in loops}

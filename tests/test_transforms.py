@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.model.transforms import FourierKernel
+from sae.model.transforms import TRANSFORMS, FourierKernel
 
 
 @pytest.mark.parametrize("support", [5, 9])
@@ -28,3 +30,17 @@ def test_kernels_and_their_gradients_are_the_librarys(support):
     for one, other in zip(*found):
         assert np.abs(other).max() > 0.01
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("kernel", ["plain", "fourier"])
+def test_transforms_have_the_stride_they_say(name, kernel, tiny_config):
+    config = dataclasses.replace(tiny_config("base")[0], transforms=name, kernel=kernel)
+    transforms = TRANSFORMS[name]
+    analysis, synthesis = transforms.analysis(config, 3), transforms.synthesis(config, 10)
+    side = 3 * transforms.stride
+    assert analysis(tf.zeros((2, side, side, 3))).shape == (2, 3, 3, config.latent_depth)
+    assert synthesis(tf.zeros((2, 3, 3, 10))).shape == (2, side, side, 3)
+    names = {variable.name for variable in synthesis.trainable_variables}
+    suffix = ":0" if kernel == "plain" else "_real:0"
+    assert f"base/synthesis/conv_2/kernel{suffix}" in names

@@ -44,9 +44,10 @@ class SOAP(tf.keras.optimizers.Optimizer):
         refresh_every: int = 10,
         epsilon: float = 1e-8,
         name: str = "SOAP",
+        jit_compile: bool = False,
         **kwargs,
     ):
-        super().__init__(name=name, jit_compile=False, **kwargs)
+        super().__init__(name=name, jit_compile=jit_compile, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1, self.beta_2, self.shampoo_beta = beta_1, beta_2, shampoo_beta
         self.refresh_every, self.epsilon = refresh_every, epsilon
