@@ -20,7 +20,7 @@ from sae.config import LAYER_NAMES, defaults
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.checkpoint import Store
-from sae.model.conditional_bottleneck import ConditionalBottleneck
+from sae.model.conditional_bottleneck import _Network
 from sae.model.layer import ConditionalLayer, Context, Layer, build
 
 LAYERS = len(LAYER_NAMES)
@@ -282,7 +282,7 @@ def test_only_what_is_asked_for_is_computed(photo, conditional_store, monkeypatc
 
         monkeypatch.setattr(kind, name, counted)
 
-    count(ConditionalBottleneck, "_of_phase", "prior")
+    count(_Network, "of_phase", "prior")
     count(ConditionalLayer, "synthesise", "synthesis")
     data = sae.compress(photo, checkpoints=conditional_store.folder)
     assert calls == {"prior": 3 * 4, "synthesis": 0}

@@ -18,7 +18,10 @@ with so many bits the rounding costs nothing.)
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
@@ -84,12 +87,13 @@ class ConditionalBottleneck(Bottleneck):
 
     def _decode(self, strings, shape, latents):
         whole = (tf.size(strings), *shape, self.depth)
-        below = self._from_below(latents, exact=True)
+        network = self._network(exact=True)
+        below = network.from_below(latents)
         handle = tfc.create_range_decoder(strings, self.cdf)
         parts, found = [], []
         for phase in range(len(_PHASES)):
             known = _merge(found, whole)
-            index, shift = self._index(*self._of_phase(phase, known, below, exact=True))
+            index, shift = self._index(*network.of_phase(phase, known, below))
             handle, symbols = tfc.entropy_decode_index(handle, index, tf.shape(index)[1:], tf.int32)
             symbols += tf.gather(self.cdf_offset, index)
             parts.append((index, symbols))
@@ -127,52 +131,75 @@ class ConditionalBottleneck(Bottleneck):
 
     def _parameters(self, y_hat, latents, exact=False):
         """Yields the means and the scales' indices of each phase, given the ones before it."""
-        below = self._from_below(latents, exact)
+        network = self._network(exact)
+        below = network.from_below(latents)
         for phase in range(len(_PHASES)):
-            known = _merge([_part(y_hat, k) for k in range(phase)], tf.shape(y_hat))
-            yield self._of_phase(phase, known, below, exact)
+            yield network.of_phase(phase, y_hat * _known(phase, tf.shape(y_hat)), below)
 
-    def _from_below(self, latents, exact):
+    def _network(self, exact: bool) -> _Network:
+        return _Network(
+            exact,
+            [convolution.weights(exact) for convolution in self._below],
+            _weight(self._phase, exact),
+            *(c.weights(exact) for c in (self._own, self._joint, self._mean, self._scale)),
+        )
+
+
+class _Network(NamedTuple):
+    """The network with its weights as a calculation takes them, made once for a latent."""
+
+    exact: bool
+    below: Sequence[tuple[tf.Tensor, tf.Tensor]]
+    phase: tf.Tensor
+    own: tuple[tf.Tensor, tf.Tensor]
+    joint: tuple[tf.Tensor, tf.Tensor]
+    mean: tuple[tf.Tensor, tf.Tensor]
+    scale: tuple[tf.Tensor, tf.Tensor]
+
+    def from_below(self, latents):
         """Returns what the latents of the lower layers say, [B, h, w, filters]."""
-        if not self._below:
+        if not self.below:
             return None
-        first, second = self._below
-        x = _activation(first(_input(tf.concat(latents, -1), exact), exact), exact)
-        return second(x, exact)
+        first, second = self.below
+        x = _input(tf.concat(latents, -1), self.exact)
+        return _convolve(_activation(_convolve(x, first), self.exact), second)
 
-    def _of_phase(self, phase, known, below, exact):
+    def of_phase(self, phase, known, below):
         """Returns the means and the scales' indices, not rounded, of the elements of one phase."""
         (row, column), (height, width) = _PHASES[phase], (tf.shape(known)[1], tf.shape(known)[2])
         # On even sizes every phase has as many positions; those outside are cut off at the end.
         odd = (height % 2, width % 2)
-        side = self._own.support // 2
+        side = self.own[0].shape[0] // 2
         around = [(side, side + more) for more in odd]
-        known = tf.pad(_input(known, exact), ((0, 0), *around, (0, 0)))
-        x = self._own(known[:, row:, column:], exact, strides=2, padding="VALID")
-        x += _weight(self._phase[phase], exact)
+        known = tf.pad(_input(known, self.exact), ((0, 0), *around, (0, 0)))
+        x = _convolve(known[:, row:, column:], self.own, strides=2, padding="VALID")
+        x += self.phase[phase]
         if below is not None:
             x += _part(tf.pad(below, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))), phase)
-        x = _activation(x, exact)
-        x = _activation(self._joint(x, exact), exact)
+        x = _activation(x, self.exact)
+        x = _activation(_convolve(x, self.joint), self.exact)
         rows, columns = (height + 1 - row) // 2, (width + 1 - column) // 2
-        means, scales = (head(x, exact)[:, :rows, :columns] for head in (self._mean, self._scale))
+        means, scales = (_convolve(x, head)[:, :rows, :columns] for head in (self.mean, self.scale))
         return means, _SCALE_ONE + _SCALE_STEPS * scales
 
 
 class _Convolution(tf.Module):
-    """A convolution with a bias, in floats or in integers."""
+    """The weights of a convolution with a bias, for floats or for integers."""
 
     def __init__(self, name: str, support: int, channels: int, filters: int):
         super().__init__()
-        self.support = support
         with tf.name_scope(name):
             initial = tf.keras.initializers.VarianceScaling()((support, support, channels, filters))
             self.kernel = tf.Variable(initial, name="kernel")
             self.bias = tf.Variable(tf.zeros(filters), name="bias")
 
-    def __call__(self, x, exact, strides=1, padding="SAME"):
-        kernel, bias = _weight(self.kernel, exact), _weight(self.bias, exact)
-        return tf.nn.conv2d(x, kernel, strides, padding) + bias
+    def weights(self, exact: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        return _weight(self.kernel, exact), _weight(self.bias, exact)
+
+
+def _convolve(x, weights, strides=1, padding="SAME"):
+    kernel, bias = weights
+    return tf.nn.conv2d(x, kernel, strides, padding) + bias
 
 
 def _input(latent, exact):
@@ -196,6 +223,15 @@ def _part(x, phase):
     """Returns the elements of one phase of x [B, h, w, C]."""
     row, column = _PHASES[phase]
     return x[:, row::2, column::2]
+
+
+def _known(phase, shape):
+    """Returns one where a part before this phase has its elements and zero elsewhere, [h, w, 1]."""
+    pattern = np.zeros((2, 2, 1), np.float32)
+    for row, column in _PHASES[:phase]:
+        pattern[row, column] = 1
+    height, width = shape[1], shape[2]
+    return tf.tile(pattern, ((height + 1) // 2, (width + 1) // 2, 1))[:height, :width]
 
 
 def _merge(parts, shape):
