@@ -29,11 +29,12 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from sae import images
-from sae.config import LayerConfig, defaults
+from sae.config import LayerConfig
 from sae.model import families
 from sae.model.cascade import Cascade
 from sae.model.layer import build
 from sae.model.objective import Objective
+from sae.model.presets import defaults
 from sae.model.transforms import TRANSFORMS
 from sae.training.optimizer import SOAP
 from sae.training.patches import Patches

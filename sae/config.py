@@ -1,21 +1,13 @@
-"""Every hyper-parameter of the paper, and of the preset that trains better.
+"""Every hyper-parameter there is; `sae/model/presets.py` has their values.
 
 A layer has two sets of them: `LayerConfig` is what a decoder must know and is
-stored with the weights; `TrainingConfig` is how the weights were found. The
-paper is Jia et al., "Layered Image Compression using Scalable Auto-encoder",
-MIPR 2019.
+stored with the weights; `TrainingConfig` is how the weights were found.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from sae.errors import SaeError
-
-if TYPE_CHECKING:
-    from sae.model.families import Family
 
 LAYER_NAMES = ("base", "el1", "el2", "el3", "el4")
 METRICS = ("mse", "ms-ssim")
@@ -120,84 +112,3 @@ class TrainingConfig:
     def joint_steps(self) -> int:
         """The steps that train the whole layer, before the decoder's own."""
         return round(self.decoder_from * self.last_step)
-
-
-_DEPTH = {"base": 48, "el1": 48, "el2": 96, "el3": 144, "el4": 192}
-
-# Those of MS-SSIM are published (50, 30, 10, 0.5) without the scale of the distortion beside
-# them; these put the layers at 0.11, 0.29, 0.58 and 1.13 bits per pixel on Kodak.
-_LAMBDA = {
-    "mse": {"base": 3000.0, "el1": 1000.0, "el2": 300.0, "el3": 100.0, "el4": 30.0},
-    "ms-ssim": {"base": 450.0, "el1": 110.0, "el2": 38.0, "el3": 10.0},
-}
-
-# As published. The steps of EL2 are not, and are taken to be those of EL1.
-_PAPER = {
-    "base": {"batchsize": 8, "learning_rate": 1e-4, "last_step": 100_000},
-    "el1": {"batchsize": 1, "learning_rate": 1e-3, "last_step": 500_000},
-    "el2": {"batchsize": 1, "learning_rate": 1e-5, "last_step": 500_000},
-    "el3": {"batchsize": 1, "learning_rate": 1e-4, "last_step": 50_000},
-    "el4": {"batchsize": 1, "learning_rate": 1e-4, "last_step": 50_000},
-}
-
-
-def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
-    mse, conditional = family.metric == "mse", family.kind == "conditional"
-    layer = LayerConfig(name, _DEPTH[name], kernel="plain")
-    if conditional:
-        # Where the latent is deep, a larger support would dominate the time of decoding.
-        support = 5 if layer.latent_depth < 100 else 3
-        layer = dataclasses.replace(layer, hidden_filters=80, prior_support=support)
-    return layer, TrainingConfig(
-        _LAMBDA[family.metric][name],
-        last_step=24_000 if conditional else 15_000,
-        quantization="mixed",
-        decoder_from=0.97,
-        optimizer="soap",
-        learning_rate=5e-3,
-        warm_start="" if name == LAYER_NAMES[0] else "below",
-        # MS-SSIM has no room for its five scales on patches of 128 pixels.
-        patchsize=256 if mse else 176,
-        small_until=0.95 if mse else 0.0,
-    )
-
-
-def _paper(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
-    rate = _PAPER[name]["learning_rate"]
-    return LayerConfig(name, _DEPTH[name], gdn="paper"), TrainingConfig(
-        _LAMBDA[family.metric][name],
-        **_PAPER[name],
-        final_learning_rate=rate,
-        noise=0.001,
-        smallest_scale=1.0,
-    )
-
-
-def _tiny(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
-    layer = LayerConfig(name, latent_depth=8, hidden_filters=8, prior_filters=8)
-    return layer, TrainingConfig(
-        _LAMBDA[family.metric][name],
-        last_step=20,
-        batchsize=2,
-        patchsize=64,
-        learning_rate=1e-2,
-    )
-
-
-PRESETS = {"default": _default, "paper": _paper, "tiny": _tiny}
-
-
-def defaults(
-    name: str, family: Family, preset: str = "default"
-) -> tuple[LayerConfig, TrainingConfig]:
-    """Returns the configuration of layer `name` of a family in a preset.
-
-    Raises:
-      SaeError: the family has no such layer.
-    """
-    if name not in family.layers:
-        raise SaeError(
-            f"The {family.name} family has no {name}; its layers are {', '.join(family.layers)}."
-        )
-    layer, training = PRESETS[preset](name, family)
-    return dataclasses.replace(layer, kind=family.kind), training

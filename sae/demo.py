@@ -13,9 +13,10 @@ import dataclasses
 from pathlib import Path
 
 from sae import images
-from sae.config import DEFAULT_FOLDER, defaults
+from sae.config import DEFAULT_FOLDER
 from sae.measuring import evaluation, results, tables
 from sae.model import checkpoint
+from sae.model.presets import defaults
 from sae.paper import figures
 from sae.training.loop import train
 

@@ -11,17 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae.config import (
-    DEFAULT_FOLDER,
-    LAYER_NAMES,
-    METRICS,
-    PRESETS,
-    LayerConfig,
-    TrainingConfig,
-    defaults,
-)
+from sae.config import DEFAULT_FOLDER, LAYER_NAMES, METRICS, LayerConfig, TrainingConfig
 from sae.errors import SaeError
 from sae.model import families
+from sae.model.presets import PRESETS, defaults
 
 if TYPE_CHECKING:
     from sae.model.checkpoint import Store
@@ -74,7 +67,7 @@ def test(name: str, arguments: list[str] | None = None) -> None:
 def _training_parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=f"Trains {name}, on the lower layers as they stand in the checkpoints.",
-        epilog="Options without a value here take the preset's; see sae/config.py.",
+        epilog="Options without a value here take the preset's; see sae/model/presets.py.",
     )
     parser.set_defaults(name=name)
     parser.add_argument(

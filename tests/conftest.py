@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from sae import images
-from sae.config import LAYER_NAMES, defaults
+from sae.config import LAYER_NAMES
 from sae.model import families
+from sae.model.presets import defaults
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 import sae
 from sae import images
 from sae.coding import bitstream, codec
-from sae.config import LAYER_NAMES, defaults
+from sae.config import LAYER_NAMES
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.checkpoint import Store
 from sae.model.conditional_bottleneck import _Network
 from sae.model.layer import ConditionalLayer, Context, Layer, build
+from sae.model.presets import defaults
 
 LAYERS = len(LAYER_NAMES)
 

@@ -7,11 +7,11 @@ import pytest
 import tensorflow as tf
 
 from sae.coding import codec
-from sae.config import defaults
 from sae.model.bottleneck import uniform_noise
 from sae.model.cascade import Cascade
 from sae.model.conditional_bottleneck import ConditionalBottleneck
 from sae.model.layer import Context, build
+from sae.model.presets import defaults
 
 
 @pytest.fixture(scope="module")

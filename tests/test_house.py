@@ -25,12 +25,9 @@ GROUND = {"config", "errors", "files", "images", "metrics", "provenance"}
 
 
 def imported(path: Path) -> set[str]:
-    """Returns the modules of the project that a file imports when it is run."""
-    tree, found = ast.parse(path.read_text()), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
+    """Returns the modules of the project that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):

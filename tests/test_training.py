@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae.config import defaults
 from sae.errors import SaeError
 from sae.model import checkpoint, families
 from sae.model.cascade import Cascade
 from sae.model.checkpoint import Store
 from sae.model.layer import build
 from sae.model.objective import Objective
+from sae.model.presets import defaults
 from sae.training import warm_start
 from sae.training.loop import train
 from sae.training.schedule import learning_rate

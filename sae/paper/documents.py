@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sae import files
-from sae.config import defaults
 from sae.errors import SaeError
 from sae.measuring import bdrate, results, tables
 from sae.measuring.results import Curve
 from sae.model import families
 from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family
+from sae.model.presets import defaults
 from sae.paper import figures
 
 ROOT = Path(__file__).resolve().parents[2]
