@@ -32,20 +32,22 @@ _PAPER = {
 
 
 def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
-    mse, conditional = family.metric == "mse", family.kind == "conditional"
-    layer = LayerConfig(name, _DEPTH[name], kernel="plain")
-    if conditional:
+    mse, base = family.metric == "mse", name == LAYER_NAMES[0]
+    layer, steps = LayerConfig(name, _DEPTH[name], kernel="plain"), 15_000
+    if family.kind == "conditional":
+        # An enhancement layer begins as the one below it, so it needs less time than the base.
+        steps = 24_000 if base else 16_000
         # Where the latent is deep, a larger support would dominate the time of decoding.
         support = 5 if layer.latent_depth < 100 else 3
         layer = dataclasses.replace(layer, hidden_filters=80, prior_support=support)
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],
-        last_step=24_000 if conditional else 15_000,
+        last_step=steps,
         quantization="mixed",
         decoder_from=0.97,
         optimizer="soap",
         learning_rate=5e-3,
-        warm_start="" if name == LAYER_NAMES[0] else "below",
+        warm_start="" if base else "below",
         # MS-SSIM has no room for its five scales on patches of 128 pixels.
         patchsize=256 if mse else 176,
         small_until=0.95 if mse else 0.0,
