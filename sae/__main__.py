@@ -10,6 +10,7 @@ from collections.abc import Callable
 from sae.config import (
     ANCHORS,
     DEFAULT_FOLDER,
+    EFFORTS,
     FIGURE_FORMATS,
     METRICS,
     PEERS,
@@ -51,6 +52,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
 
     compress = command("compress", "Code an image, or a folder of them.", "IN", "OUT.sae")
     add_layers(compress, "code so many layers (all that are trained)")
+    _add_effort(compress)
     _add_family(compress)
     target = compress.add_mutually_exclusive_group()
     target.add_argument(
@@ -71,6 +73,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     extend = command("extend", "Add layers to a stream.", "IN.sae", "OUT.sae")
     extend.add_argument("--image", required=True, metavar="FILE", help="what it was made from")
     add_layers(extend, "code up to so many layers (all that are trained)")
+    _add_effort(extend)
     _add_checkpoints(extend)
 
 
@@ -81,6 +84,7 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     for parser in (evaluate, anchors):
         parser.add_argument("folder", nargs="?", default="kodak", metavar="DIR", help="(kodak)")
         parser.add_argument("--results", default="results", metavar="DIR", help="(results)")
+    _add_effort(evaluate)
     _add_family(evaluate)
     evaluate.add_argument("--save_images", metavar="DIR", help="keep the decoded images")
     evaluate.set_defaults(run=_lazily("sae.measuring.evaluation", "run"))
@@ -163,6 +167,18 @@ def _add_family(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(family="mse")
     _add_checkpoints(parser)
+
+
+def _add_effort(parser: argparse.ArgumentParser) -> None:
+    steps = ", ".join(map(str, EFFORTS))
+    parser.add_argument(
+        "--effort",
+        type=int,
+        choices=range(len(EFFORTS)),
+        default=0,
+        metavar=f"0..{len(EFFORTS) - 1}",
+        help="search for better latents, in so many steps for each layer: " + steps + " (0)",
+    )
 
 
 def _add_checkpoints(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,9 @@ QUALITIES = ("psnr", "ms-ssim", "ms-ssim-db")
 FIGURE_FORMATS = ("pdf", "pgf", "png")
 TABLE_FORMATS = ("markdown", "latex", "json")
 
+# Steps of the search for a layer's latent, by the effort asked for.
+EFFORTS = (0, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
+
 # Beside the package: the released weights, in a clone or an editable install.
 DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
 

@@ -40,7 +40,7 @@ def save_tiny(folder, family, names):
         layer.set_arrays(arrays)
         layer.build_tables()
         below = layers[-1].fingerprint if layers else None
-        store.save(layer, below, {"options": {}})
+        store.save(layer, below, {"options": {"lmbda": 100.0}})
         layers.append(layer)
     return store
 

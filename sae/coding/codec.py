@@ -8,9 +8,10 @@ since a GPU adds up in another order.
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Union
 
@@ -20,14 +21,17 @@ import tensorflow as tf
 from sae import images, metrics
 from sae.coding import bitstream
 from sae.coding.bitstream import Header, Record
+from sae.coding.effort import count_steps, search
+from sae.config import EFFORTS
 from sae.errors import SaeError
 from sae.model import checkpoint
 from sae.model.checkpoint import Store
-from sae.model.families import Family
 from sae.model.layer import Context, Layer
 
 Image = Union[np.ndarray, images.Source]
 Folder = Union[str, Path]
+# Called with the number of steps done, and of all there are.
+Progress = Callable[[int, int], object]
 
 # In which order floating-point numbers are added up depends on the number of
 # threads TensorFlow has. With always the same, every process decodes alike,
@@ -73,9 +77,10 @@ def compress(
     layers: int | None = None,
     family: str = "mse",
     checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+    effort: int = 0,
 ) -> bytes:
     """Returns the stream of an image; see `encode`."""
-    return encode(image, layers, family, checkpoints).data
+    return encode(image, layers, family, checkpoints, effort).data
 
 
 def encode(
@@ -83,9 +88,11 @@ def encode(
     layers: int | None = None,
     family: str = "mse",
     checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+    effort: int = 0,
     target_bpp: float | None = None,
     target_psnr: float | None = None,
     max_pixels: int = images.MAX_PIXELS,
+    progress: Progress = lambda done, of: None,
 ) -> Encoded:
     """Codes an image.
 
@@ -94,19 +101,24 @@ def encode(
       layers: so many, from the base up; by default, all that are trained.
       family: of the layers; or a metric, "mse" or "ms-ssim", for the best family trained for it.
       checkpoints: the folder of all checkpoints.
+      effort: 0 takes the latents of the analysis; 1 to 9 search for better ones, in
+        `EFFORTS[effort]` steps for each layer. The stream is decoded as fast as any.
       target_bpp: add no layer once the stream has so many bits per pixel.
       target_psnr: add no layer once the 8-bit decoded image has this PSNR in dB.
       max_pixels: larger images are refused.
+      progress: of a search.
 
     Returns:
       The stream and what was reached, which with all layers may be less than a target.
 
     Raises:
-      SaeError: the image cannot be read or is too large, or a layer is not trained.
+      SaeError: the image cannot be read or is too large, a layer is not trained, or
+        there is no such effort.
     """
     image = _array(image, max_pixels)
     found = checkpoint.store(family, checkpoints).family
-    coder = _Coder(Header(found, image.shape[1], image.shape[0]), layers, checkpoints)
+    header = Header(found, image.shape[1], image.shape[0])
+    coder = _Coder(header, layers, checkpoints, effort, progress)
     return _encode(coder, image, [], target_bpp, target_psnr)
 
 
@@ -115,7 +127,9 @@ def extend(
     image: Image,
     layers: int | None = None,
     checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+    effort: int = 0,
     max_pixels: int = images.MAX_PIXELS,
+    progress: Progress = lambda done, of: None,
 ) -> bytes:
     """Adds layers to a stream; the result is what coding all of them at once gives.
 
@@ -124,7 +138,9 @@ def extend(
       image: what it was made from, as `encode` takes it.
       layers: of the result; by default, all that are trained.
       checkpoints: the folder of all checkpoints, which made the stream.
+      effort: of the layers that are added; see `encode`.
       max_pixels: larger images are refused.
+      progress: of a search.
 
     Raises:
       SaeError: as `encode` and `decompress`, or the image is of another size, or
@@ -137,7 +153,7 @@ def extend(
             f"The stream holds an image of {header.width} x {header.height} pixels, and the image "
             f"has {image.shape[1]} x {image.shape[0]}; extend a stream with its own image."
         )
-    coder = _Coder(header, layers, checkpoints)
+    coder = _Coder(header, layers, checkpoints, effort, progress)
     if len(records) >= len(coder.layers):
         raise SaeError(
             f"The stream has {len(records)} layers already; only {len(coder.layers)} are asked for "
@@ -220,7 +236,16 @@ class Decoder:
 class _Coder:
     """The layers of one image, and the context that those coded so far leave."""
 
-    def __init__(self, header: Header, layers: int | None, checkpoints: Folder):
+    def __init__(
+        self,
+        header: Header,
+        layers: int | None,
+        checkpoints: Folder,
+        effort: int = 0,
+        progress: Progress = lambda done, of: None,
+    ):
+        if effort not in range(len(EFFORTS)):
+            raise SaeError(f"The effort is 0 to {len(EFFORTS) - 1}, not {effort}.")
         pixels = header.width * header.height
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if pixels * _BYTES_PER_PIXEL > memory:
@@ -229,8 +254,9 @@ class _Coder:
                 f"{pixels * _BYTES_PER_PIXEL >> 30} GiB of memory; this machine has "
                 f"{memory >> 30} GiB."
             )
-        self.header = header
-        self.layers, self._fingerprints = _load(header.family, layers, checkpoints)
+        self.header, self._effort, self._progress = header, effort, progress
+        self._store = Store(header.family, Path(checkpoints))
+        self.layers, self._fingerprints = _load(self._store, layers)
         self._stride = self.layers[0].stride
         self._size = tuple(side + -side % self._stride for side in (header.height, header.width))
         self._context: Context | None = None
@@ -241,10 +267,28 @@ class _Coder:
         layer, context = self.layers[self._done], self._started()
         with tf.device("CPU:0"):
             x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
-            y_hat = tf.round(layer.analyse(x, context))
+            y_hat = None if self._effort else tf.round(layer.analyse(x, context))
+        if y_hat is None:
+            # On a GPU where there is one, since no decoder has to repeat it.
+            y_hat = self._search(x, layer, context)
+        with tf.device("CPU:0"):
             string = layer.write(y_hat, context)
         self._go_on(y_hat)
         return Record(self._fingerprints[self._done - 1], string.numpy()[0])
+
+    def _search(self, x: tf.Tensor, layer: Layer, context: Context) -> tf.Tensor:
+        """Returns a latent that was searched for."""
+        steps = count_steps(self._effort, self._size, self._stride)
+        done = itertools.count(self._done * steps + 1)
+        return search(
+            x,
+            context,
+            layer,
+            self._store.objective(layer.name),
+            self._effort,
+            (self.header.height, self.header.width),
+            lambda: self._progress(next(done), len(self.layers) * steps),
+        )
 
     def decode(self, record: Record) -> None:
         """Decodes the next layer."""
@@ -326,14 +370,12 @@ def _parse(data: bytes, layers: int | None, max_pixels: int) -> tuple[Header, li
     return stream.header, stream.records
 
 
-def _load(
-    family: Family, count: int | None, checkpoints: Folder
-) -> tuple[Sequence[Layer], Sequence[bytes]]:
+def _load(store: Store, count: int | None) -> tuple[Sequence[Layer], Sequence[bytes]]:
     """Returns the first `count` layers, by default all there are, and their fingerprints.
 
     Layers are restored once while their fingerprints stay the same.
     """
-    store = Store(family, Path(checkpoints))
+    family = store.family
     if count is not None and not 1 <= count <= len(family.layers):
         raise SaeError(
             f"The {family.name} family has 1 to {len(family.layers)} layers, not {count}."

@@ -29,15 +29,18 @@ def compress(options: argparse.Namespace) -> int:
 
     def run(source: str, target: str) -> None:
         image = io.BytesIO(_read("-")) if source == "-" else source
-        encoded = codec.encode(
-            image,
-            options.layers,
-            options.family,
-            options.checkpoints,
-            options.target_bpp,
-            options.target_psnr,
-            options.max_pixels,
-        )
+        with _searching(source, options.effort) as progress:
+            encoded = codec.encode(
+                image,
+                options.layers,
+                options.family,
+                options.checkpoints,
+                options.effort,
+                options.target_bpp,
+                options.target_psnr,
+                options.max_pixels,
+                progress,
+            )
         _write(target, encoded.data)
         reached = f"{encoded.bpp:.4f} bpp"
         if encoded.psnr is not None:
@@ -88,13 +91,16 @@ def extend(options: argparse.Namespace) -> int:
     from sae.coding import codec
 
     with _telling(options.source), _naming(options.source):
-        data = codec.extend(
-            _read(options.source),
-            options.image,
-            options.layers,
-            options.checkpoints,
-            options.max_pixels,
-        )
+        with _searching(options.source, options.effort) as progress:
+            data = codec.extend(
+                _read(options.source),
+                options.image,
+                options.layers,
+                options.checkpoints,
+                options.effort,
+                options.max_pixels,
+                progress,
+            )
         _write(options.target, data)
     return 0
 
@@ -185,6 +191,18 @@ def _write(target: str, data: bytes) -> None:
 def _say(line: str) -> None:
     """Prints a line on standard error, above a progress bar."""
     tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _searching(source: str, effort: int) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far a search has come, and takes the bar away after it."""
+    with tqdm(desc=source, unit="step", leave=False, disable=not effort) as bar:
+
+        def progress(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 @contextlib.contextmanager

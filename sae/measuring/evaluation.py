@@ -30,6 +30,7 @@ def evaluate(
     names: Sequence[str] | None = None,
     save_images: str | Path | None = None,
     journal: Path | None = None,
+    effort: int = 0,
 ) -> dict[str, list[dict]]:
     """Measures every layer on every image of a folder.
 
@@ -39,12 +40,13 @@ def evaluate(
       names: of the layers, from the base upwards; all that are trained by default.
       save_images: where to keep the decoded images, as <image>_<layer>.png.
       journal: keeps what is measured, so that an interrupted call can go on.
+      effort: of the encoder, as `codec.encode` takes it.
 
     Returns:
       For each layer a row per image: "image", "width", "height", "bytes" of the
       file up to the layer, "bpp" = 8 * bytes / (width * height), "bpp-layers"
       each layer's own share (the base's has the header), "bpp-estimated" from
-      the likelihoods, "psnr-rgb" in dB, "ms-ssim-rgb", and the seconds spent on
+      the likelihoods (of effort 0 alone), "psnr-rgb" in dB, "ms-ssim-rgb", and the seconds spent on
       encoding all layers and on decoding up to this one.
 
     Raises:
@@ -54,9 +56,12 @@ def evaluate(
     # Here, so that what is wrong with the checkpoints is said once and at first.
     layers = store.cascade(len(names) if names else None).layers
     names, fingerprints = zip(*((layer.name, layer.fingerprint) for layer in layers))
-    function = functools.partial(_measure, store=store, names=names, save_images=save_images)
+    function = functools.partial(
+        _measure, store=store, names=names, save_images=save_images, effort=effort
+    )
     title = f"{store.family.name} to {names[-1]}"
-    measured = workers.each(function, found, title, journal, {"layers": fingerprints})
+    subject = {"layers": fingerprints, "effort": effort}
+    measured = workers.each(function, found, title, journal, subject)
     return {name: [rows[index] for rows in measured] for index, name in enumerate(names)}
 
 
@@ -65,19 +70,26 @@ def save(
     folder: str | Path,
     store: Store,
     target: str | Path = "results",
+    effort: int = 0,
 ) -> list[Path]:
-    """Writes `target`/<name of folder>/<family>/<layer>.json for each layer; returns the paths."""
+    """Writes `target`/<name of folder>/<curve>/<layer>.json for each layer; returns the paths.
+
+    The curve is `results.curve_key` of family and effort.
+    """
     family, paths = store.family, []
+    key = results.curve_key(family, effort)
     for name, images_of_layer in rows.items():
-        path = results.folder(target, folder) / family.name / f"{name}.json"
+        path = results.folder(target, folder) / key / f"{name}.json"
         description = store.describe(name)
         results.save(
             path,
-            name=f"sae-{family.name}-{name}",
-            description=f"Scalable auto-encoder, {family.name} layers up to {name}",
+            name=f"sae-{key.replace('/', '-')}-{name}",
+            description=f"Scalable auto-encoder, {family.name} layers up to {name}"
+            + (f", effort {effort}" if effort else ""),
             settings=[{"label": name, "images": images_of_layer}],
             layer=name,
             family=family.name,
+            effort=effort,
             optimised_for=family.metric,
             fingerprint=description["fingerprint"],
             configuration=description["layer"],
@@ -90,26 +102,32 @@ def save(
 def run(options: argparse.Namespace) -> None:
     """The command `evaluate`: measures all trained layers of a family and writes their results."""
     store = checkpoint.store(options.family, options.checkpoints)
-    journal = results.folder(options.results, options.folder) / f"{store.family.name}.partial"
-    rows = evaluate(options.folder, store, None, options.save_images, journal)
-    for path in save(rows, options.folder, store, options.results):
+    key, effort = results.curve_key(store.family, options.effort), options.effort
+    journal = results.folder(options.results, options.folder) / f"{key}.partial"
+    rows = evaluate(options.folder, store, None, options.save_images, journal, effort)
+    for path in save(rows, options.folder, store, options.results, effort):
         print(path)
     journal.unlink(missing_ok=True)
     print(tables.layers(rows))
 
 
 def _measure(
-    path: Path, store: Store, names: tuple[str, ...], save_images: str | Path | None
+    path: Path,
+    store: Store,
+    names: tuple[str, ...],
+    save_images: str | Path | None,
+    effort: int,
 ) -> list[dict]:
     """Compresses an image and decompresses it; returns a row for each layer."""
     image = images.read(path)
     height, width = image.shape[:2]
     began = time.perf_counter()
-    data = codec.compress(image, len(names), store.family.name, store.folder)
+    data = codec.compress(image, len(names), store.family.name, store.folder, effort)
     encode_seconds = time.perf_counter() - began
     records = bitstream.parse(data).records
     ends = [bitstream.size(records[: k + 1]) for k in range(len(names))]
-    estimates = _estimates(image, store, len(names))
+    # Those of the latents that the analysis gives.
+    estimates = [None] * len(names) if effort else _estimates(image, store, len(names))
     decoder, decode_seconds, rows = codec.Decoder(len(names), store.folder), 0.0, []
     for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
         began = time.perf_counter()

@@ -1,6 +1,7 @@
 """Results files: rate and quality per setting, as CompressAI writes them, with their origin.
 
-Layers of ours are in results/<set>/<family>/<layer>.json, one setting each;
+Layers of ours are in results/<set>/<family>/<layer>.json, one setting each, and
+in results/<set>/<family>/effort-<n>/ where better latents were searched for;
 other codecs, with all their settings, in results/<set>/anchors/ (measured here)
 and results/<set>/published/.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from sae import files, metrics
+from sae.config import EFFORTS
 from sae.errors import SaeError
 from sae.metrics import ms_ssim_db
 from sae.model.families import FAMILIES, Family
@@ -24,7 +27,7 @@ from sae.provenance import provenance
 
 # What is shown and compared unless told otherwise: ours, and the curves of the paper's figures.
 DEFAULT_CURVES = (
-    *(family.name for family in FAMILIES),
+    *(f"{family.name}{effort}" for family in FAMILIES for effort in ("", "/effort-9")),
     "published/sae-2019-mse",
     "published/sae-2019-mse-as-printed",
     "published/jpeg-dense",
@@ -54,6 +57,7 @@ class Curve:
       source: of published numbers.
       images: for each setting its rows, one per image; empty where unknown.
       family: of our layers, None for other codecs.
+      effort: of the encoder that searched for their latents.
     """
 
     key: str
@@ -69,6 +73,7 @@ class Curve:
     source: str
     images: list[list[dict]]
     family: Family | None = None
+    effort: int = 0
 
     def points(self, quality: str) -> list[tuple[float, float, str]]:
         """Returns rate, quality and label of the settings where it is known, by growing rate.
@@ -80,6 +85,11 @@ class Curve:
         transform = ms_ssim_db if quality == "ms-ssim-db" else float
         settings = zip(self.bpp, values, self.labels)
         return sorted((rate, transform(v), label) for rate, v, label in settings if v is not None)
+
+
+def curve_key(family: Family, effort: int = 0) -> str:
+    """Returns the key of a curve of ours."""
+    return f"{family.name}/effort-{effort}" if effort else family.name
 
 
 def layer_label(name: str) -> str:
@@ -178,11 +188,11 @@ def curves(target: str | Path) -> list[Curve]:
       SaeError: there are none.
     """
     target, found = Path(target), []
-    for family in FAMILIES:
-        paths = [target / family.name / f"{name}.json" for name in family.layers]
+    for family, effort in itertools.product(FAMILIES, range(len(EFFORTS))):
+        paths = [target / curve_key(family, effort) / f"{name}.json" for name in family.layers]
         documents = [load(path) for path in paths if path.exists()]
         if documents:
-            found.append(_ours(family, documents))
+            found.append(_ours(family, effort, documents))
     for kind, subfolder in (("measured", "anchors"), ("published", "published")):
         for path in sorted((target / subfolder).glob("*.json")):
             found.append(_other(f"{subfolder}/{path.stem}", load(path), kind))
@@ -228,13 +238,13 @@ def of_image(curve: Curve, image: str) -> Curve | None:
     )
 
 
-def _ours(family: Family, documents: Sequence[dict]) -> Curve:
+def _ours(family: Family, effort: int, documents: Sequence[dict]) -> Curve:
     def points(key):
         return [document["results"].get(key, [None])[0] for document in documents]
 
     return Curve(
-        key=family.name,
-        name=f"SAE, ours ({family.title})",
+        key=curve_key(family, effort),
+        name=f"SAE, ours ({family.title})" + (f", effort {effort}" if effort else ""),
         description=documents[-1]["description"],
         labels=[document["labels"][0] for document in documents],
         bpp=points("bpp"),
@@ -246,6 +256,7 @@ def _ours(family: Family, documents: Sequence[dict]) -> Curve:
         source="this project",
         images=[document["images"][0] for document in documents],
         family=family,
+        effort=effort,
     )
 
 

@@ -25,6 +25,7 @@ from sae.model import families
 from sae.model.cascade import Cascade
 from sae.model.families import Family
 from sae.model.layer import Layer, build
+from sae.model.objective import Objective
 
 
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
@@ -110,6 +111,16 @@ class Store:
                 f"{self.family.name} family."
             )
         return description
+
+    def objective(self, name: str) -> Objective:
+        """Returns what a trained layer was trained for; SaeError where that is not recorded."""
+        training = (self.describe(name) or {}).get("training", {})
+        try:
+            return Objective(self.family.metric, float(training["options"]["lmbda"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SaeError(
+                f"{self.path(name)} does not say for what lambda it was trained."
+            ) from error
 
     def save(self, layer: Layer, below: str | None, training: dict) -> None:
         """Writes one layer.

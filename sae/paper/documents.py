@@ -79,7 +79,7 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
     by_key = {curve.key: curve for curve in found}
     parts = [f"![Rate and distortion on Kodak]({FIGURE.relative_to(ROOT).as_posix()})"]
     ours = [curve for curve in found if curve.family]
-    for curve in ours:
+    for curve in (curve for curve in ours if not curve.effort):
         parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
     text = _between(text, "results", "\n\n".join([*parts, _deltas(by_key)]))
     return _between(text, "sample", _sample(ours[0])) if ours else text
@@ -284,7 +284,7 @@ def _extremes(found: Sequence[Curve]) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for curve in found:
-        if not curve.family:
+        if not curve.family or curve.effort:
             continue
         for label, rows in zip(curve.labels, curve.images):
             by_psnr = sorted(rows, key=lambda row: row["psnr-rgb"] or float("inf"))

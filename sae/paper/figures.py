@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from sae import files
 from sae.errors import SaeError
-from sae.measuring import results
+from sae.measuring import bdrate, results
 from sae.measuring.results import Curve
 
 # The axis label of each quality.
@@ -91,9 +91,11 @@ def run(options: argparse.Namespace) -> None:
                 single, options.quality[:1], options.bpp, options.range, title=image, **size
             )
         for curve in chosen:
-            if curve.family:
+            if curve.family and not curve.effort:
                 drawings[f"rate-{curve.key}"] = rate_by_layer(curve)
                 drawings[f"images-{curve.key}"] = every_image(measured, curve)
+        if savings := saved_by_effort(measured):
+            drawings["effort"] = effort(savings)
         for name, figure in drawings.items():
             for path in save(figure, Path(options.output) / name, options.format):
                 print(path)
@@ -235,6 +237,40 @@ def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
     return figure
 
 
+def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, float]]]:
+    """Returns seconds per image and BD-rate against effort 0 in percent, for each effort.
+
+    By family, of those with more than one effort; in the quality that a family is trained for.
+    """
+    plain = {curve.family: curve for curve in curves if curve.family and not curve.effort}
+    saved: dict[str, list[tuple[float, float]]] = {}
+    for curve in curves:
+        if curve.effort and curve.family in plain:
+            reference = plain[curve.family]
+            quality = "psnr" if curve.optimised_for == "mse" else "ms-ssim-db"
+            delta = bdrate.delta_or_reason(curve, reference, quality)
+            if not isinstance(delta, str):
+                points = saved.setdefault(curve.family.name, [(_seconds(reference), 0.0)])
+                points.append((_seconds(curve), delta.rate))
+    return saved
+
+
+def _seconds(curve: Curve) -> float:
+    return float(np.mean([row["encode-seconds"] for row in curve.images[-1]]))
+
+
+def effort(saved: dict[str, list[tuple[float, float]]]) -> Figure:
+    """Returns a figure of what `saved_by_effort` returned."""
+    figure = Figure(figsize=(_WIDTHS[1] * _CENTIMETRE, 6 * _CENTIMETRE), layout="constrained")
+    axes = figure.subplots()
+    for name, points in saved.items():
+        color, marker = _OURS[name]
+        axes.plot(*zip(*points), color=color, marker=marker, label=name)
+    axes.set(xscale="log", xlabel="seconds to encode an image", ylabel="BD-rate in %")
+    axes.legend()
+    return figure
+
+
 def save(
     figure: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png"), **metadata: str
 ) -> list[Path]:
@@ -283,7 +319,7 @@ def _panel(
 ) -> dict[str, object]:
     """Draws curves into axes; returns the lines by name."""
     drawn, in_sight = {}, []
-    families = sum(curve.kind == "ours" for curve in curves)
+    families = len({curve.family for curve in curves if curve.family})
     for curve, look in zip(curves, looks(curves)):
         points = curve.points(quality)
         if not any(bpp[0] <= rate <= bpp[1] for rate, *_ in points):
@@ -295,7 +331,7 @@ def _panel(
         in_sight += points
         # Both families' labels would crowd the panel: those of its own quality.
         own = quality.startswith(_QUALITY_OF.get(curve.optimised_for, "-"))
-        if annotate and curve.kind == "ours" and (own or families == 1):
+        if annotate and curve.family and not curve.effort and (own or families == 1):
             for rate, value, name in zip(rates, values, map(results.layer_label, labels)):
                 axes.annotate(
                     name,
@@ -332,8 +368,14 @@ def looks(curves: Sequence[Curve]) -> list[dict]:
 
 def _look(curve: Curve, others: Iterator[int]) -> dict:
     if curve.family:
-        color, marker = _OURS[curve.key]
-        return {"color": color, "marker": marker, "linestyle": "-", "linewidth": 1.5, "zorder": 3}
+        color, marker = _OURS[curve.family.name]
+        return {
+            "color": color,
+            "marker": marker,
+            "linestyle": ":" if curve.effort else "-",
+            "linewidth": 1.5,
+            "zorder": 3,
+        }
     index = next(others)
     return {
         "color": _OTHERS[index % len(_OTHERS)],

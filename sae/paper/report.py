@@ -57,10 +57,12 @@ def write(
     """
     found = results.curves(results_folder)
     ours = [curve for curve in found if curve.family]
-    if not ours:
+    # The search for latents takes too long to repeat it for the images.
+    plain = [curve for curve in ours if not curve.effort]
+    if not plain:
         raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
     chosen = results.default(found) + [curve for curve in found if curve.kind == "measured"]
-    anchor = next((curve for curve in found if curve.key == _ANCHOR), ours[0])
+    anchor = next((curve for curve in found if curve.key == _ANCHOR), plain[0])
     parts = {
         "title": html.escape(Path(results_folder).name),
         "origin": html.escape("; ".join(f"{curve.name}: {curve.description}" for curve in ours)),
@@ -71,7 +73,7 @@ def write(
         "rows": _rows(ours),
         "quality": str(_QUALITY),
         # Inside a script element only its end tag must not appear.
-        "data": json.dumps(_images(ours, images_folder, checkpoints, only)).replace("</", "<\\/"),
+        "data": json.dumps(_images(plain, images_folder, checkpoints, only)).replace("</", "<\\/"),
     }
     page = (
         importlib.resources.files("sae.paper").joinpath("report.html").read_text(encoding="utf-8")
@@ -156,7 +158,7 @@ def _rows(ours: Iterable[Curve]) -> str:
     rows = [
         [
             row["image"],
-            curve.family.title,
+            curve.name,
             label,
             str(row["bytes"]),
             f"{row['bpp']:.4f}",
