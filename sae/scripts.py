@@ -30,6 +30,7 @@ _HELP = {
     "optimizer": "adam, or soap: Adam in the eigenbasis of Shampoo's preconditioner",
     "warm_start": "begin with the weights of a checkpoint's folder, or of the layer: below",
     "lmbda": "weight of the rate in bits per pixel",
+    "lmbda_rise": "fraction of the steps over which that weight rises from 0",
     "last_step": "number of steps",
     "batchsize": "patches per step, over all devices",
     "patchsize": "side of a patch in pixels, a multiple of 16",
@@ -51,7 +52,12 @@ _CHOICES = {
     "optimizer": ("adam", "soap"),
     "quantization": ("noise", "mixed"),
 }
-_SPELLINGS = {"lmbda": "lambda", "batchsize": "batch_size", "patchsize": "patch_size"}
+_SPELLINGS = {
+    "lmbda": "lambda",
+    "lmbda_rise": "lambda_rise",
+    "batchsize": "batch_size",
+    "patchsize": "patch_size",
+}
 
 
 def train(name: str, arguments: list[str] | None = None) -> None:

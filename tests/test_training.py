@@ -21,12 +21,12 @@ from sae.errors import SaeError
 from sae.model import checkpoint, families
 from sae.model.cascade import Cascade
 from sae.model.checkpoint import Store
-from sae.model.layer import build
+from sae.model.layer import Context, build
 from sae.model.objective import Objective
 from sae.model.presets import defaults
 from sae.training import warm_start
 from sae.training.loop import train
-from sae.training.schedule import learning_rate
+from sae.training.schedule import learning_rate, rate_share
 from sae.training.step import make_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,6 +233,14 @@ def test_a_warm_start_from_another_layer_has_a_fresh_latent(photos, store, tiny_
         train(*nowhere, store, [photos])
 
 
+def test_lambda_rises(tiny_config):
+    _, config = tiny_config("el1", last_step=100, lmbda_rise=0.1)
+    assert [round(rate_share(config, k), 6) for k in (0, 4, 9, 10, 99)] == [0.1, 0.5, 1, 1, 1]
+    assert rate_share(dataclasses.replace(config, lmbda_rise=0.0), 0) == 1
+    terms = Objective("mse", 10.0).terms(tf.zeros((1, 8, 8, 3)), tf.zeros((1, 8, 8, 3)), 64.0, 0.5)
+    assert (float(terms["loss"]), float(terms["bpp"])) == (5.0, 1.0)
+
+
 def test_a_conditional_layer_begins_as_the_layer_below(conditional_store, conditional_cascade):
     base, el1 = conditional_cascade.layers[:2]
     fresh = build(el1.config, [base])
@@ -241,6 +249,8 @@ def test_a_conditional_layer_begins_as_the_layer_below(conditional_store, condit
     context = Cascade([base]).context(x)
     nothing = tf.zeros_like(fresh.analyse(x, context))
     np.testing.assert_allclose(fresh.synthesise(nothing, context), context.x_hat, atol=1e-5)
+    y = fresh.analyse(x, context) - fresh.join(context.latents[0])
+    np.testing.assert_allclose(y, 2 * base.analyse(x, Context.empty(x.shape)), atol=1e-3)
 
 
 def script(photos, folder, *options, steps=60):

@@ -72,9 +72,12 @@ class Layer(tf.Module):
       name: "base", "el1", ...
       stride: pixels per position of the latent, in each direction.
       latent_side: how the names of those arrays begin whose channels are the latent's.
+      refined: how the names of those begin whose values a layer takes twofold where it
+        begins as the layer below.
     """
 
     latent_side = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
+    refined: tuple[str, ...] = ()
 
     def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
         super().__init__(name=config.name)
@@ -230,7 +233,9 @@ class ConditionalLayer(Layer):
     parts of its own that are already decoded.
     """
 
-    latent_side = ("analysis/conv_2/", "join/", "bottleneck/")
+    latent_side = ("join/", "bottleneck/")
+    # So its latent begins as that of the layer below, rounded half as coarsely.
+    refined = ("analysis/conv_2/",)
 
     def _build(self, context_depth):
         depth = self.config.latent_depth

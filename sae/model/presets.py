@@ -48,6 +48,8 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
         optimizer="soap",
         learning_rate=5e-3,
         warm_start="" if base else "below",
+        # Without it, a conditional latent dies out before the synthesis has learned to read it.
+        lmbda_rise=0.1 if family.kind == "conditional" and not base else 0.0,
         # MS-SSIM has no room for its five scales on patches of 128 pixels.
         patchsize=256 if mse else 176,
         small_until=0.95 if mse else 0.0,

@@ -14,9 +14,10 @@ def begin(layer: Layer, folder: Path, family: str) -> dict:
     """Gives a layer of a family the weights of a checkpoint; returns the origin of these.
 
     Where the checkpoint has fewer channels, the further ones stay fresh. Of
-    another layer the latent's side stays fresh as a whole: channels that one
-    never uses would come with a prior that keeps them silent. The origin has
-    the record of its training where that is continued: for the same layer.
+    another layer the latent's side stays fresh as a whole, since channels that
+    one never uses would come with a prior that keeps them silent, and what is
+    refined is taken twofold. The origin has the record of its training where
+    that is continued: for the same layer.
 
     Raises:
       SaeError: there is no checkpoint in the folder.
@@ -33,12 +34,15 @@ def begin(layer: Layer, folder: Path, family: str) -> dict:
         raise SaeError(f"{folder} holds no checkpoint to begin with ({error}).") from error
     arrays = {name: array.copy() for name, array in layer.arrays().items()}
     found = checkpoint.load_arrays(folder / "weights.npz")
+    another = origin["layer"] != layer.config.name
     for name, array in arrays.items():
-        if origin["layer"] != layer.config.name and name.startswith(layer.latent_side):
+        if another and name.startswith(layer.latent_side):
             continue
         if name in found and found[name].ndim == array.ndim:
             block = tuple(slice(min(sides)) for sides in zip(array.shape, found[name].shape))
             array[block] = found[name][block]
+            if another and name.startswith(layer.refined):
+                array[block] *= 2
     layer.set_arrays(arrays)
     continued = (origin["family"], origin["layer"]) == (family, layer.config.name)
     return {**origin, "training": training} if continued else origin
