@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 
 from sae.config import (
@@ -37,7 +38,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     """Adds the commands between images and .sae files, all in sae/coding/transcode.py."""
 
     def command(name: str, help: str, source: str, target: str | None = None):
-        parser = commands.add_parser(name, help=help, description=help)
+        parser = _command(commands, name, help)
         parser.add_argument("source", metavar=source, help="to read; - is standard input")
         if target:
             parser.add_argument("target", metavar=target, help="to write; - is standard output")
@@ -50,8 +51,16 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     def add_layers(parser, help: str, required: bool = False):
         parser.add_argument("--layers", type=_count, metavar="K", required=required, help=help)
 
+    def add_background(parser):
+        parser.add_argument(
+            "--background",
+            metavar="COLOUR",
+            help="put this behind what is transparent: white, #ccc",
+        )
+
     compress = command("compress", "Code an image, or a folder of them.", "IN", "OUT.sae")
     add_layers(compress, "code so many layers (all that are trained)")
+    add_background(compress)
     _add_effort(compress)
     _add_family(compress)
     target = compress.add_mutually_exclusive_group()
@@ -73,31 +82,38 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     extend = command("extend", "Add layers to a stream.", "IN.sae", "OUT.sae")
     extend.add_argument("--image", required=True, metavar="FILE", help="what it was made from")
     add_layers(extend, "code up to so many layers (all that are trained)")
+    add_background(extend)
     _add_effort(extend)
     _add_checkpoints(extend)
 
 
 def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     """Adds the commands that measure."""
-    evaluate = commands.add_parser("evaluate", help="Measure every layer on a folder of images.")
-    anchors = commands.add_parser("anchors", help="Measure JPEG, JPEG 2000, WebP and AVIF on it.")
+    evaluate = _command(commands, "evaluate", "Measure every layer on a folder of images.")
+    anchors = _command(
+        commands, "anchors", "Measure JPEG, JPEG 2000, WebP and AVIF on a folder of images."
+    )
     for parser in (evaluate, anchors):
-        parser.add_argument("folder", nargs="?", default="kodak", metavar="DIR", help="(kodak)")
-        parser.add_argument("--results", default="results", metavar="DIR", help="(results)")
+        parser.add_argument(
+            "folder", nargs="?", default="kodak", metavar="DIR", help="of images (kodak)"
+        )
+        parser.add_argument(
+            "--results", default="results", metavar="DIR", help="to write (results)"
+        )
     _add_effort(evaluate)
     _add_family(evaluate)
     evaluate.add_argument("--save_images", metavar="DIR", help="keep the decoded images")
     evaluate.set_defaults(run=_lazily("sae.measuring.evaluation", "run"))
-    anchors.add_argument("--codecs", nargs="+", choices=ANCHORS, help="(all)")
+    anchors.add_argument("--codecs", nargs="+", choices=ANCHORS, help="to measure (all)")
     anchors.set_defaults(run=_lazily("sae.measuring.anchors", "run"))
-    demo = commands.add_parser("demo", help="The whole method in a few minutes.")
-    demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="(runs/demo)")
+    demo = _command(commands, "demo", "The whole method in a few minutes.")
+    demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="to write (runs/demo)")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
 
 
 def _add_presentation(commands: argparse._SubParsersAction) -> None:
     """Adds the commands that show what was measured."""
-    plot = commands.add_parser("plot", help="Draw RD curves, and the rates of the layers.")
+    plot = _command(commands, "plot", "Draw RD curves, and the rates of the layers.")
     _add_results(plot)
     plot.add_argument("--list", action="store_true", help="name every curve at hand, and stop")
     plot.add_argument(
@@ -108,60 +124,67 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         choices=QUALITIES,
         default=["psnr", "ms-ssim-db"],
-        help="(psnr ms-ssim-db)",
+        help="one panel each (psnr ms-ssim-db)",
     )
     plot.add_argument("--image", nargs="+", metavar="NAME", help="also the curves of these images")
     plot.add_argument("--bpp", nargs=2, type=float, metavar=("FROM", "TO"), help="range of rates")
     plot.add_argument("--range", nargs=2, type=float, metavar=("FROM", "TO"), help="of quality")
     plot.add_argument("--log", action="store_true", help="rates on a logarithmic axis")
     plot.add_argument("--columns", type=int, choices=(1, 2), default=1, help="8.5 or 17.8 cm (1)")
-    plot.add_argument("--height", type=float, metavar="CM")
+    plot.add_argument("--height", type=float, metavar="CM", help="of the figure")
     plot.add_argument("--serif", action="store_true", help="serif fonts")
     _add_output(plot)
     plot.set_defaults(run=_lazily("sae.paper.figures", "run"))
 
-    bdrate = commands.add_parser("bdrate", help="Print BD-rate and BD-quality of curves.")
+    bdrate = _command(commands, "bdrate", "Print BD-rate and BD-quality of curves.")
     _add_results(bdrate)
-    bdrate.add_argument("--against", default="published/sae-2019-mse", metavar="KEY")
+    bdrate.add_argument(
+        "--against", default="published/sae-2019-mse", metavar="KEY", help="(%(default)s)"
+    )
     bdrate.add_argument("--curves", nargs="+", metavar="KEY", help="which to compare")
-    bdrate.add_argument("--format", choices=TABLE_FORMATS, default="markdown")
+    bdrate.add_argument(
+        "--format", choices=TABLE_FORMATS, default="markdown", help="of the table (markdown)"
+    )
     bdrate.set_defaults(run=_lazily("sae.measuring.bdrate", "run"))
 
-    compare = commands.add_parser(
-        "compare", help="Show an image at each layer beside other codecs."
-    )
-    compare.add_argument("image", metavar="IMAGE")
+    compare = _command(commands, "compare", "Show an image at each layer beside other codecs.")
+    compare.add_argument("image", metavar="IMAGE", help="to code")
     compare.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="show this part")
     compare.add_argument(
         "--codecs",
         nargs="+",
         choices=ANCHORS,
         default=PEERS,
-        help=f"({' '.join(PEERS)})",
+        help=f"to show beside ({' '.join(PEERS)})",
     )
     _add_family(compare)
     _add_output(compare)
     compare.set_defaults(run=_lazily("sae.paper.comparison", "run"))
 
-    report = commands.add_parser("report", help="Write a page of curves, tables and images.")
+    report = _command(commands, "report", "Write a page of curves, tables and images.")
     _add_results(report)
     report.add_argument(
         "--images", default="kodak", metavar="DIR", help="that were measured (kodak)"
     )
     report.add_argument("--only", nargs="+", metavar="NAME", help="show these of the images")
     _add_checkpoints(report)
-    report.add_argument("--output", default="plots/report.html", metavar="FILE")
+    report.add_argument("--output", default="plots/report.html", metavar="FILE", help="to write")
     report.set_defaults(run=_lazily("sae.paper.report", "run"))
 
-    drawn = commands.add_parser("results", help="Draw figures and tables of README and model card.")
+    drawn = _command(commands, "results", "Draw figures and tables of README and model card.")
     _add_results(drawn)
     drawn.set_defaults(run=_lazily("sae.paper.documents", "run"))
+
+
+def _command(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:
+    """Returns the parser of a new command, which says the same of itself in both places."""
+    return commands.add_parser(name, help=help, description=help)
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:
     family = parser.add_mutually_exclusive_group()
     names = [family.name for family in FAMILIES]
-    family.add_argument("--family", choices=names, help="(the best one for MSE)")
+    family.add_argument("--family", choices=names, help="layers to use (the best for MSE)")
     family.add_argument(
         "--metric", choices=METRICS, dest="family", help="the best family for this metric"
     )
@@ -194,13 +217,13 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="plots", metavar="DIR", help="(plots)")
+    parser.add_argument("--output", default="plots", metavar="DIR", help="to write (plots)")
     parser.add_argument(
         "--format",
         nargs="+",
         choices=FIGURE_FORMATS,
         default=["pdf", "png"],
-        help="(pdf png)",
+        help="of the figures; pgf needs LaTeX (pdf png)",
     )
 
 
@@ -228,11 +251,17 @@ def _count(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status (2 for a user's mistake)."""
     options = parser().parse_args(arguments)
-    try:
-        return options.run(options) or 0
-    except SaeError as error:
-        print(f"sae: {error}", file=sys.stderr)
-        return 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.showwarning = lambda message, *_: print(
+            f"sae: warning: {message}", file=sys.stderr
+        )
+        try:
+            return options.run(options) or 0
+        except SaeError as error:
+            print(f"sae: {error}", file=sys.stderr)
+            return 2
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""Files that are either whole or absent."""
+"""Files: written whole or not at all, and read wherever they are."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, Union
 
 from sae.errors import SaeError
+
+Bytes = Union[bytes, bytearray, memoryview, str, Path, BinaryIO]
 
 
 @contextlib.contextmanager
@@ -16,18 +20,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, renamed to `path` if the block succeeds.
 
     Whatever stood at `path` stays until then, and stays for good if the block
-    fails; a temporary file never survives. Missing parent folders are made.
+    fails; a temporary file never survives. Missing parent folders are made. A
+    symbolic link stays, and what it points to is replaced; into a device or a
+    named pipe the bytes are written.
 
     Raises:
-      SaeError: `path` is a folder, or its folder cannot be written.
+      SaeError: `path` is a folder, or cannot be written.
     """
     path = Path(path)
     if path.is_dir():
         raise SaeError(f"{path} is a folder; name a file to write.")
+    plain, target = path.is_file() or not path.exists(), Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if plain:
+            target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+            prefix=f".{target.name}.", suffix=path.suffix, dir=target.parent if plain else None
         )
         os.close(descriptor)
     except OSError as error:
@@ -35,15 +43,33 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        if not plain:
+            with temporary.open("rb") as source, path.open("wb") as device:
+                shutil.copyfileobj(source, device)
+            return
         # mkstemp makes the file private; give it the usual permissions.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise SaeError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_bytes(source: Bytes) -> bytes:
+    """Returns the bytes of a file, by its name or open, or of an object that holds some.
+
+    Raises:
+      SaeError: the file cannot be read.
+    """
+    try:
+        if isinstance(source, (str, Path)):
+            return Path(source).read_bytes()
+        return bytes(source.read() if hasattr(source, "read") else source)
+    except OSError as error:
+        raise SaeError(f"Cannot read {source}: {error.strerror or error}.") from error
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

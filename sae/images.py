@@ -63,28 +63,34 @@ _SAMPLE_PHOTOS = (
 Source = Union[str, Path, BinaryIO]
 
 
-def read(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read(source: Source, max_pixels: int = MAX_PIXELS, background: str | None = None) -> np.ndarray:
     """Reads an image.
 
     The EXIF orientation is applied and an embedded colour profile converted to
-    sRGB; grey, palette and CMYK images become RGB; of 16 bits the upper 8 stay,
-    with a warning. Of several frames this is the first.
+    sRGB; grey, palette and CMYK images become RGB. Of 16 bits the upper 8 stay, and
+    of several frames the first, with a warning.
 
     Args:
       source: a path, or a binary file that can be read and sought.
       max_pixels: larger images are refused before they are decoded.
+      background: colour to put behind what is transparent, as CSS writes it.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      SaeError: there is no such file, it is not an image, damaged, too large, or
-        has an alpha channel or samples of 32 bits.
+      SaeError: there is no such file, it is not an image, damaged, too large, has
+        samples of 32 bits, or is transparent somewhere and there is no background.
     """
     with _reading(source), _open(source, max_pixels) as image:
         if any(";16" in str(tile) for tile in image.tile):
             warnings.warn(f"{_name(source)} has 16 bits per sample; 8 are kept.", stacklevel=2)
-        return np.asarray(_srgb(ImageOps.exif_transpose(image), source))
+        if getattr(image, "n_frames", 1) > 1:
+            warnings.warn(
+                f"{_name(source)} has {image.n_frames} frames; the first is taken.", stacklevel=2
+            )
+        opaque = _opaque(image, background, _name(source))
+        return np.asarray(_srgb(ImageOps.exif_transpose(opaque), source))
 
 
 def size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -181,13 +187,33 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
             f"{name} has {image.width} x {image.height} pixels, more than the limit of "
             f"{max_pixels}; raise the limit or shrink the image."
         )
-    if image.has_transparency_data:
-        image.close()
-        raise SaeError(f"{name} has an alpha channel, which is not coded; flatten the image first.")
     if image.mode in ("I", "F"):
         image.close()
         raise SaeError(f"{name} has 32 bits per sample; convert it to 8 or 16.")
     return image
+
+
+def _opaque(image: Image.Image, background: str | None, name: str) -> Image.Image:
+    """Returns an image without its alpha channel, in front of a background where it has one."""
+    if not image.has_transparency_data:
+        return image
+    layered = image.convert("RGBA")
+    if layered.getextrema()[3][0] == 255:
+        return layered.convert("RGB")
+    if background is None:
+        raise SaeError(
+            f"{name} is transparent in places, which is not coded; --background COLOUR puts a "
+            "colour behind it."
+        )
+    try:
+        behind = Image.new("RGBA", image.size, background)
+    except ValueError as error:
+        raise SaeError(f"{background} is not a colour; write white or #rrggbb.") from error
+    behind.alpha_composite(layered)
+    flat = behind.convert("RGB")
+    # Orientation and colour profile.
+    flat.info = image.info
+    return flat
 
 
 def _srgb(image: Image.Image, source: Source) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import stat
 import subprocess
 import sys
 
@@ -66,7 +67,9 @@ def test_there_and_back(folder, photo, call, tiny_checkpoints):
     assert data == sae.compress(photo, checkpoints=tiny_checkpoints)
     for layers in (None, 2):
         options = [] if layers is None else ["--layers", layers]
-        assert call("decompress", "photo.sae", "new/photo.png", *options) == (0, "", "")
+        status, out, error = call("decompress", "photo.sae", "new/photo.png", *options)
+        assert (status, out) == (0, "")
+        assert error == f"photo.sae: {photo.shape[1]} x {photo.shape[0]} pixels to new/photo.png\n"
         expected = sae.decompress(data, layers, checkpoints=tiny_checkpoints)
         np.testing.assert_array_equal(images.read("new/photo.png"), expected)
 
@@ -74,7 +77,8 @@ def test_there_and_back(folder, photo, call, tiny_checkpoints):
 def test_truncate_then_extend_restores_the_file(folder, call):
     call("compress", "photo.png", "photo.sae")
     data = (folder / "photo.sae").read_bytes()
-    assert call("truncate", "photo.sae", "two.sae", "--layers", 2) == (0, "", "")
+    status, out, error = call("truncate", "photo.sae", "two.sae", "--layers", 2)
+    assert (status, out) == (0, "") and "photo.sae: 2 layers (to el1)" in error
     two = (folder / "two.sae").read_bytes()
     assert len(bitstream.parse(two).records) == 2
     assert data.startswith(two)
@@ -110,6 +114,21 @@ def test_a_cut_file_is_decoded_with_a_warning(folder, call, tiny_checkpoints):
     assert not (folder / "none.png").exists()
 
 
+def test_links_are_followed_and_pipes_written_through(folder, call):
+    (folder / "there").mkdir()
+    os.symlink("there/photo.sae", "link.sae")
+    for _ in range(2):
+        assert call("compress", "photo.png", "link.sae", "--layers", 1)[0] == 0
+        assert os.path.islink("link.sae")
+        data = (folder / "there/photo.sae").read_bytes()
+        assert len(bitstream.parse(data).records) == 1
+    os.mkfifo("pipe")
+    with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE) as reader:
+        assert call("truncate", "link.sae", "pipe", "--layers", 1)[0] == 0
+        assert reader.stdout.read() == data
+    assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+
+
 def test_targets_are_reported(folder, call):
     _, _, error = call("compress", "photo.png", "photo.sae", "--target-bpp", 0.001)
     assert "1 layers (to base)" in error
@@ -124,11 +143,14 @@ def test_folders_go_on_past_bad_files(folder, photo, call):
     for name in ("a", "c"):
         images.write_png(photo, f"in/{name}.png")
     (folder / "in/b.png").write_text("not an image")
-    Image.fromarray(photo).convert("RGBA").save("in/d.png")
+    clear = Image.fromarray(photo).convert("RGBA")
+    clear.putalpha(128)
+    clear.save("in/d.png")
     status, _, error = call("compress", "in", "out")
     assert status == 1
     assert re.search(r"sae: in.b\.png is not an image", error)
-    assert re.search(r"sae: in.d\.png has an alpha channel", error)
+    assert re.search(r"sae: in.d\.png is transparent in places", error)
+    assert call("compress", "in/d.png", "d.sae", "--background", "white")[0] == 0
     assert "4/4" in error
     assert sorted(os.listdir("out")) == ["a.sae", "c.sae"]
     (folder / "out/b.sae").write_text("not a stream")
@@ -162,6 +184,9 @@ def test_folders_go_on_past_bad_files(folder, photo, call):
         (["compress", "photo.png", "o.sae", "--layers", "9"], "1 to 5 layers"),
         (["compress", "photo.png", "o.sae", "--max-pixels", "9"], "limit of 9"),
         (["compress", "twins", "o"], "both become"),
+        (["compress", "photo.png", "o.sae", "--target-bpp", "-1"], "number above 0, not -1"),
+        (["compress", "photo.png", "o.sae", "--target-psnr", "nan"], "number above 0, not nan"),
+        (["compress", "photo.png", "/dev/full"], "Cannot write /dev/full: No space left"),
         (["extend", "text.sae", "o.sae", "--image", "photo.png"], "not an .sae stream"),
         (["info", "void"], "Cannot read void: Is a directory"),
         (["truncate", "text.sae", "o.sae", "--layers", "1"], "not an .sae stream"),
@@ -206,7 +231,7 @@ def test_pipes(folder, photo, tiny_checkpoints):
     # What TensorFlow logs at its start is not for users.
     assert coded.stderr.count(b"\n") == 1
     decoded = process("decompress", "-", "-", *options, input=coded.stdout)
-    assert (decoded.returncode, decoded.stderr) == (0, b"")
+    assert (decoded.returncode, decoded.stderr) == (0, b"-: 56 x 40 pixels to -\n")
     (folder / "out.png").write_bytes(decoded.stdout)
     expected = sae.decompress(coded.stdout, checkpoints=tiny_checkpoints)
     np.testing.assert_array_equal(images.read("out.png"), expected)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -44,6 +46,32 @@ def ends(stream):
     """The size of the stream after each layer."""
     records = bitstream.parse(stream).records
     return [bitstream.size(records[: count + 1]) for count in range(LAYERS)]
+
+
+def test_streams_are_taken_by_name_or_open(photo, stream, tiny_checkpoints, tmp_path):
+    path = tmp_path / "photo.sae"
+    path.write_bytes(stream)
+    expected = sae.decompress(stream, checkpoints=tiny_checkpoints)
+    with path.open("rb") as file:
+        for source in (path, str(path), bytearray(stream), memoryview(stream), file):
+            decoded = sae.decompress(source, checkpoints=tiny_checkpoints)
+            np.testing.assert_array_equal(decoded, expected)
+    assert sae.extend(sae.truncate(path, 2), photo, checkpoints=tiny_checkpoints) == stream
+    with pytest.raises(SaeError, match="Cannot read"):
+        sae.decompress(tmp_path / "absent.sae", checkpoints=tiny_checkpoints)
+
+
+def test_a_decoder_says_of_changed_weights_that_they_are_others(stream, tiny_store, tmp_path):
+    shutil.copytree(tiny_store.folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "residual-mse" / "base" / "layer.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps({**described, "fingerprint": "0" * 64}))
+    for decode in (
+        sae.decompress,
+        lambda data, checkpoints: sae.Decoder(None, checkpoints).feed(data),
+    ):
+        with pytest.raises(SaeError, match=r"base was made with weights .* name the checkpoints"):
+            decode(stream, checkpoints=tmp_path)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (16, 16), (17, 40), (40, 17)])

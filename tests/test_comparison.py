@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sae import images
+from sae.__main__ import parser
 from sae.errors import SaeError
 from sae.measuring import evaluation, results
 from sae.paper import comparison, figures, report
@@ -37,6 +38,23 @@ def test_lower_layers_are_measured_while_one_above_awaits_training(measured, tin
     assert len(rows["el1"]) == 2
     with pytest.raises(SaeError, match=r"train_el2\.py"):
         evaluation.evaluate(measured / "set", store)
+
+
+def test_what_is_no_image_is_named_and_left_out(measured, tiny_store, tmp_path, capsys):
+    shutil.copytree(measured / "set", tmp_path / "set")
+    (tmp_path / "set/a.png").write_text("no image")
+    places = {"--checkpoints": tiny_store.folder, "--results": tmp_path / "results"}
+    words = [str(word) for place in places.items() for word in place]
+    options = parser().parse_args(["evaluate", str(tmp_path / "set"), *words])
+    with pytest.warns(UserWarning, match=r"a\.png is not an image"):
+        assert options.run(options) == 1
+    assert "Means without a.png." in capsys.readouterr().out
+    document = results.load(tmp_path / "results/set/residual-mse/base.json")
+    assert document["left_out"] == ["a.png"] and len(document["images"][0]) == 2
+    for path in (tmp_path / "set").glob("c*.png"):
+        path.unlink()
+    with pytest.raises(SaeError, match="None of the 1"), pytest.warns(UserWarning):
+        options.run(options)
 
 
 def test_layers_beside_other_codecs(measured, tiny_store, tmp_path):

@@ -103,12 +103,41 @@ def test_broken_colour_profile_is_said_and_ignored(photo):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_alpha_is_refused(photo, mode):
+def test_transparency_needs_a_background(photo, mode):
     picture = Image.fromarray(photo).convert("P" if mode == "PA" else mode)
-    options = {"transparency": 0} if mode == "PA" else {}
-    for function in (images.read, images.size):
-        with pytest.raises(SaeError, match="alpha channel"):
-            function(encoded(picture, **options))
+    if mode != "PA":
+        picture.putpixel((3, 4), (9,) * (len(mode) - 1) + (0,))
+    options = {"transparency": picture.getpixel((3, 4))} if mode == "PA" else {}
+    with pytest.raises(SaeError, match="--background"):
+        images.read(encoded(picture, **options))
+    with pytest.raises(SaeError, match="not a colour"):
+        images.read(encoded(picture, **options), background="nonsense")
+    flat = images.read(encoded(picture, **options), background="#00ff00")
+    np.testing.assert_array_equal(flat[4, 3], [0, 255, 0])
+    assert images.size(encoded(picture, **options)) == picture.size
+
+
+def test_an_alpha_channel_that_hides_nothing_is_dropped(photo):
+    picture = Image.fromarray(photo).convert("RGBA")
+    np.testing.assert_array_equal(images.read(encoded(picture)), photo)
+
+
+def test_a_background_keeps_orientation(photo):
+    picture = Image.fromarray(photo).convert("RGBA")
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    flat = images.read(encoded(picture, exif=exif), background="white")
+    assert flat.shape == (60, 45, 3)
+    np.testing.assert_array_equal(flat[0, -1], [255, 255, 255])
+
+
+def test_further_frames_are_said_to_be_left_out(photo):
+    frames = [Image.fromarray(photo).quantize(), Image.fromarray(255 - photo).quantize()]
+    file = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match="2 frames; the first"):
+        found = images.read(file)
+    np.testing.assert_array_equal(found, np.asarray(frames[0].convert("RGB")))
 
 
 def test_32_bit_samples_are_refused(photo):

@@ -8,6 +8,7 @@ import pytest
 
 from sae import images, metrics
 from sae.coding import codec
+from sae.errors import SaeError
 from sae.model import families
 from sae.model.checkpoint import Store
 
@@ -48,3 +49,11 @@ def test_released_layers_are_whole_and_recorded(family):
         record = store.describe(layer.config.name)["training"]
         assert {"options", "patches", "hours", "photos", "validation", "packages"} <= set(record)
         assert all(array.dtype != "float64" for array in layer.arrays().values())
+
+
+def test_a_stream_is_extended_with_its_own_image_only():
+    photo = images.read(DATA / "coffee.png")
+    data = codec.compress(photo, 1, "residual-mse")
+    assert codec.extend(data, photo, 2) == codec.compress(photo, 2, "residual-mse")
+    with pytest.raises(SaeError, match="not of this image"):
+        codec.extend(data, photo[:, ::-1])

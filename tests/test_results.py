@@ -221,6 +221,15 @@ def test_figures_ask_for_what_there_is(folder, tmp_path):
         figures.run(plot_options(folder, tmp_path, image=["9.png"]))
 
 
+def test_without_latex_the_other_formats_are_drawn(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures.shutil, "which", lambda name: None)
+    with pytest.warns(UserWarning, match="LaTeX"):
+        figures.run(plot_options(folder, tmp_path, quality=["psnr"], format=["png", "pgf"]))
+    assert (tmp_path / "rd-psnr.png").exists() and not (tmp_path / "rd-psnr.pgf").exists()
+    with pytest.raises(SaeError, match="LaTeX"):
+        figures.run(plot_options(folder, tmp_path, quality=["psnr"], format=["pgf"]))
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no LaTeX")
 def test_pgf_for_latex(folder, tmp_path):
     figures.run(plot_options(folder, tmp_path, quality=["psnr"], format=["pgf"], serif=True))

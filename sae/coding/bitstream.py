@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from sae import files
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.families import Family
@@ -207,13 +208,18 @@ def parse(data: bytes, layers: int | None = None, max_pixels: int = MAX_PIXELS) 
     return Stream(parser.header, parser.records, cut=parser.pending > 0)
 
 
-def truncate(data: bytes, layers: int, max_pixels: int = MAX_PIXELS) -> bytes:
+def truncate(data: files.Bytes, layers: int, max_pixels: int = MAX_PIXELS) -> bytes:
     """Returns the stream of the first `layers` layers.
+
+    Args:
+      data: the stream, or the name of its file, or the file.
+      layers: to keep.
+      max_pixels: larger images are refused.
 
     Raises:
       SaeError: as `parse`, or the stream does not have so many.
     """
-    stream = parse(data, layers, max_pixels)
+    stream = parse(files.read_bytes(data), layers, max_pixels)
     if len(stream.records) < layers:
         raise SaeError(
             f"The stream has {len(stream.records)} complete layers; {layers} cannot be kept."

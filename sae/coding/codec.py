@@ -9,6 +9,7 @@ since a GPU adds up in another order.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import NamedTuple, Union
 import numpy as np
 import tensorflow as tf
 
-from sae import images, metrics
+from sae import files, images, metrics
 from sae.coding import bitstream
 from sae.coding.bitstream import Header, Record
 from sae.coding.effort import count_steps, search
@@ -39,6 +40,8 @@ Progress = Callable[[int, int], object]
 _THREADS = 8
 # A range coder leaves out bytes at the end of a string that it can do without.
 _SLACK_BYTES = 8
+# So much worse in PSNR, a base layer is one of another image.
+_OWN_DB = 3.0
 # At the peak, with all layers (benchmarks/codec.py measures it).
 _BYTES_PER_PIXEL = 230
 
@@ -93,6 +96,7 @@ def encode(
     target_psnr: float | None = None,
     max_pixels: int = images.MAX_PIXELS,
     progress: Progress = lambda done, of: None,
+    background: str | None = None,
 ) -> Encoded:
     """Codes an image.
 
@@ -107,6 +111,7 @@ def encode(
       target_psnr: add no layer once the 8-bit decoded image has this PSNR in dB.
       max_pixels: larger images are refused.
       progress: of a search.
+      background: colour behind an image that is transparent.
 
     Returns:
       The stream and what was reached, which with all layers may be less than a target.
@@ -115,7 +120,10 @@ def encode(
       SaeError: the image cannot be read or is too large, a layer is not trained, or
         there is no such effort.
     """
-    image = _array(image, max_pixels)
+    for name, target in (("bpp", target_bpp), ("PSNR", target_psnr)):
+        if target is not None and not 0 < target < math.inf:
+            raise SaeError(f"A target {name} is a number above 0, not {target}.")
+    image = _array(image, max_pixels, background)
     found = checkpoint.store(family, checkpoints).family
     header = Header(found, image.shape[1], image.shape[0])
     coder = _Coder(header, layers, checkpoints, effort, progress)
@@ -123,49 +131,52 @@ def encode(
 
 
 def extend(
-    data: bytes,
+    data: files.Bytes,
     image: Image,
     layers: int | None = None,
     checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
     effort: int = 0,
     max_pixels: int = images.MAX_PIXELS,
     progress: Progress = lambda done, of: None,
+    background: str | None = None,
 ) -> bytes:
     """Adds layers to a stream; the result is what coding all of them at once gives.
 
     Args:
-      data: the stream.
+      data: the stream, or the name of its file, or the file.
       image: what it was made from, as `encode` takes it.
       layers: of the result; by default, all that are trained.
       checkpoints: the folder of all checkpoints, which made the stream.
       effort: of the layers that are added; see `encode`.
       max_pixels: larger images are refused.
       progress: of a search.
+      background: as `encode` takes it.
 
     Raises:
-      SaeError: as `encode` and `decompress`, or the image is of another size, or
-        the stream has that many layers already.
+      SaeError: as `encode` and `decompress`, or the image is another one, or the
+        stream has that many layers already.
     """
-    image = _array(image, max_pixels)
+    image = _array(image, max_pixels, background)
     header, records = _parse(data, None, max_pixels)
     if (header.height, header.width) != image.shape[:2]:
         raise SaeError(
             f"The stream holds an image of {header.width} x {header.height} pixels, and the image "
             f"has {image.shape[1]} x {image.shape[0]}; extend a stream with its own image."
         )
-    coder = _Coder(header, layers, checkpoints, effort, progress)
+    coder = _Coder(header, layers, checkpoints, effort, progress, records)
     if len(records) >= len(coder.layers):
         raise SaeError(
             f"The stream has {len(records)} layers already; only {len(coder.layers)} are asked for "
             "or trained."
         )
-    for record in records:
+    _require_own(coder, image, records[0], checkpoints)
+    for record in records[1:]:
         coder.decode(record)
     return _encode(coder, image, records).data
 
 
 def decompress(
-    data: bytes,
+    data: files.Bytes,
     layers: int | None = None,
     checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
     max_pixels: int = images.MAX_PIXELS,
@@ -173,7 +184,8 @@ def decompress(
     """Decodes a stream, or as much of it as there is.
 
     Args:
-      data: the stream; one that was cut short gives its complete layers, and a warning.
+      data: the stream, or the name of its file, or the file; one that was cut short
+        gives its complete layers, and a warning.
       layers: decode so many, from the base up; by default, all.
       checkpoints: the folder of all checkpoints, which made the stream.
       max_pixels: larger images are refused.
@@ -186,7 +198,7 @@ def decompress(
         image is too large, or the checkpoints are not those that made it.
     """
     header, records = _parse(data, layers, max_pixels)
-    coder = _Coder(header, len(records), checkpoints)
+    coder = _Coder(header, len(records), checkpoints, records=records)
     for record in records:
         coder.decode(record)
     return coder.image()
@@ -227,7 +239,7 @@ class Decoder:
             if self._coder is None:
                 trained = Store(self.header.family, Path(self._checkpoints)).names()
                 layers = len(trained[: self._layers]) or 1
-                self._coder = _Coder(self.header, layers, self._checkpoints)
+                self._coder = _Coder(self.header, layers, self._checkpoints, records=[record])
             self._coder.decode(record)
             decoded.append(self._coder.image())
         return decoded
@@ -243,6 +255,7 @@ class _Coder:
         checkpoints: Folder,
         effort: int = 0,
         progress: Progress = lambda done, of: None,
+        records: Sequence[Record] = (),
     ):
         if effort not in range(len(EFFORTS)):
             raise SaeError(f"The effort is 0 to {len(EFFORTS) - 1}, not {effort}.")
@@ -256,7 +269,7 @@ class _Coder:
             )
         self.header, self._effort, self._progress = header, effort, progress
         self._store = Store(header.family, Path(checkpoints))
-        self.layers, self._fingerprints = _load(self._store, layers)
+        self.layers, self._fingerprints = _load(self._store, layers, records)
         self._stride = self.layers[0].stride
         self._size = tuple(side + -side % self._stride for side in (header.height, header.width))
         self._context: Context | None = None
@@ -295,11 +308,7 @@ class _Coder:
         index, name = self._done, bitstream.layer_name(self._done)
         if index == len(self.layers):
             raise SaeError(f"Layer {name} of the stream has no trained weights here.")
-        if record.fingerprint != self._fingerprints[index]:
-            raise SaeError(
-                f"Layer {name} was made with weights {record.fingerprint.hex()}, and these are "
-                f"{self._fingerprints[index].hex()}; name the checkpoints that made the stream."
-            )
+        _require_weights(index, record, self._fingerprints[index])
         # Before anything is allocated for an image that the string cannot fill.
         if len(record.string) + _SLACK_BYTES < self.layers[index].smallest_bytes(self._size):
             raise SaeError(
@@ -348,10 +357,10 @@ def _encode(
             return Encoded(bitstream.pack(coder.header, records), len(records), bpp, psnr)
 
 
-def _array(image: Image, max_pixels: int) -> np.ndarray:
+def _array(image: Image, max_pixels: int, background: str | None) -> np.ndarray:
     """Returns the image as uint8 [H, W, 3]."""
     if not isinstance(image, np.ndarray):
-        return images.read(image, max_pixels)
+        return images.read(image, max_pixels, background)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise SaeError(f"An image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}.")
     if image.shape[0] * image.shape[1] > max_pixels:
@@ -359,9 +368,9 @@ def _array(image: Image, max_pixels: int) -> np.ndarray:
     return image
 
 
-def _parse(data: bytes, layers: int | None, max_pixels: int) -> tuple[Header, list[Record]]:
+def _parse(data: files.Bytes, layers: int | None, max_pixels: int) -> tuple[Header, list[Record]]:
     """Reads a stream; warns where it has fewer layers than it should."""
-    stream = bitstream.parse(data, layers, max_pixels)
+    stream = bitstream.parse(files.read_bytes(data), layers, max_pixels)
     last = bitstream.layer_name(len(stream.records) - 1)
     if stream.cut:
         warnings.warn(f"The stream is cut short; {last} is its last layer.", stacklevel=3)
@@ -370,10 +379,40 @@ def _parse(data: bytes, layers: int | None, max_pixels: int) -> tuple[Header, li
     return stream.header, stream.records
 
 
-def _load(store: Store, count: int | None) -> tuple[Sequence[Layer], Sequence[bytes]]:
+def _require_own(coder: _Coder, image: np.ndarray, base: Record, checkpoints: Folder) -> None:
+    """Decodes the base of a stream; raises SaeError where the image cannot be its own.
+
+    A base that is the image's own is not much further from it than what the image gives now,
+    whatever effort made it.
+    """
+    coder.decode(base)
+    own = _Coder(coder.header, 1, checkpoints)
+    own.encode(image)
+    reached, possible = (metrics.psnr(image, one.image()) for one in (coder, own))
+    if reached < possible - _OWN_DB:
+        raise SaeError(
+            f"The stream is not of this image: its base layer comes to {reached:.1f} dB of it, and "
+            f"the image's own to {possible:.1f} dB; extend a stream with its own image."
+        )
+
+
+def _require_weights(index: int, record: Record, fingerprint: bytes) -> None:
+    """Raises SaeError where the weights of a layer are not those that made its record."""
+    if record.fingerprint != fingerprint:
+        raise SaeError(
+            f"Layer {bitstream.layer_name(index)} was made with weights "
+            f"{record.fingerprint.hex()}, and these are {fingerprint.hex()}; name the checkpoints "
+            "that made the stream."
+        )
+
+
+def _load(
+    store: Store, count: int | None, records: Sequence[Record] = ()
+) -> tuple[Sequence[Layer], Sequence[bytes]]:
     """Returns the first `count` layers, by default all there are, and their fingerprints.
 
-    Layers are restored once while their fingerprints stay the same.
+    Layers are restored once while their fingerprints stay the same, and only if they made
+    the records.
     """
     family = store.family
     if count is not None and not 1 <= count <= len(family.layers):
@@ -382,10 +421,12 @@ def _load(store: Store, count: int | None) -> tuple[Sequence[Layer], Sequence[by
         )
     described = store.described(count)
     fingerprints = tuple(entry["fingerprint"] for entry in described.values())
+    prefixes = [bytes.fromhex(f)[: bitstream.FINGERPRINT_BYTES] for f in fingerprints]
+    for index, (record, prefix) in enumerate(zip(records, prefixes)):
+        _require_weights(index, record, prefix)
     if (store, fingerprints) not in _LOADED:
         if len(_LOADED) == _MOST_LOADED:
             _LOADED.clear()
         with tf.device("CPU:0"):
             _LOADED[store, fingerprints] = store.cascade(described=described).layers
-    prefixes = [bytes.fromhex(f)[: bitstream.FINGERPRINT_BYTES] for f in fingerprints]
     return _LOADED[store, fingerprints], prefixes

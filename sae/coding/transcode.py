@@ -40,13 +40,10 @@ def compress(options: argparse.Namespace) -> int:
                 options.target_psnr,
                 options.max_pixels,
                 progress,
+                options.background,
             )
         _write(target, encoded.data)
-        reached = f"{encoded.bpp:.4f} bpp"
-        if encoded.psnr is not None:
-            reached += f", {encoded.psnr:.2f} dB"
-        last = bitstream.layer_name(encoded.layers - 1)
-        _say(f"{source}: {encoded.layers} layers (to {last}), {len(encoded.data)} bytes, {reached}")
+        _say_stream(source, encoded.data, encoded.psnr)
         psnr_missed = encoded.psnr is not None and encoded.psnr < options.target_psnr
         if encoded.bpp < (options.target_bpp or 0) or psnr_missed:
             warnings.warn("The target is not reached with all layers.", stacklevel=2)
@@ -71,6 +68,7 @@ def decompress(options: argparse.Namespace) -> int:
             _write(target, buffer.getvalue())
         else:
             images.write_png(image, target)
+        _say(f"{source}: {image.shape[1]} x {image.shape[0]} pixels to {target}")
 
     return _each(options.source, options.target, _find_streams, ".png", run)
 
@@ -82,6 +80,7 @@ def truncate(options: argparse.Namespace) -> int:
         with _naming(source):
             data = bitstream.truncate(_read(source), options.layers, options.max_pixels)
         _write(target, data)
+        _say_stream(source, data)
 
     return _each(options.source, options.target, _find_streams, ".sae", run)
 
@@ -100,8 +99,10 @@ def extend(options: argparse.Namespace) -> int:
                 options.effort,
                 options.max_pixels,
                 progress,
+                options.background,
             )
         _write(options.target, data)
+        _say_stream(options.source, data)
     return 0
 
 
@@ -169,10 +170,7 @@ def _check_suffix(target: str) -> None:
 
 
 def _read(source: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
-    except OSError as error:
-        raise SaeError(f"Cannot read {source}: {error.strerror or error}.") from error
+    return files.read_bytes(sys.stdin.buffer if source == "-" else source)
 
 
 def _write(target: str, data: bytes) -> None:
@@ -191,6 +189,16 @@ def _write(target: str, data: bytes) -> None:
 def _say(line: str) -> None:
     """Prints a line on standard error, above a progress bar."""
     tqdm.write(line, file=sys.stderr)
+
+
+def _say_stream(source: str, data: bytes, psnr: float | None = None) -> None:
+    """Says of a file what stream was made of it."""
+    header, records, _ = bitstream.parse(data, max_pixels=sys.maxsize)
+    layers, last = len(records), bitstream.layer_name(len(records) - 1)
+    reached = f"{8 * len(data) / (header.width * header.height):.4f} bpp"
+    if psnr is not None:
+        reached += f", {psnr:.2f} dB"
+    _say(f"{source}: {layers} layers (to {last}), {len(data)} bytes, {reached}")
 
 
 @contextlib.contextmanager

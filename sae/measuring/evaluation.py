@@ -10,6 +10,7 @@ import argparse
 import functools
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from sae import images
 from sae.coding import bitstream, codec
+from sae.errors import SaeError
 from sae.measuring import results, tables, workers
 from sae.model import checkpoint
 from sae.model.cascade import Cascade
@@ -43,16 +45,17 @@ def evaluate(
       effort: of the encoder, as `codec.encode` takes it.
 
     Returns:
-      For each layer a row per image: "image", "width", "height", "bytes" of the
-      file up to the layer, "bpp" = 8 * bytes / (width * height), "bpp-layers"
-      each layer's own share (the base's has the header), "bpp-estimated" from
-      the likelihoods (of effort 0 alone), "psnr-rgb" in dB, "ms-ssim-rgb", and the seconds spent on
+      For each layer a row per image, but for those that cannot be read, which a
+      warning names: "image", "width", "height", "bytes" of the file up to the
+      layer, "bpp" = 8 * bytes / (width * height), "bpp-layers" each layer's own
+      share (the base's has the header), "bpp-estimated" from the likelihoods (of
+      effort 0 alone), "psnr-rgb" in dB, "ms-ssim-rgb", and the seconds spent on
       encoding all layers and on decoding up to this one.
 
     Raises:
-      SaeError: there are no images, one cannot be read, or a layer is missing.
+      SaeError: there are no images, none can be read, or a layer is missing.
     """
-    found = images.find(folder)
+    found = _readable(images.find(folder))
     # Here, so that what is wrong with the checkpoints is said once and at first.
     layers = store.cascade(len(names) if names else None).layers
     names, fingerprints = zip(*((layer.name, layer.fingerprint) for layer in layers))
@@ -90,6 +93,7 @@ def save(
             layer=name,
             family=family.name,
             effort=effort,
+            left_out=left_out(rows, folder),
             optimised_for=family.metric,
             fingerprint=description["fingerprint"],
             configuration=description["layer"],
@@ -99,8 +103,17 @@ def save(
     return paths
 
 
-def run(options: argparse.Namespace) -> None:
-    """The command `evaluate`: measures all trained layers of a family and writes their results."""
+def left_out(rows: dict[str, list[dict]], folder: str | Path) -> list[str]:
+    """Returns the names of the images in a folder of which there are no rows."""
+    measured = {row["image"] for images_of_layer in rows.values() for row in images_of_layer}
+    return [path.name for path in images.find(folder) if path.name not in measured]
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command `evaluate`: measures all trained layers of a family and writes their results.
+
+    Returns 1 where images were left out, else 0.
+    """
     store = checkpoint.store(options.family, options.checkpoints)
     key, effort = results.curve_key(store.family, options.effort), options.effort
     journal = results.folder(options.results, options.folder) / f"{key}.partial"
@@ -109,6 +122,25 @@ def run(options: argparse.Namespace) -> None:
         print(path)
     journal.unlink(missing_ok=True)
     print(tables.layers(rows))
+    if missing := left_out(rows, options.folder):
+        print(f"Means without {', '.join(missing)}.")
+    return 1 if missing else 0
+
+
+def _readable(paths: Sequence[Path]) -> list[Path]:
+    """Returns those of the paths at which there is an image; warns of the others."""
+    found = []
+    for path in paths:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                images.read(path)
+            found.append(path)
+        except SaeError as error:
+            warnings.warn(f"{error} It is left out.", stacklevel=3)
+    if not found:
+        raise SaeError(f"None of the {len(paths)} images can be read.")
+    return found
 
 
 def _measure(

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -279,14 +280,19 @@ def save(
     Args:
       figure: to write.
       stem: path without suffix.
-      formats: of `sae.config.FIGURE_FORMATS`; PGF needs a LaTeX installation.
+      formats: of `sae.config.FIGURE_FORMATS`. PGF needs a LaTeX installation, and without
+        one is left out with a warning.
       **metadata: texts to keep inside a PNG.
+
+    Raises:
+      SaeError: no format can be drawn, or the file cannot be written.
     """
     if "pgf" in formats and not _texsystem():
-        raise SaeError(
-            "PGF needs a LaTeX installation (such as apt install texlive-pictures); "
-            "leave out --format pgf."
-        )
+        missing = "PGF needs a LaTeX installation (such as apt install texlive-pictures)"
+        if set(formats) == {"pgf"}:
+            raise SaeError(f"{missing}; choose another --format.")
+        warnings.warn(f"{missing}; only the other formats are drawn.", stacklevel=2)
+        formats = [name for name in formats if name != "pgf"]
     paths = []
     for name in formats:
         path = Path(f"{stem}.{name}")
