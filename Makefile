@@ -39,8 +39,8 @@ lint: .venv/installed-dev  ## check style and format
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
 
-clean:  ## remove .venv and caches; checkpoints, images and results stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+clean:  ## remove .venv, .uv and caches; checkpoints, images and results stay
+	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Touched last, so that an installation that failed is taken up again.

@@ -1,4 +1,4 @@
-"""The command line: `python -m sae COMMAND ...`."""
+"""The command line: `python -m sae COMMAND ...`, or `sae COMMAND ...` where it is installed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from sae import __version__
 from sae.config import (
     ANCHORS,
     DEFAULT_FOLDER,
+    DEFAULT_RESULTS,
     EFFORTS,
     FIGURE_FORMATS,
     METRICS,
@@ -25,8 +27,9 @@ from sae.model.families import FAMILIES
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands; each sets `run`, a function of the options."""
     top = argparse.ArgumentParser(
-        prog="python -m sae", description="Scalable auto-encoder: layered image compression."
+        prog="sae", description="Scalable auto-encoder: layered image compression."
     )
+    top.add_argument("--version", action="version", version=f"sae {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_codec(commands)
     _add_evaluation(commands)
@@ -171,6 +174,11 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     report.add_argument("--output", default="plots/report.html", metavar="FILE", help="to write")
     report.set_defaults(run=_lazily("sae.paper.report", "run"))
 
+    released = _command(commands, "families", "List the released layers and what they reach.")
+    _add_results(released)
+    _add_checkpoints(released)
+    released.set_defaults(run=_lazily("sae.measuring.tables", "run"))
+
     drawn = _command(commands, "results", "Draw figures and tables of README and model card.")
     _add_results(drawn)
     drawn.set_defaults(run=_lazily("sae.paper.documents", "run"))
@@ -212,7 +220,7 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--results", default="results/kodak", metavar="DIR", help="of one set (results/kodak)"
+        "--results", default=DEFAULT_RESULTS, metavar="DIR", help="of one set (those of Kodak)"
     )
 
 

@@ -23,8 +23,17 @@ TABLE_FORMATS = ("markdown", "latex", "json")
 # Steps of the search for a layer's latent, by the effort asked for.
 EFFORTS = (0, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
 
-# Beside the package: the released weights, in a clone or an editable install.
-DEFAULT_FOLDER = Path(__file__).resolve().parent.parent / "checkpoints"
+
+def _shipped(name: str) -> Path:
+    """Returns a folder that a wheel has inside the package, and a clone beside it."""
+    package = Path(__file__).resolve().parent
+    inside = package / "shipped" / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+# The released weights, and what was measured of them.
+DEFAULT_FOLDER = _shipped("checkpoints")
+DEFAULT_RESULTS = _shipped("results/kodak")
 
 
 @dataclasses.dataclass(frozen=True)

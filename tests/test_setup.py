@@ -11,19 +11,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("dirname", "mkdir", "cp", "touch", "rm", "sh")
+TOOLS = ("dirname", "mkdir", "cp", "touch", "rm", "sh", "chmod")
 
 # A Python that says it is of another version: answers the question about itself,
 # and on `-m venv --clear .venv` makes one of the same kind, with a pip that takes notes.
 STUB = """#!/bin/sh
 case "$*" in
 "-m venv"*) mkdir -p .venv/bin && echo "$0" > .venv/made-by && cp "$0" .venv/bin/python ;;
+"-m pip"*"--target .uv uv") test ! -e offline && mkdir -p .uv/bin && cp uv.stub .uv/bin/uv ;;
 "-m pip"*) echo "$*" >> pip.log && test ! -e offline ;;
 train_*) echo "$*" >> train.log && test ! -e "fails-$1" ;;
 *) exec {python} -c "import sys; sys.version_info = {version}
 for name in {missing}: sys.modules[name] = None
 exec(sys.argv[1])" "$2" ;;
 esac
+"""
+
+
+# Makes .venv with a Python 3.11 that it has somewhere.
+UV = """#!/bin/sh
+test "$*" = "venv --quiet --seed --python 3.11 .venv" && test ! -e no-github &&
+    mkdir -p .venv/bin && echo "$0" > .venv/made-by && cp fetched/python .venv/bin/python
 """
 
 
@@ -103,11 +111,27 @@ def test_looks_among_pyenvs(computer, tmp_path, by_variable):
     assert computer.made_by() == root / "versions/3.9.18/bin/python"
 
 
-def test_without_a_python_that_suits_says_what_to_install(computer):
+@pytest.mark.parametrize("installed", [True, False])
+def test_uv_fetches_a_python_where_there_is_none_that_suits(computer, installed):
+    computer.add_python(computer.bin / "python3", (3, 13, 0))
+    computer.add_python(computer.checkout / "fetched/python", (3, 11, 9))
+    uv = computer.bin / "uv" if installed else computer.checkout / "uv.stub"
+    uv.write_text(UV)
+    uv.chmod(0o755)
+    assert computer.make(SET_UP).returncode == 0
+    assert computer.made_by() == (uv if installed else Path(".uv/bin/uv"))
+    assert computer.installed() == ["requirements.txt"]
+
+
+@pytest.mark.parametrize("reachable", ["nothing", "packages alone"])
+def test_without_a_python_that_suits_says_what_to_install(computer, reachable):
     computer.add_python(computer.bin / "python3", (3, 12, 1))
+    (computer.checkout / "uv.stub").write_text(UV)
+    (computer.checkout / "uv.stub").chmod(0o755)
+    (computer.checkout / ("offline" if reachable == "nothing" else "no-github")).touch()
     result = computer.make(SET_UP)
     assert result.returncode != 0
-    assert result.stderr.startswith("TensorFlow 2.14 needs Python 3.9, 3.10 or 3.11")
+    assert "TensorFlow 2.14 needs Python 3.9, 3.10 or 3.11" in result.stderr
     assert "apt install python3.11-venv" in result.stderr
     assert not (computer.checkout / ".venv").exists()
 

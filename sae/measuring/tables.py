@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from sae import metrics
 from sae.config import LAYER_NAMES
+from sae.errors import SaeError
 from sae.measuring import results
+from sae.model.checkpoint import Store
+from sae.model.families import FAMILIES
 
 
 def images(rows: list[dict]) -> str:
@@ -29,6 +34,33 @@ def layers(rows: dict[str, list[dict]]) -> str:
     for name, images_of_layer in rows.items():
         mean = results.mean(images_of_layer)
         lines.append(f"{name:<8}" + _cells(mean, ("bpp", "psnr-rgb", "ms-ssim-rgb")))
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `families`: prints what is trained, and what was measured of it."""
+    stores = [Store(family, Path(options.checkpoints)) for family in FAMILIES]
+    parts = [families(store, options.results) for store in stores if store.names()]
+    if not parts:
+        raise SaeError(f"There are no trained layers in {options.checkpoints}.")
+    print("\n\n".join(parts))
+
+
+def families(store: Store, results_folder: str | Path) -> str:
+    """Returns the layers of one family, with what its results say of a stream up to each."""
+    family = store.family
+    lines = [
+        f"{family.name}: {family.title}, code {family.code}",
+        f"{'layer':<8}{'weights':>10}{'bpp':>10}{'PSNR':>10}{'MS-SSIM':>10}",
+    ]
+    for name, description in store.described().items():
+        path = Path(results_folder) / results.curve_key(family) / f"{name}.json"
+        document = results.load(path) if path.exists() else {}
+        # Numbers of other weights are not theirs.
+        measured = document.get("fingerprint") == description["fingerprint"]
+        row = {key: values[0] for key, values in document["results"].items()} if measured else {}
+        numbers = _cells(row, ("bpp", "psnr-rgb", "ms-ssim-rgb"))
+        lines.append(f"{name:<8}{description['fingerprint'][:8]:>10}" + numbers)
     return "\n".join(lines)
 
 

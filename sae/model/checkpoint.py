@@ -4,7 +4,7 @@ A checkpoint is a folder, checkpoints/<family>/<layer>/, with two files:
 `weights.npz`, weights and int32 tables as plain arrays, and `layer.json`, the
 layer's configuration, its fingerprint, the fingerprint of the layer below, on
 which it was trained, and the record of its training. Nothing in them can run
-code.
+code. What describes layers is read without TensorFlow, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,10 +23,12 @@ from sae import files
 from sae.config import DEFAULT_FOLDER, METRICS, LayerConfig
 from sae.errors import SaeError
 from sae.model import families
-from sae.model.cascade import Cascade
 from sae.model.families import Family
-from sae.model.layer import Layer, build
-from sae.model.objective import Objective
+
+if TYPE_CHECKING:
+    from sae.model.cascade import Cascade
+    from sae.model.layer import Layer
+    from sae.model.objective import Objective
 
 
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
@@ -114,6 +117,8 @@ class Store:
 
     def objective(self, name: str) -> Objective:
         """Returns what a trained layer was trained for; SaeError where that is not recorded."""
+        from sae.model.objective import Objective
+
         training = (self.describe(name) or {}).get("training", {})
         try:
             return Objective(self.family.metric, float(training["options"]["lmbda"]))
@@ -159,6 +164,8 @@ class Store:
           SaeError: a layer is missing or damaged, or one below it has changed
             since it was trained.
         """
+        from sae.model.cascade import Cascade
+
         cascade, below = Cascade(), None
         for name, description in (described or self.described(count)).items():
             if description["below"] != below:
@@ -173,6 +180,8 @@ class Store:
 
     def _load(self, description: dict, below: Sequence[Layer]) -> Layer:
         """Restores the layer that was described, on top of the layers `below`."""
+        from sae.model.layer import build
+
         target = self.path(description["layer"]["name"])
         try:
             layer = build(LayerConfig(**description["layer"]), below)
