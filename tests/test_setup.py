@@ -215,6 +215,18 @@ def test_training_needs_photos(computer):
     assert "make train DATA=DIR" in result.stderr
 
 
+def test_the_lock_is_of_the_requirements():
+    asked = [
+        line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1] != "#"
+    ]
+    pins = [
+        pin for pin in (ROOT / "requirements.lock").read_text().split("\n") if pin[:1].isalnum()
+    ]
+    locked = {pin.split(" ")[0] for pin in pins}
+    assert set(asked) <= locked
+    assert all(pin.endswith("\\") for pin in pins), "each has its hashes"
+
+
 def test_make_alone_lists_the_targets():
     # Without MAKEFLAGS: this test may itself be run by make.
     environment = {"PATH": os.environ["PATH"]}
