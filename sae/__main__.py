@@ -164,6 +164,23 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     _add_output(compare)
     compare.set_defaults(run=_lazily("sae.paper.comparison", "run"))
 
+    show = _command(
+        commands,
+        "show",
+        "Write a page on which an image arrives byte by byte, beside other codecs.",
+    )
+    show.add_argument("image", metavar="IMAGE", help="to code")
+    show.add_argument(
+        "--codecs",
+        nargs="+",
+        choices=ANCHORS,
+        default=PEERS[:2],
+        help=f"to show beside ({' '.join(PEERS[:2])})",
+    )
+    _add_family(show)
+    show.add_argument("--output", default="plots", metavar="DIR", help="to write (plots)")
+    show.set_defaults(run=_lazily("sae.paper.arrival", "run"))
+
     report = _command(commands, "report", "Write a page of curves, tables and images.")
     _add_results(report)
     report.add_argument(

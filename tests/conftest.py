@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -79,6 +80,24 @@ def conditional_cascade(conditional_store):
 def first_conditional_store(tmp_path_factory):
     """Three of the first conditional layers."""
     return save_tiny(tmp_path_factory.mktemp("first"), "first-ms-ssim", LAYER_NAMES[:3])
+
+
+@pytest.fixture
+def browser():
+    """A headless Chromium that has said nothing severe when the test is over."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        pytest.skip("there is no Chromium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("headless", "no-sandbox", "disable-gpu", "window-size=1200,2400"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
+        browser.implicitly_wait(20)
+        yield browser
+        assert not [log for log in browser.get_log("browser") if log["level"] == "SEVERE"]
 
 
 @pytest.fixture

@@ -103,47 +103,36 @@ def test_the_report_refuses_other_weights(measured, tiny_checkpoints, tmp_path):
     assert not (tmp_path / "a.html").exists()
 
 
-@pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")), reason="there is no Chromium"
-)
-def test_the_report_in_a_browser(measured, tiny_checkpoints, tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
+def test_the_report_in_a_browser(measured, tiny_checkpoints, tmp_path, browser):
+    from selenium import webdriver
+
     path = page(measured, tiny_checkpoints, tmp_path / "report.html")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("headless", "no-sandbox", "disable-gpu", "window-size=1200,2400"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    with webdriver.Chrome(options, service) as browser:
-        browser.implicitly_wait(20)
-        browser.get(path.as_uri())
+    browser.get(path.as_uri())
 
-        def all_of(selector):
-            return browser.find_elements("css selector", selector)
+    def all_of(selector):
+        return browser.find_elements("css selector", selector)
 
-        assert all_of("#rd-ms-ssim-db .main-svg") and len(all_of("figure")) == 2
-        figure = all_of("figure")[0]
-        image, slider, caption = (
-            figure.find_element("css selector", name) for name in ("img", "input", "figcaption")
-        )
-        top, said = image.get_attribute("src"), caption.text
-        slider.send_keys(webdriver.Keys.HOME)
-        base = image.get_attribute("src")
-        assert base != top and caption.text != said
-        actions = webdriver.ActionChains(browser)
-        actions.scroll_to_element(image).click_and_hold(image).perform()
-        assert image.get_attribute("src") not in (base, top)
-        assert figure.find_element("css selector", "output").text == "original"
-        actions.release(image).perform()
-        assert image.get_attribute("src") == base
+    assert all_of("#rd-ms-ssim-db .main-svg") and len(all_of("figure")) == 2
+    figure = all_of("figure")[0]
+    image, slider, caption = (
+        figure.find_element("css selector", name) for name in ("img", "input", "figcaption")
+    )
+    top, said = image.get_attribute("src"), caption.text
+    slider.send_keys(webdriver.Keys.HOME)
+    base = image.get_attribute("src")
+    assert base != top and caption.text != said
+    actions = webdriver.ActionChains(browser)
+    actions.scroll_to_element(image).click_and_hold(image).perform()
+    assert image.get_attribute("src") not in (base, top)
+    assert figure.find_element("css selector", "output").text == "original"
+    actions.release(image).perform()
+    assert image.get_attribute("src") == base
 
-        table = all_of("table")[-1]
-        heading = table.find_elements("css selector", "th")[3]
-        for direction in (1, -1):
-            heading.click()
-            cells = table.find_elements("css selector", "td:nth-child(4)")
-            sizes = [int(cell.text) for cell in cells]
-            assert sizes == sorted(sizes)[::direction]
-        assert not [log for log in browser.get_log("browser") if log["level"] == "SEVERE"]
-        browser.save_screenshot(str(tmp_path / "report.png"))
+    table = all_of("table")[-1]
+    heading = table.find_elements("css selector", "th")[3]
+    for direction in (1, -1):
+        heading.click()
+        cells = table.find_elements("css selector", "td:nth-child(4)")
+        sizes = [int(cell.text) for cell in cells]
+        assert sizes == sorted(sizes)[::direction]
+    browser.save_screenshot(str(tmp_path / "report.png"))

@@ -25,7 +25,7 @@ from sae.metrics import ms_ssim_db
 from sae.paper import figures
 
 # Of the WebP images in the page.
-_QUALITY = 92
+QUALITY = 92
 _ANCHOR = "published/sae-2019-mse"
 
 
@@ -71,7 +71,7 @@ def write(
         "deltas": _deltas(chosen, anchor),
         "layers": _layers(ours),
         "rows": _rows(ours),
-        "quality": str(_QUALITY),
+        "quality": str(QUALITY),
         # Inside a script element only its end tag must not appear.
         "data": json.dumps(_images(plain, images_folder, checkpoints, only)).replace("</", "<\\/"),
     }
@@ -201,7 +201,7 @@ def _images(
                 "name": name,
                 "width": width,
                 "height": height,
-                "original": _source(original),
+                "original": source(original),
                 "families": families,
             }
         )
@@ -225,7 +225,7 @@ def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | P
             "name": label,
             "caption": f"{row['bpp']:.3f} bpp, {_number(row['psnr-rgb'], 2)} dB, "
             f"MS-SSIM {_similarity(row['ms-ssim-rgb'])[0]}",
-            "source": _source(x_hat),
+            "source": source(x_hat),
         }
         for label, row, x_hat in zip(
             curve.labels, rows, codec.Decoder(checkpoints=checkpoints).feed(data)
@@ -233,10 +233,10 @@ def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | P
     ]
 
 
-def _source(image: np.ndarray) -> str:
-    """Returns an image as a data URL."""
+def source(image: np.ndarray) -> str:
+    """Returns an image, uint8 [H, W, 3], as a data URL of a WebP that looks like it."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", quality=_QUALITY, method=4)
+    Image.fromarray(image).save(buffer, "WEBP", quality=QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -1,0 +1,101 @@
+"""A page on which a stream arrives byte by byte, beside other codecs' files of the same bytes.
+
+What scalability is for: any number of bytes of the one stream gives an image,
+while another codec's file has to be made for a number of bytes beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import importlib.resources
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sae import files, images, metrics
+from sae.coding import bitstream, codec
+from sae.measuring import anchors, results
+from sae.model import checkpoint
+from sae.model.checkpoint import Store
+from sae.paper.report import QUALITY, source
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `show`: writes the page of one image."""
+    store = checkpoint.store(options.family, options.checkpoints)
+    image = images.read(options.image)
+    name = Path(options.image).name
+    target = Path(options.output) / f"show-{Path(name).stem}-{store.family.name}.html"
+    write(target, image, name, store, options.codecs)
+    print(target)
+
+
+def write(
+    target: str | Path, image: np.ndarray, name: str, store: Store, peers: Sequence[str]
+) -> None:
+    """Writes the page; it is one file and needs no network.
+
+    Args:
+      target: where to write it.
+      image: uint8 [H, W, 3].
+      name: of the image.
+      store: the layers of the stream.
+      peers: keys of `anchors.CODECS`.
+    """
+    stream = _stream(image, store)
+    ends = [step["bytes"] for step in stream["steps"]]
+    others = [_peer(image, key, ends) for key in peers]
+    data = {
+        "bytes": ends[-1],
+        "pixels": image.shape[0] * image.shape[1],
+        "size": [image.shape[1], image.shape[0]],
+        "original": source(image),
+        "panels": [stream, *others],
+    }
+    page = importlib.resources.files("sae.paper").joinpath("arrival.html").read_text("utf-8")
+    # Inside a script element only its end tag must not appear.
+    parts = {"name": html.escape(name), "quality": str(QUALITY), "data": json.dumps(data)}
+    for part, text in parts.items():
+        page = page.replace("{{" + part + "}}", text.replace("</", "<\\/"))
+    files.write_bytes(target, page.encode())
+
+
+def _stream(image: np.ndarray, store: Store) -> dict:
+    """Returns the panel of our stream: a step wherever a layer is complete."""
+    data = codec.compress(image, None, store.family.name, store.folder)
+    records = bitstream.parse(data).records
+    steps = [
+        _step(
+            image,
+            x_hat,
+            bitstream.size(records[: index + 1]),
+            results.layer_label(bitstream.layer_name(index)),
+        )
+        for index, x_hat in enumerate(codec.Decoder(checkpoints=store.folder).feed(data))
+    ]
+    return {"name": f"SAE ({store.family.title}): one stream", "steps": steps}
+
+
+def _peer(image: np.ndarray, key: str, sizes: Sequence[int]) -> dict:
+    """Returns the panel of another codec: for each size the file that comes nearest to it."""
+    steps: dict[int, dict] = {}
+    for size in sizes:
+        found, x_hat = anchors.nearest(image, key, size)
+        steps[found] = _step(image, x_hat, found, f"{found:,} bytes")
+    name = anchors.CODECS[key].name.split(" (")[0]
+    return {
+        "name": f"{name}: a file for each size",
+        "steps": [steps[found] for found in sorted(steps)],
+    }
+
+
+def _step(image: np.ndarray, x_hat: np.ndarray, size: int, label: str) -> dict:
+    return {
+        "bytes": size,
+        "label": label,
+        "psnr": round(metrics.psnr(image, x_hat), 2),
+        "source": source(x_hat),
+    }
