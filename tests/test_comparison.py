@@ -57,7 +57,7 @@ def test_what_is_no_image_is_named_and_left_out(measured, tiny_store, tmp_path, 
         options.run(options)
 
 
-def test_layers_beside_other_codecs(measured, tiny_store, tmp_path):
+def test_layers_beside_other_codecs(measured, tiny_store, tmp_path, monkeypatch):
     original = images.read(measured / "set" / "coffee.png")
     figure = comparison.compare(original, (20, 30, 120, 90), tiny_store)
     titles = [axes.get_title() for axes in figure.axes]
@@ -68,6 +68,13 @@ def test_layers_beside_other_codecs(measured, tiny_store, tmp_path):
     expected = f"{row['bpp']:.3f} / {row['psnr-rgb']:.2f} / {row['ms-ssim-rgb']:.3f}"
     assert f"+EL1\n{expected}" in captions
     (path,) = figures.save(figure, tmp_path / "compare", ("png",))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.title.get_window_extent().y1 <= figure.bbox.y1
+    assert not any("lower" in caption for caption in captions)
+    monkeypatch.setattr(comparison.anchors, "nearest", lambda image, key, size: (2 * size, image))
+    figure = comparison.compare(original, (20, 30, 120, 90), tiny_store, ("jpeg",))
+    assert sum("JPEG, goes no lower" in axes.get_title() for axes in figure.axes) == 5
     assert Image.open(path).size[0] == pytest.approx(17.8 / 2.54 * 300, abs=1)
     for crop in ((0, 0, 999, 10), (-1, 0, 10, 10), (0, 0, 0, 10)):
         with pytest.raises(SaeError, match="crop"):

@@ -40,6 +40,10 @@ class Panel:
     caption: str
 
 
+# A file so much larger than what it stands beside is the smallest its codec makes.
+_LARGER = 1.1
+
+
 def run(options: argparse.Namespace) -> None:
     """The command `compare`."""
     original = images.read(options.image)
@@ -92,8 +96,8 @@ def compare(
     columns = 1 + len(ours)
     side = _WIDTH / columns * height / width
     with figures.style():
-        figure = Figure(figsize=(_WIDTH, (side + 0.17) * (len(rows) + 1)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+        figure = Figure(figsize=(_WIDTH, (side + 0.19) * (len(rows) + 1)), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
         grid = figure.subplots(len(rows) + 1, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -101,8 +105,10 @@ def compare(
         for (name, panels), line in zip(rows.items(), (0, *range(2, len(rows) + 1))):
             for index, (panel, axes) in enumerate(zip(panels, grid[line, 1:])):
                 label = results.layer_label(bitstream.layer_name(index))
-                title = f"{label if line == 0 else name}\n{panel.caption}"
-                _show(axes, cropped(panel.image), title)
+                if line:
+                    least = panel.size > _LARGER * ours[index].size
+                    label = f"{name}, goes no lower" if least else name
+                _show(axes, cropped(panel.image), f"{label}\n{panel.caption}")
         for panel, axes in zip(ours, grid[1, 1:]):
             error = np.abs(cropped(panel.image).astype(int) - cropped(original)).mean(axis=2)
             bright = axes.imshow(error, cmap="inferno", vmin=0, vmax=_BRIGHTEST)
