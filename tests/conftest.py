@@ -12,6 +12,13 @@ from sae.config import LAYER_NAMES
 from sae.model import families
 from sae.model.presets import defaults
 
+# Begun first, so that no worker is left alone with them at the end.
+LONGEST = ("test_training.py", "test_smoke.py", "test_codec.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
