@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sae import __version__
 from sae.config import (
@@ -153,13 +153,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     compare = _command(commands, "compare", "Show an image at each layer beside other codecs.")
     compare.add_argument("image", metavar="IMAGE", help="to code")
     compare.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="show this part")
-    compare.add_argument(
-        "--codecs",
-        nargs="+",
-        choices=ANCHORS,
-        default=PEERS,
-        help=f"to show beside ({' '.join(PEERS)})",
-    )
+    _add_peers(compare, PEERS)
     _add_family(compare)
     _add_output(compare)
     compare.set_defaults(run=_lazily("sae.paper.comparison", "run"))
@@ -170,13 +164,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
         "Write a page on which an image arrives byte by byte, beside other codecs.",
     )
     show.add_argument("image", metavar="IMAGE", help="to code")
-    show.add_argument(
-        "--codecs",
-        nargs="+",
-        choices=ANCHORS,
-        default=PEERS[:2],
-        help=f"to show beside ({' '.join(PEERS[:2])})",
-    )
+    _add_peers(show, PEERS[:2])
     _add_family(show)
     show.add_argument("--output", default="plots", metavar="DIR", help="to write (plots)")
     show.set_defaults(run=_lazily("sae.paper.arrival", "run"))
@@ -215,6 +203,16 @@ def _add_family(parser: argparse.ArgumentParser) -> None:
     )
     parser.set_defaults(family="mse")
     _add_checkpoints(parser)
+
+
+def _add_peers(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    parser.add_argument(
+        "--codecs",
+        nargs="+",
+        choices=ANCHORS,
+        default=default,
+        help=f"to show beside ({' '.join(default)})",
+    )
 
 
 def _add_effort(parser: argparse.ArgumentParser) -> None:

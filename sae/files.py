@@ -69,7 +69,8 @@ def read_bytes(source: Bytes) -> bytes:
             return Path(source).read_bytes()
         return bytes(source.read() if hasattr(source, "read") else source)
     except OSError as error:
-        raise SaeError(f"Cannot read {source}: {error.strerror or error}.") from error
+        name = source if isinstance(source, (str, Path)) else getattr(source, "name", "a stream")
+        raise SaeError(f"Cannot read {name}: {error.strerror or error}.") from error
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -204,6 +204,15 @@ def decompress(
     return coder.image()
 
 
+def stages(
+    data: bytes, checkpoints: Folder = checkpoint.DEFAULT_FOLDER
+) -> list[tuple[int, np.ndarray]]:
+    """Returns, for each layer of a stream, the bytes up to it and the image they decode to."""
+    records = bitstream.parse(data).records
+    decoded = Decoder(checkpoints=checkpoints).feed(data)
+    return [(bitstream.size(records[: k + 1]), x_hat) for k, x_hat in enumerate(decoded)]
+
+
 class Decoder:
     """Decodes a stream as its bytes arrive.
 
@@ -278,19 +287,19 @@ class _Coder:
     def encode(self, image: np.ndarray) -> Record:
         """Codes the next layer."""
         layer, context = self.layers[self._done], self._started()
-        with tf.device("CPU:0"):
-            x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
-            y_hat = None if self._effort else tf.round(layer.analyse(x, context))
-        if y_hat is None:
-            # On a GPU where there is one, since no decoder has to repeat it.
-            y_hat = self._search(x, layer, context)
+        y_hat = self._latent(image, layer, context)
         with tf.device("CPU:0"):
             string = layer.write(y_hat, context)
         self._go_on(y_hat)
         return Record(self._fingerprints[self._done - 1], string.numpy()[0])
 
-    def _search(self, x: tf.Tensor, layer: Layer, context: Context) -> tf.Tensor:
-        """Returns a latent that was searched for."""
+    def _latent(self, image: np.ndarray, layer: Layer, context: Context) -> tf.Tensor:
+        """Returns the rounded latent of the analysis, or one that was searched for."""
+        with tf.device("CPU:0"):
+            x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
+            if not self._effort:
+                return tf.round(layer.analyse(x, context))
+        # On a GPU where there is one, since no decoder has to repeat it.
         steps = count_steps(self._effort, self._size, self._stride)
         done = itertools.count(self._done * steps + 1)
         return search(

@@ -227,7 +227,6 @@ def _telling(source: str) -> Iterator[None]:
     """Shows warnings as lines that name the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
         warnings.showwarning = lambda message, *_: _say(f"sae: warning: {_named(source, message)}")
         yield
 

@@ -25,9 +25,15 @@ from sae.metrics import ms_ssim_db
 from sae.model.families import FAMILIES, Family
 from sae.provenance import provenance
 
+
+def curve_key(family: Family, effort: int = 0) -> str:
+    """Returns the key of a curve of ours."""
+    return f"{family.name}/effort-{effort}" if effort else family.name
+
+
 # What is shown and compared unless told otherwise: ours, and the curves of the paper's figures.
 DEFAULT_CURVES = (
-    *(f"{family.name}{effort}" for family in FAMILIES for effort in ("", "/effort-9")),
+    *(curve_key(family, effort) for family in FAMILIES for effort in (0, 9)),
     "published/sae-2019-mse",
     "published/sae-2019-mse-as-printed",
     "published/jpeg-dense",
@@ -85,11 +91,6 @@ class Curve:
         transform = ms_ssim_db if quality == "ms-ssim-db" else float
         settings = zip(self.bpp, values, self.labels)
         return sorted((rate, transform(v), label) for rate, v, label in settings if v is not None)
-
-
-def curve_key(family: Family, effort: int = 0) -> str:
-    """Returns the key of a curve of ours."""
-    return f"{family.name}/effort-{effort}" if effort else family.name
 
 
 def layer_label(name: str) -> str:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import argparse
 import html
-import importlib.resources
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from sae import files, images, metrics
+from sae import images, metrics
 from sae.coding import bitstream, codec
 from sae.measuring import anchors, results
 from sae.model import checkpoint
 from sae.model.checkpoint import Store
-from sae.paper.report import QUALITY, source
+from sae.paper import page
 
 
 def run(options: argparse.Namespace) -> None:
@@ -29,14 +27,13 @@ def run(options: argparse.Namespace) -> None:
     image = images.read(options.image)
     name = Path(options.image).name
     target = Path(options.output) / f"show-{Path(name).stem}-{store.family.name}.html"
-    write(target, image, name, store, options.codecs)
-    print(target)
+    print(write(target, image, name, store, options.codecs))
 
 
 def write(
     target: str | Path, image: np.ndarray, name: str, store: Store, peers: Sequence[str]
-) -> None:
-    """Writes the page; it is one file and needs no network.
+) -> Path:
+    """Writes the page; returns its path.
 
     Args:
       target: where to write it.
@@ -52,29 +49,18 @@ def write(
         "bytes": ends[-1],
         "pixels": image.shape[0] * image.shape[1],
         "size": [image.shape[1], image.shape[0]],
-        "original": source(image),
+        "original": page.source(image),
         "panels": [stream, *others],
     }
-    page = importlib.resources.files("sae.paper").joinpath("arrival.html").read_text("utf-8")
-    # Inside a script element only its end tag must not appear.
-    parts = {"name": html.escape(name), "quality": str(QUALITY), "data": json.dumps(data)}
-    for part, text in parts.items():
-        page = page.replace("{{" + part + "}}", text.replace("</", "<\\/"))
-    files.write_bytes(target, page.encode())
+    return page.write(target, "arrival.html", data, name=html.escape(name))
 
 
 def _stream(image: np.ndarray, store: Store) -> dict:
     """Returns the panel of our stream: a step wherever a layer is complete."""
     data = codec.compress(image, None, store.family.name, store.folder)
-    records = bitstream.parse(data).records
     steps = [
-        _step(
-            image,
-            x_hat,
-            bitstream.size(records[: index + 1]),
-            results.layer_label(bitstream.layer_name(index)),
-        )
-        for index, x_hat in enumerate(codec.Decoder(checkpoints=store.folder).feed(data))
+        _step(image, x_hat, size, results.layer_label(bitstream.layer_name(index)))
+        for index, (size, x_hat) in enumerate(codec.stages(data, store.folder))
     ]
     return {"name": f"SAE ({store.family.title}): one stream", "steps": steps}
 
@@ -97,5 +83,5 @@ def _step(image: np.ndarray, x_hat: np.ndarray, size: int, label: str) -> dict:
         "bytes": size,
         "label": label,
         "psnr": round(metrics.psnr(image, x_hat), 2),
-        "source": source(x_hat),
+        "source": page.source(x_hat),
     }

@@ -119,12 +119,7 @@ def compare(
 def _layers(original: np.ndarray, store: Store) -> list[Panel]:
     """Returns what each layer of our codec makes of the image."""
     data = codec.compress(original, None, store.family.name, store.folder)
-    records = bitstream.parse(data).records
-    decoded = codec.Decoder(checkpoints=store.folder).feed(data)
-    return [
-        _panel(original, x_hat, bitstream.size(records[: index + 1]))
-        for index, x_hat in enumerate(decoded)
-    ]
+    return [_panel(original, x_hat, size) for size, x_hat in codec.stages(data, store.folder)]
 
 
 def _panel(original: np.ndarray, image: np.ndarray, size: int) -> Panel:

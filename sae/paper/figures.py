@@ -32,7 +32,7 @@ from sae.measuring.results import Curve
 # The axis label of each quality.
 QUALITIES = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM", "ms-ssim-db": "MS-SSIM (dB)"}
 
-_QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim"}
+_QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim-db"}
 _DPI = 300
 _CENTIMETRE = 1 / 2.54
 _WIDTHS = {1: 8.5, 2: 17.8}
@@ -248,7 +248,7 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
     for curve in curves:
         if curve.effort and curve.family in plain:
             reference = plain[curve.family]
-            quality = "psnr" if curve.optimised_for == "mse" else "ms-ssim-db"
+            quality = _QUALITY_OF[curve.optimised_for]
             delta = bdrate.delta_or_reason(curve, reference, quality)
             if not isinstance(delta, str):
                 points = saved.setdefault(curve.family.name, [(_seconds(reference), 0.0)])
@@ -336,7 +336,7 @@ def _panel(
         )
         in_sight += points
         # Both families' labels would crowd the panel: those of its own quality.
-        own = quality.startswith(_QUALITY_OF.get(curve.optimised_for, "-"))
+        own = _QUALITY_OF.get(curve.optimised_for, "-").startswith(quality)
         if annotate and curve.family and not curve.effort and (own or families == 1):
             for rate, value, name in zip(rates, values, map(results.layer_label, labels)):
                 axes.annotate(

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import html
-import importlib.resources
-import io
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from sae import files, images
-from sae.coding import bitstream, codec
+from sae import images
+from sae.coding import codec
 from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
 from sae.measuring import bdrate, results
 from sae.measuring.results import Curve
 from sae.metrics import ms_ssim_db
-from sae.paper import figures
+from sae.paper import figures, page
 
-# Of the WebP images in the page.
-QUALITY = 92
 _ANCHOR = "published/sae-2019-mse"
 
 
@@ -63,25 +56,18 @@ def write(
         raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
     chosen = results.default(found) + [curve for curve in found if curve.kind == "measured"]
     anchor = next((curve for curve in found if curve.key == _ANCHOR), plain[0])
-    parts = {
-        "title": html.escape(Path(results_folder).name),
-        "origin": html.escape("; ".join(f"{curve.name}: {curve.description}" for curve in ours)),
-        "curves": _curves(chosen),
-        "anchor": html.escape(anchor.name),
-        "deltas": _deltas(chosen, anchor),
-        "layers": _layers(ours),
-        "rows": _rows(ours),
-        "quality": str(QUALITY),
-        # Inside a script element only its end tag must not appear.
-        "data": json.dumps(_images(plain, images_folder, checkpoints, only)).replace("</", "<\\/"),
-    }
-    page = (
-        importlib.resources.files("sae.paper").joinpath("report.html").read_text(encoding="utf-8")
+    return page.write(
+        target,
+        "report.html",
+        _images(plain, images_folder, checkpoints, only),
+        title=html.escape(Path(results_folder).name),
+        origin=html.escape("; ".join(f"{curve.name}: {curve.description}" for curve in ours)),
+        curves=_curves(chosen),
+        anchor=html.escape(anchor.name),
+        deltas=_deltas(chosen, anchor),
+        layers=_layers(ours),
+        rows=_rows(ours),
     )
-    for name, part in parts.items():
-        page = page.replace("{{" + name + "}}", part)
-    files.write_bytes(target, page.encode())
-    return Path(target)
 
 
 def _curves(curves: Sequence[Curve]) -> str:
@@ -201,7 +187,7 @@ def _images(
                 "name": name,
                 "width": width,
                 "height": height,
-                "original": source(original),
+                "original": page.source(original),
                 "families": families,
             }
         )
@@ -211,11 +197,9 @@ def _images(
 def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | Path) -> list[dict]:
     """Returns what each layer's slider position shows of an image."""
     data = codec.compress(original, len(curve.labels), curve.key, checkpoints)
-    records = bitstream.parse(data).records
+    stages = codec.stages(data, checkpoints)
     rows = [next(r for r in setting if r["image"] == name) for setting in curve.images]
-    if [row["bytes"] for row in rows] != [
-        bitstream.size(records[: index + 1]) for index in range(len(rows))
-    ]:
+    if [row["bytes"] for row in rows] != [size for size, _ in stages]:
         raise SaeError(
             f"These checkpoints do not give the measured bytes of {name}; run `python -m sae "
             "evaluate` with them first."
@@ -225,19 +209,10 @@ def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | P
             "name": label,
             "caption": f"{row['bpp']:.3f} bpp, {_number(row['psnr-rgb'], 2)} dB, "
             f"MS-SSIM {_similarity(row['ms-ssim-rgb'])[0]}",
-            "source": source(x_hat),
+            "source": page.source(x_hat),
         }
-        for label, row, x_hat in zip(
-            curve.labels, rows, codec.Decoder(checkpoints=checkpoints).feed(data)
-        )
+        for label, row, (_, x_hat) in zip(curve.labels, rows, stages)
     ]
-
-
-def source(image: np.ndarray) -> str:
-    """Returns an image, uint8 [H, W, 3], as a data URL of a WebP that looks like it."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", quality=QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
