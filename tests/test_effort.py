@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import sae
@@ -82,6 +82,7 @@ def test_only_what_is_in_the_image_counts(tiny_cascade):
 
 
 @given(st.integers(1, 300), st.integers(1, 300))
+@example(2 * effort._MARGIN, 2 * effort._MARGIN + 1)
 def test_windows_make_up_the_latent(height, width):
     counts, found = np.zeros((height, width), int), effort.windows((height, width))
     for rows, columns in found:

@@ -114,7 +114,7 @@ def windows(sides: Sequence[int]) -> list[tuple[Span, Span]]:
 
 def _spans(side: int) -> list[Span]:
     window = min(side, _WINDOW)
-    count = 1 + math.ceil((side - window) / (window - 2 * _MARGIN))
+    count = 1 + math.ceil((side - window) / (_WINDOW - 2 * _MARGIN))
     starts = [k * (side - window) // max(count - 1, 1) for k in range(count)]
     # Half way through what two windows share, which is two margins or more.
     bounds = [0, *((a + window + b) // 2 for a, b in zip(starts, starts[1:])), side]
