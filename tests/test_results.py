@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import re
@@ -203,6 +204,24 @@ def test_the_legend_covers_neither_curves_nor_the_edge(folder, columns):
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert labels == ["base", "+EL1", "+EL2", "+EL3", "+EL4"]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_names_of_layers_lie_on_no_curve(log):
+    """As in the README's figure, in one column: every layer is named, and no name is crossed."""
+    curves = results.default(results.curves(RESULTS))
+    with figures.style():
+        figure = figures.rd(curves, log=log)
+        figure.draw_without_rendering()
+    (axes,) = figure.axes
+    ours = [layer for curve in curves if curve.family for layer in curve.labels]
+    assert sorted(t.get_text() for t in axes.texts) == sorted(map(results.layer_label, ours))
+    names = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(names, 2))
+    for line in axes.lines[: len(curves)]:
+        path = line.get_path().transformed(axes.transData)
+        assert not any(path.intersects_bbox(name, filled=False) for name in names)
+    assert axes.get_window_extent().height > figure.legends[0].get_window_extent().height
 
 
 def test_lines_tell_codecs_apart(folder):

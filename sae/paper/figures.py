@@ -18,9 +18,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import textalloc
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pgf import LatexError
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -36,6 +38,7 @@ _QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim-db"}
 _DPI = 300
 _CENTIMETRE = 1 / 2.54
 _WIDTHS = {1: 8.5, 2: 17.8}
+_HEIGHTS = {1: 6.2, 2: 7.4}
 _OURS = {
     "conditional-mse": ("#D55E00", "o"),
     "residual-mse": ("#E69F00", "s"),
@@ -139,7 +142,7 @@ def rd(
       bpp: range of rates; up to our highest by default.
       limits: range of the quality; by default that of the points in sight.
       columns: 1, 8.5 cm wide, or 2, 17.8 cm.
-      height: in cm.
+      height: in cm; by default as much as leaves the axes room above the legend.
       title: above the axes.
       log: rates on a logarithmic axis.
 
@@ -147,23 +150,23 @@ def rd(
       SaeError: no curve has such numbers.
     """
     width, panels = _WIDTHS[columns], len(qualities)
-    height = height or 0.25 * width + (4.2 if columns > 1 else 5.0)
-    figure = Figure(figsize=(width * _CENTIMETRE, height * _CENTIMETRE), layout="constrained")
+    size = width * _CENTIMETRE, (height or _HEIGHTS[columns]) * _CENTIMETRE
+    figure = Figure(figsize=size, layout="constrained")
     drawn: dict[str, object] = {}
     bpp = bpp or range_of_ours(curves, log)
     for axes, quality in zip(figure.subplots(1, panels, squeeze=False)[0], qualities):
-        if log:
-            axes.set_xscale("log")
-        drawn.update(_panel(axes, curves, quality, bpp, limits))
-        if log:
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_locator(NullLocator())
+        drawn.update(_panel(axes, curves, quality, bpp, limits, log))
     if not drawn:
         raise SaeError(f"None of these curves has {' or '.join(qualities)} in that range of rates.")
     if title:
         figure.suptitle(title, fontsize=8)
-    _legend(figure, {c.name: drawn[c.name] for c in curves if c.name in drawn}, "lower")
+    shown = {c.name: drawn[c.name] for c in curves if c.name in drawn}
+    legend = _legend(figure, shown, "lower")
+    if height is None:
+        below = legend.get_window_extent().height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + below)
+    for axes, quality in zip(figure.axes, qualities):
+        _label_layers(axes, curves, quality, bpp)
     return figure
 
 
@@ -192,6 +195,7 @@ def rate_by_layer(curve: Curve) -> Figure:
 def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
     """Draws PSNR against rate of every image, in small panels with common axes."""
     names = [row["image"] for row in ours.images[-1]]
+    singles = [[one for c in curves if (one := results.of_image(c, name))] for name in names]
     columns = min(6, len(names))
     lines = math.ceil(len(names) / columns)
     figure = Figure(
@@ -199,15 +203,15 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
     )
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     drawn: dict[str, object] = {}
-    bpp = 0.0, 1.05 * max(row["bpp"] for row in ours.images[-1])
-    psnr = [row["psnr-rgb"] for rows in ours.images for row in rows if row["psnr-rgb"]]
-    limits = min(psnr) - 1, max(psnr) + 1
-    for axes, name in itertools.zip_longest(grid.flat, names):
+    rates = [row["bpp"] for rows in ours.images for row in rows]
+    bpp = 0.8 * min(rates), 1.25 * max(rates)
+    limits = limits_of([p for one in singles for curve in one for p in curve.points("psnr")], bpp)
+    for axes, name, single in itertools.zip_longest(grid.flat, names, singles):
         if name is None:
             axes.set_visible(False)
             continue
-        single = [one for curve in curves if (one := results.of_image(curve, name))]
-        drawn.update(_panel(axes, single, "psnr", bpp, limits, annotate=False))
+        drawn.update(_panel(axes, single, "psnr", bpp, limits, log=True))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         axes.set_title(Path(name).stem, fontsize=6.5, pad=2)
         axes.set(xlabel="", ylabel="")
     figure.supxlabel("bits per pixel", fontsize=8)
@@ -321,40 +325,58 @@ def _texsystem() -> str | None:
 
 
 def _panel(
-    axes, curves: Sequence[Curve], quality: str, bpp: tuple, limits: tuple | None, annotate=True
+    axes, curves: Sequence[Curve], quality: str, bpp: tuple, limits: tuple | None, log: bool
 ) -> dict[str, object]:
     """Draws curves into axes; returns the lines by name."""
     drawn, in_sight = {}, []
-    families = len({curve.family for curve in curves if curve.family})
     for curve, look in zip(curves, looks(curves)):
         points = curve.points(quality)
         if not any(bpp[0] <= rate <= bpp[1] for rate, *_ in points):
             continue
-        rates, values, labels = zip(*points)
+        rates, values, _ = zip(*points)
         (drawn[curve.name],) = axes.plot(
             rates, values, markevery=1 if len(rates) < 12 else 0.07, **look
         )
         in_sight += points
-        # Both families' labels would crowd the panel: those of its own quality.
-        own = _QUALITY_OF.get(curve.optimised_for, "-").startswith(quality)
-        if annotate and curve.family and not curve.effort and (own or families == 1):
-            for rate, value, name in zip(rates, values, map(results.layer_label, labels)):
-                axes.annotate(
-                    name,
-                    (rate, value),
-                    (3, -3),
-                    textcoords="offset points",
-                    ha="left",
-                    va="top",
-                    fontsize=6,
-                    color=look["color"],
-                    path_effects=[withStroke(linewidth=1.5, foreground="white")],
-                    zorder=2.5,
-                )
     axes.set(xlabel="bits per pixel", ylabel=QUALITIES[quality], xlim=bpp)
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     if limits or in_sight:
         axes.set_ylim(limits or limits_of(in_sight, bpp))
     return drawn
+
+
+def _label_layers(axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> None:
+    """Names the layers of our curves, where neither a curve nor a marker is in the way."""
+    names, colors = [], []
+    for curve, look in zip(curves, looks(curves)):
+        if curve.family and not curve.effort:
+            inside = [point for point in curve.points(quality) if bpp[0] <= point[0] <= bpp[1]]
+            names += inside
+            colors += [look["color"]] * len(inside)
+    if names:
+        lines = [line.get_data() for line in axes.lines]
+        rates, qualities, layers = zip(*names)
+        textalloc.allocate(
+            axes,
+            rates,
+            qualities,
+            [results.layer_label(name) for name in layers],
+            x_scatter=np.concatenate([x for x, _ in lines]),
+            y_scatter=np.concatenate([y for _, y in lines]),
+            x_lines=[x for x, _ in lines],
+            y_lines=[y for _, y in lines],
+            textsize=6,
+            textcolor=colors,
+            linecolor=colors,
+            linewidth=0.4,
+            avoid_label_lines_overlap=True,
+            zorder=2.5,
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+        )
 
 
 def limits_of(
@@ -400,7 +422,7 @@ def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, fl
     return (0.8 * min(rates), 1.3 * max(rates)) if log else (0.0, 1.12 * max(rates))
 
 
-def _legend(figure: Figure, drawn: dict[str, object], side: str) -> None:
+def _legend(figure: Figure, drawn: dict[str, object], side: str) -> Legend:
     """Puts a legend outside the axes, in as many columns as the figure is wide for."""
     for columns in range(min(5, len(drawn)), 0, -1):
         legend = figure.legend(
@@ -408,5 +430,6 @@ def _legend(figure: Figure, drawn: dict[str, object], side: str) -> None:
         )
         width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
         if width <= figure.bbox.width or columns == 1:
-            return
+            break
         legend.remove()
+    return legend
