@@ -5,12 +5,13 @@
 #   FAMILY   residual-mse, conditional-mse, residual-ms-ssim or conditional-ms-ssim
 #   CHECKPOINTS  folder to train into, and of the lower layers
 #   OPTIONS  further options of the training scripts, such as --preset paper
+#   STEPS    of each layer, in make reproduce: few, to see that all works
 
 FAMILY = residual-mse
 CHECKPOINTS = checkpoints
 python = .venv/bin/python
 
-.PHONY: help demo train kodak results test lint clean
+.PHONY: help demo train reproduce kodak results test lint clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -25,6 +26,11 @@ train: .venv/installed  ## train all layers in order: make train DATA=DIR [FAMIL
 	    $(python) train_$$layer.py --data $(DATA) --family $(FAMILY) \
 	        --checkpoints $(CHECKPOINTS) $(OPTIONS) || exit; \
 	done
+
+reproduce: .venv/installed  ## train, measure and draw all of the README: make reproduce DATA=DIR [STEPS=20]
+	@test -n "$(DATA)" || { echo "Name folders of training photos: make reproduce DATA=DIR" >&2; exit 2; }
+	@$(python) -m sae reproduce --data $(DATA) $(if $(STEPS),--steps $(STEPS)) \
+	    $(if $(OPTIONS),--options $(OPTIONS))
 
 kodak:  ## download the 24 Kodak images into kodak/ and check them
 	@"$(or $(PYTHON),python3)" kodak/download.py

@@ -112,6 +112,25 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     demo = _command(commands, "demo", "The whole method in a few minutes.")
     demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="to write (runs/demo)")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
+    reproduce = _command(
+        commands, "reproduce", "Train, measure and draw everything in the README, in a clone."
+    )
+    reproduce.add_argument(
+        "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
+    )
+    reproduce.add_argument("--images", default="kodak", metavar="DIR", help="to measure on (kodak)")
+    trained = [family.name for family in FAMILIES if family.kind != "first-conditional"]
+    reproduce.add_argument("--families", nargs="+", choices=trained, default=trained, help="(all)")
+    reproduce.add_argument(
+        "--steps", type=_count, metavar="N", help="of each layer, to see that all works"
+    )
+    reproduce.add_argument(
+        "--folder", default="runs/reproduced", metavar="DIR", help="to write (runs/reproduced)"
+    )
+    reproduce.add_argument(
+        "--options", nargs=argparse.REMAINDER, default=[], help="further ones of the trainings"
+    )
+    reproduce.set_defaults(run=_lazily("sae.reproduce", "run"))
 
 
 def _add_presentation(commands: argparse._SubParsersAction) -> None:
@@ -186,6 +205,10 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
 
     drawn = _command(commands, "results", "Draw figures and tables of README and model card.")
     _add_results(drawn)
+    _add_checkpoints(drawn)
+    drawn.add_argument(
+        "--output", default=".", metavar="DIR", help="of README.md, docs/ and plots/ (here)"
+    )
     drawn.set_defaults(run=_lazily("sae.paper.documents", "run"))
 
 

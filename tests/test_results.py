@@ -257,15 +257,15 @@ def test_pgf_for_latex(folder, tmp_path):
 
 def test_the_documents_agree_with_the_results():
     found, records = results.curves(RESULTS), documents.descriptions()
-    text = documents.README.read_text()
+    text = (documents.ROOT / documents.README).read_text()
     assert documents.with_results(text, found) == text, "run `make results`"
-    text = documents.MODELS.read_text()
+    text = (documents.ROOT / documents.MODELS).read_text()
     assert documents.with_models(text, found, records) == text, "run `make results`"
     for path, digest in (
         (documents.FIGURE, documents.digest(found)),
         (documents.TRAINING, documents.digest_of(records)),
     ):
-        assert Image.open(path).text["Description"] == digest, "run `make results`"
+        assert Image.open(documents.ROOT / path).text["Description"] == digest, "run `make results`"
     with pytest.raises(SaeError, match="no place"):
         documents.with_results("", found)
 

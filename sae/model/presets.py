@@ -76,7 +76,7 @@ def _tiny(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
         _LAMBDA[family.metric][name],
         last_step=20,
         batchsize=2,
-        patchsize=64,
+        patchsize=64 if family.metric == "mse" else 176,
         learning_rate=1e-2,
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sae import files
+from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
 from sae.measuring import bdrate, results, tables
 from sae.measuring.results import Curve
@@ -21,10 +22,10 @@ from sae.model.presets import defaults
 from sae.paper import figures
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-MODELS = ROOT / "docs" / "MODELS.md"
-FIGURE = ROOT / "plots" / "kodak.png"
-TRAINING = ROOT / "plots" / "training.png"
+README = Path("README.md")
+MODELS = Path("docs/MODELS.md")
+FIGURE = Path("plots/kodak.png")
+TRAINING = Path("plots/training.png")
 # A base alone at the lambda of EL2; docs/MODELS.md has the commands.
 SINGLE = ROOT / "results" / "single" / "kodak"
 # What the README compares each family with; the paper's own curve first.
@@ -46,27 +47,33 @@ _COMPARED = {
 
 def run(options: argparse.Namespace) -> None:
     """The command `results`."""
-    found, records = results.curves(options.results), descriptions()
+    output, checkpoints = Path(options.output), Path(options.checkpoints)
+    found, records = results.curves(options.results), descriptions(checkpoints)
     with figures.style():
         figure = figures.rd(results.default(found), ("psnr", "ms-ssim-db"), columns=2)
-        figures.save(figure, FIGURE.with_suffix(""), ("png",), Description=digest(found))
+        figures.save(figure, output / FIGURE.with_suffix(""), ("png",), Description=digest(found))
         figure = figures.training({name: _losses(one) for name, one in records.items()})
-        figures.save(figure, TRAINING.with_suffix(""), ("png",), Description=digest_of(records))
-    files.write_bytes(README, with_results(README.read_text(encoding="utf-8"), found).encode())
-    files.write_bytes(
-        MODELS, with_models(MODELS.read_text(encoding="utf-8"), found, records).encode()
-    )
-    for path in (README, MODELS, FIGURE, TRAINING):
-        print(path.relative_to(ROOT))
+        stem, known = output / TRAINING.with_suffix(""), digest_of(records)
+        figures.save(figure, stem, ("png",), Description=known)
+    texts = {
+        README: with_results((ROOT / README).read_text(encoding="utf-8"), found),
+        MODELS: with_models(
+            (ROOT / MODELS).read_text(encoding="utf-8"), found, records, checkpoints
+        ),
+    }
+    for path, text in texts.items():
+        files.write_bytes(output / path, text.encode())
+    for path in (*texts, FIGURE, TRAINING):
+        print(output / path)
 
 
-def descriptions() -> dict[str, dict]:
-    """Returns what the released checkpoints say of themselves, by family and layer."""
+def descriptions(checkpoints: Path = DEFAULT_FOLDER) -> dict[str, dict]:
+    """Returns what checkpoints say of themselves, by family and layer."""
     return {
         f"{family.name} {name}": description
         for family in FAMILIES
         for name in family.layers
-        if (description := Store(family).describe(name))
+        if (description := Store(family, checkpoints).describe(name))
     }
 
 
@@ -77,7 +84,7 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
       SaeError: markers are missing.
     """
     by_key = {curve.key: curve for curve in found}
-    parts = [f"![Rate and distortion on Kodak]({FIGURE.relative_to(ROOT).as_posix()})"]
+    parts = [f"![Rate and distortion on Kodak]({FIGURE.as_posix()})"]
     ours = [curve for curve in found if curve.family]
     for curve in (curve for curve in ours if not curve.effort):
         parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
@@ -98,9 +105,14 @@ def _sample(ours: Curve) -> str:
     return "\n".join(["```", *lines[:4], "...", lines[-1], "```"])
 
 
-def with_models(text: str, found: Sequence[Curve], records: dict[str, dict]) -> str:
+def with_models(
+    text: str,
+    found: Sequence[Curve],
+    records: dict[str, dict],
+    checkpoints: Path = DEFAULT_FOLDER,
+) -> str:
     """Returns the model card's text with what lies between its markers written anew."""
-    text = _between(text, "training", _trainings(records))
+    text = _between(text, "training", _trainings(records, checkpoints))
     text = _between(text, "commands", _commands(records))
     text = _between(text, "alone", _alone(found, results.curves(SINGLE)[0]))
     return _between(text, "worst", _extremes(found))
@@ -181,7 +193,7 @@ def _losses(description: dict) -> list[tuple[float, float]]:
     return points
 
 
-def _trainings(records: dict[str, dict]) -> str:
+def _trainings(records: dict[str, dict], checkpoints: Path) -> str:
     """Returns how each layer was trained as a Markdown table."""
     lines = [
         "| layer | lambda | steps, half patches | whole patches | decoder alone | patches "
@@ -193,7 +205,7 @@ def _trainings(records: dict[str, dict]) -> str:
         options, last = stages[-1]["options"], stages[-1]["validation"][-1]
         steps = [sum(counts) for counts in zip(*(stage["steps"].values() for stage in stages))]
         family, layer = name.split()
-        weights = Store(families.named(family)).path(layer) / "weights.npz"
+        weights = Store(families.named(family), checkpoints).path(layer) / "weights.npz"
         cells = [
             name,
             f"{options['lmbda']:g}",
@@ -256,14 +268,16 @@ def _options(layer: str, family: Family, stage: dict) -> list[str]:
 def _alone(found: Sequence[Curve], single: Curve) -> str:
     """Returns what layers spend and one model for the same PSNR as a Markdown table."""
     by_key = {curve.key: curve for curve in found}
-    ours, other = by_key["residual-mse"], by_key["published/balle-2017-mse"]
+    ours, other = by_key.get("residual-mse"), by_key.get("published/balle-2017-mse")
+    if not (ours and other):
+        return "(not measured)"
     pairs = [
         (psnr, results.layer_label(label), rate, other.name, bdrate.rate_at(other, "psnr", psnr))
         for rate, psnr, label in ours.points("psnr")
     ]
     for rate, psnr, _ in single.points("psnr"):
-        layers = bdrate.rate_at(ours, "psnr", psnr)
-        pairs.append((psnr, "interpolated", layers, "a base alone, lambda 300", rate))
+        if layers := bdrate.rate_at(ours, "psnr", psnr):
+            pairs.append((psnr, "interpolated", layers, "a base alone, lambda 300", rate))
     lines = [
         "| PSNR | layers | bpp | one model | bpp | layers spend |",
         "|---:|---|---:|---|---:|---:|",
@@ -289,17 +303,12 @@ def _extremes(found: Sequence[Curve]) -> str:
         for label, rows in zip(curve.labels, curve.images):
             by_psnr = sorted(rows, key=lambda row: row["psnr-rgb"] or float("inf"))
             by_rate = sorted(rows, key=lambda row: -row["bpp"])
+            worst, best, most, fewest = by_psnr[0], by_psnr[-1], by_rate[0], by_rate[-1]
             cells = [
                 curve.key,
                 label,
-                *(
-                    f"{Path(r['image']).stem}, {r['psnr-rgb']:.2f} dB"
-                    for r in by_psnr[:: len(rows) - 1]
-                ),
-                *(
-                    f"{Path(r['image']).stem}, {r['bpp']:.3f} bpp"
-                    for r in by_rate[:: len(rows) - 1]
-                ),
+                *(f"{Path(r['image']).stem}, {r['psnr-rgb']:.2f} dB" for r in (worst, best)),
+                *(f"{Path(r['image']).stem}, {r['bpp']:.3f} bpp" for r in (most, fewest)),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

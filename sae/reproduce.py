@@ -1,0 +1,158 @@
+"""`make reproduce`: trains, measures and draws everything in the README from nothing.
+
+Runs the README's own commands one after the other, into a folder of its own.
+What a former run finished there stays, and what it began is resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from sae import images
+from sae.config import ANCHORS, DEFAULT_RESULTS, EFFORTS
+from sae.errors import SaeError
+from sae.measuring import results
+from sae.model import families
+from sae.model.checkpoint import Store
+from sae.model.families import Family
+
+# Where the scripts are.
+_ROOT = Path(__file__).resolve().parents[1]
+# Of the encoder; the smoke version searches as little as can be.
+_EFFORTS, _SMOKE_EFFORTS = (0, len(EFFORTS) - 1), (0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One command of the reproduction.
+
+    Attributes:
+      title: what it does.
+      command: its words.
+      done: a former run has finished it.
+      hours: of one core, as recorded of what is released; None where that is not known.
+    """
+
+    title: str
+    command: list[str]
+    done: bool = False
+    hours: float | None = None
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `reproduce`."""
+    if not (_ROOT / "train_base.py").exists():
+        raise SaeError("Only a clone can be reproduced in: the training scripts are not installed.")
+    for folder in options.data:
+        images.find(folder, recursive=True)
+    images.find(options.images)
+    plan = list(parts(options))
+    print(overview(plan), flush=True)
+    target = _results(options)
+    # What others published is of Kodak.
+    if target.name == Path(DEFAULT_RESULTS).name:
+        published = Path(DEFAULT_RESULTS) / "published"
+        shutil.copytree(published, target / "published", dirs_exist_ok=True)
+    for number, part in enumerate(plan, start=1):
+        print(f"\n[{number}/{len(plan)}] {part.title}" + (": done" if part.done else ""))
+        if not part.done:
+            print(shlex.join(part.command), flush=True)
+            if subprocess.run(part.command, cwd=_ROOT).returncode:
+                raise SaeError(f"It ended at: {part.title}. The same command goes on from there.")
+    print(f"\nREADME.md, docs/ and plots/ are in {_folder(options)}.")
+
+
+def parts(options: argparse.Namespace) -> Iterator[Part]:
+    """Yields the commands in order: each family's trainings and measurements, then the rest.
+
+    Args:
+      options: data, images, families, steps and options of the command.
+    """
+    folder, target = _folder(options), _results(options)
+    checkpoints = ["--checkpoints", str(folder / "checkpoints")]
+    sae = [sys.executable, "-m", "sae"]
+    measured = [str(Path(options.images).resolve()), "--results", str(target.parent)]
+    data = [str(Path(path).resolve()) for path in options.data]
+    further = [*(["--last_step", str(options.steps)] if options.steps else []), *options.options]
+    for family in map(families.named, options.families):
+        store = Store(family, folder / "checkpoints")
+        name = ["--family", family.name]
+        for layer in family.layers:
+            command = [sys.executable, f"train_{layer}.py", "--data", *data, *name, *checkpoints]
+            yield Part(
+                f"train {family.name} {layer}",
+                [*command, *further],
+                store.describe(layer) is not None,
+                _hours_of_training(family, layer, options.steps),
+            )
+        for effort in _SMOKE_EFFORTS if options.steps else _EFFORTS:
+            yield Part(
+                f"measure {family.name}, effort {effort}",
+                [*sae, "evaluate", *measured, *name, *checkpoints, "--effort", str(effort)],
+                _is_measured(store, target, effort),
+                _hours_of_measuring(family, effort),
+            )
+    yield Part(
+        "measure JPEG, JPEG 2000, WebP and AVIF",
+        [*sae, "anchors", *measured],
+        all((target / "anchors" / f"{codec}.json").exists() for codec in ANCHORS),
+    )
+    yield Part(
+        "draw figures and tables",
+        [*sae, "results", "--results", str(target), *checkpoints, "--output", str(folder)],
+    )
+
+
+def overview(plan: list[Part]) -> str:
+    """Returns how long each command takes, and all that are left together."""
+    lines = ["hours of one core, as recorded of what is released here:"]
+    for part in plan:
+        hours = "-" if part.hours is None else f"{part.hours:.2f}"
+        lines.append(f"{'done' if part.done else hours:>8}  {part.title}")
+    left = [part.hours for part in plan if not part.done]
+    unknown = left.count(None)
+    rest = f", and {unknown} of which that is not known" if unknown else ""
+    return "\n".join([*lines, f"{sum(hours or 0 for hours in left):8.2f}  together{rest}"])
+
+
+def _folder(options: argparse.Namespace) -> Path:
+    """Returns the folder of a reproduction, another one for each number of steps."""
+    return Path(options.folder + (f"-{options.steps}" if options.steps else "")).resolve()
+
+
+def _results(options: argparse.Namespace) -> Path:
+    return results.folder(_folder(options) / "results", options.images)
+
+
+def _is_measured(store: Store, target: Path, effort: int) -> bool:
+    """Tells whether there are results of the very layers that are there."""
+    name = store.family.layers[-1]
+    path = target / results.curve_key(store.family, effort) / f"{name}.json"
+    found = store.describe(name)
+    return bool(
+        found and path.exists() and results.load(path)["fingerprint"] == found["fingerprint"]
+    )
+
+
+def _hours_of_training(family: Family, name: str, steps: int | None) -> float | None:
+    found = Store(family).describe(name)
+    if not found:
+        return None
+    training = found["training"]
+    return training["hours"] * (steps / training["options"]["last_step"] if steps else 1)
+
+
+def _hours_of_measuring(family: Family, effort: int) -> float | None:
+    key = results.curve_key(family, effort)
+    path = Path(DEFAULT_RESULTS) / key / f"{family.layers[-1]}.json"
+    if not path.exists():
+        return None
+    (rows,) = results.load(path)["images"]
+    return sum(row["encode-seconds"] + row["decode-seconds"] for row in rows) / 3600

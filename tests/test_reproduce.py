@@ -1,0 +1,99 @@
+"""`make reproduce`: from photos to README, figures and tables, and on from where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import types
+
+import pytest
+
+from sae import __main__, images, reproduce
+from sae.config import LAYER_NAMES
+from sae.errors import SaeError
+from sae.model import families
+from sae.model.checkpoint import Store
+
+FAMILY = "residual-mse"
+
+
+@pytest.fixture
+def arguments(photos, tmp_path):
+    photo = images.read(photos / "astronaut.png")
+    images.write_png(photo[:96, :128], tmp_path / "set" / "one.png")
+    return [
+        *("reproduce", "--data", str(photos), "--images", str(tmp_path / "set")),
+        *("--families", FAMILY, "--folder", str(tmp_path / "made"), "--steps", "2"),
+        *("--options", "--preset", "tiny"),
+    ]
+
+
+@pytest.fixture
+def commands(monkeypatch, tiny_store, tmp_path):
+    """The commands that were run: in this process, and tiny layers stand for trained ones."""
+    run = []
+    record = Store(families.named(FAMILY)).describe("base")["training"]
+
+    def call(command, cwd):
+        run.append(command[1:])
+        if command[1] == "-m":
+            return subprocess.CompletedProcess(command, __main__.main(command[3:]))
+        name = command[1][len("train_") : -len(".py")]
+        target = tmp_path / "made-2" / "checkpoints" / FAMILY / name
+        shutil.copytree(tiny_store.path(name), target)
+        description = {**tiny_store.describe(name), "training": record}
+        (target / "layer.json").write_text(json.dumps(description))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(reproduce, "subprocess", types.SimpleNamespace(run=call))
+    monkeypatch.setattr(reproduce, "_SMOKE_EFFORTS", (0,))
+    return run
+
+
+def test_everything_is_made_once(arguments, commands, tmp_path, capsys):
+    assert __main__.main(arguments) == 0
+    made = tmp_path / "made-2"
+    assert [words[0] for words in commands[:5]] == [f"train_{name}.py" for name in LAYER_NAMES]
+    assert [words[2] for words in commands[5:]] == ["evaluate", "anchors", "results"]
+    assert all("--last_step 2 --preset tiny" in " ".join(words) for words in commands[:5])
+    table = (made / "README.md").read_text().split("<!-- results -->")[1].split("<!--")[0]
+    assert "| +EL4 |" in table and "MS-SSIM)" not in table
+    assert "residual-mse el4 |" in (made / "docs" / "MODELS.md").read_text()
+    assert (made / "plots" / "kodak.png").exists() and (made / "plots" / "training.png").exists()
+    printed = capsys.readouterr().out
+    # As long as the released layers took, of which two steps are little.
+    assert "0.00  train residual-mse base" in printed and "README.md" in printed
+
+    commands.clear()
+    assert __main__.main(arguments) == 0
+    assert [words[2] for words in commands] == ["results"]
+
+    # Results of other weights are none.
+    path = made / "results" / "set" / FAMILY / "el4.json"
+    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    commands.clear()
+    assert __main__.main(arguments) == 0
+    assert [words[2] for words in commands] == ["evaluate", "results"]
+
+
+def test_what_is_missing_is_said_before_anything_is_trained(arguments, commands, tmp_path, capsys):
+    for image in (tmp_path / "set").iterdir():
+        image.unlink()
+    assert __main__.main(arguments) == 2 and not commands
+    assert "set" in capsys.readouterr().err
+
+
+def test_a_part_that_fails_is_named(arguments, monkeypatch, capsys):
+    def fail(command, cwd):
+        return subprocess.CompletedProcess(command, 2)
+
+    monkeypatch.setattr(reproduce, "subprocess", types.SimpleNamespace(run=fail))
+    assert __main__.main(arguments) == 2
+    assert "It ended at: train residual-mse base." in capsys.readouterr().err
+
+
+def test_an_installed_package_says_what_it_lacks(arguments, monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "_ROOT", tmp_path)
+    with pytest.raises(SaeError, match="Only a clone"):
+        reproduce.run(__main__.parser().parse_args(arguments))
