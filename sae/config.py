@@ -53,6 +53,8 @@ class LayerConfig:
         their Fourier coefficients.
       prior_filters: channels between the convolutions of a conditional layer's prior.
       prior_support: side of that prior's convolution over the layer's own latent.
+      prior_slices: of the latent's channels, in which that prior codes a position, each but
+        the first as large as all before it together.
 
     A field added here needs a default: weights that were saved without it have that.
     """
@@ -66,6 +68,7 @@ class LayerConfig:
     kernel: str = "fourier"
     prior_filters: int = 64
     prior_support: int = 5
+    prior_slices: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ _HELP = {
     "kernel": "what is learned of a convolution: its taps or their Fourier coefficients",
     "prior_filters": "channels between the convolutions of a conditional layer's prior",
     "prior_support": "side of that prior's convolution over the layer's own latent",
+    "prior_slices": "parts of the channels, of which that prior's later ones know the earlier",
     "optimizer": "adam, or soap: Adam in the eigenbasis of Shampoo's preconditioner",
     "warm_start": "begin with the weights of a checkpoint's folder, or of the layer: below",
     "lmbda": "weight of the rate in bits per pixel",

@@ -311,7 +311,7 @@ def test_only_what_is_asked_for_is_computed(photo, conditional_store, monkeypatc
 
         monkeypatch.setattr(kind, name, counted)
 
-    count(_Network, "of_phase", "prior")
+    count(_Network, "around", "prior")
     count(ConditionalLayer, "synthesise", "synthesis")
     data = sae.compress(photo, checkpoints=conditional_store.folder)
     assert calls == {"prior": 3 * 4, "synthesis": 0}

@@ -87,11 +87,11 @@ def test_the_whole_layer_has_gradients(x, store):
 DEPTH, BELOW = 6, 5
 
 
-@pytest.fixture(scope="module")
-def bottleneck():
-    """A bottleneck fitted to `latents`, so that the estimate is meaningful."""
+@pytest.fixture(scope="module", params=[1, 3])
+def bottleneck(request):
+    """A bottleneck fitted to `latents`, so that the estimate is meaningful; of so many slices."""
     tf.keras.utils.set_random_seed(2)
-    bottleneck = ConditionalBottleneck(DEPTH, BELOW, 64, 5, "test/bottleneck")
+    bottleneck = ConditionalBottleneck(DEPTH, BELOW, 64, 5, "test/bottleneck", request.param)
     optimizer = tf.keras.optimizers.Adam(3e-3)
 
     @tf.function
@@ -155,6 +155,28 @@ def test_the_prior_knows_the_lower_latent_and_the_neighbours(bottleneck):
     assert bits(shuffled(y), shuffled(lower)) < 0.99 * bits(shuffled(y), lower)
 
 
+def test_later_slices_know_the_earlier_ones_at_their_position():
+    """The channels of each half are the same: the second half costs next to nothing."""
+
+    def repeated(seed):
+        y = tf.random.stateless_normal((4, 8, 8, DEPTH // 2), (0, seed), stddev=8.0)
+        return tf.tile(tf.round(y), (1, 1, 1, 2))
+
+    costs = {}
+    for slices in (1, 2):
+        tf.keras.utils.set_random_seed(2)
+        bottleneck = ConditionalBottleneck(DEPTH, 0, 32, 3, "test/bottleneck", slices)
+        optimizer = tf.keras.optimizers.Adam(1e-2)
+        for step in range(150):
+            y = repeated(step)
+            with tf.GradientTape() as tape:
+                bits = tf.reduce_mean(bottleneck.bits(y, y))
+            variables = bottleneck.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(bits, variables), variables))
+        costs[slices] = float(tf.reduce_sum(bottleneck.bits(repeated(999), repeated(999))))
+    assert costs[2] < 0.7 * costs[1]
+
+
 def test_bits_with_noise_bound_the_estimate(bottleneck):
     y, lower = latents(904, 4, 32, 48)
     y_hat, noise = tf.round(y), uniform_noise(tf.shape(y), tf.constant([1, 2]))
@@ -170,7 +192,7 @@ def test_sums_may_be_taken_in_any_order(bottleneck):
 
     def parameters(exact):
         found = bottleneck._parameters(tf.round(y), [lower], exact)
-        return [tensor.numpy() for pair in found for tensor in pair]
+        return [tensor.numpy() for _, *pair in found for tensor in pair]
 
     exact, floats = parameters(True), parameters(False)
     kernel = first.numpy()

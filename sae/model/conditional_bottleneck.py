@@ -2,10 +2,13 @@
 
 Every element of the latent is logistic, with a mean and a scale that a small
 network computes from the latents of the lower layers and from the part of this
-latent that is decoded already. The latent is coded in four parts, the phases of
-a grid of 2 x 2 positions, so that the later parts know most of their
-neighbours. (Minnen et al., NeurIPS 2018, for the conditional mean and scale; He
-et al., CVPR 2021, for parts in place of single positions.)
+latent that is decoded already. The positions of the latent are coded in four
+phases, those of a grid of 2 x 2, so that the later ones know most of their
+neighbours, and the channels of a phase in slices, so that the later ones know
+the earlier ones at their position. (Minnen et al., NeurIPS 2018, for the
+conditional mean and scale; He et al., CVPR 2021, for phases in place of single
+positions; Minnen and Singh, ICIP 2020, and He et al., CVPR 2022, for slices,
+small ones first.)
 
 Encoder and decoder must arrive at the same mean and scale to the last bit, on
 any machine. The network therefore codes in integers, held by float64: weights
@@ -52,12 +55,23 @@ class ConditionalBottleneck(Bottleneck):
       depth: channels of the latent.
       context_depth: channels of the latents of all lower layers together.
       filters: channels between the network's convolutions.
-      support: side of the convolution over the latent's own decoded parts, odd.
+      support: side of the convolution over the latent's own decoded phases, odd.
       name: scope of the variables.
+      slices: of the channels, each but the first as large as all before it together.
     """
 
-    def __init__(self, depth: int, context_depth: int, filters: int, support: int, name: str):
+    def __init__(
+        self,
+        depth: int,
+        context_depth: int,
+        filters: int,
+        support: int,
+        name: str,
+        slices: int = 1,
+    ):
         super().__init__(depth)
+        bounds = sorted({0, *(depth >> k for k in range(slices))})
+        self._slices = [slice(*pair) for pair in zip(bounds, bounds[1:])]
         with tf.name_scope(name):
             self._below = [
                 _Convolution(f"below_{k}", 3, channels, filters)
@@ -66,23 +80,31 @@ class ConditionalBottleneck(Bottleneck):
             self._own = _Convolution("own", support, depth, filters)
             # Tells the phases apart.
             self._phase = tf.Variable(tf.zeros((len(_PHASES), filters)), name="phase")
+            # These tell of the slices before one, and the slices apart.
+            self._same, self._slice_bias = None, None
+            if len(self._slices) > 1:
+                initial = tf.keras.initializers.VarianceScaling()((1, 1, bounds[-2], filters))
+                self._same = tf.Variable(initial, name="same")
+                self._slice_bias = tf.Variable(
+                    tf.zeros((len(self._slices), filters)), name="slice_bias"
+                )
             self._joint = _Convolution("joint", 1, filters, filters)
             self._mean = _Convolution("mean", 1, filters, depth)
             self._scale = _Convolution("scale", 1, filters, depth)
 
     def bits(self, y, y_hat, latents=()):
         log_prob = 0.0
-        for phase, (means, scales) in enumerate(self._parameters(y_hat, latents)):
+        for part, means, scales in self._parameters(y_hat, latents):
             scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
             prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
-            log_prob += tf.reduce_sum(prior.log_prob(_part(y, phase)), axis=(1, 2, 3))
+            log_prob += tf.reduce_sum(prior.log_prob(y[part]), axis=(1, 2, 3))
         return log_prob / -math.log(2)
 
     def compress(self, y_hat, latents=()):
         parts = []
-        for phase, (means, scales) in enumerate(self._parameters(y_hat, latents, exact=True)):
+        for part, means, scales in self._parameters(y_hat, latents, exact=True):
             index, shift = self._index(means, scales)
-            parts.append((index, tf.cast(_part(y_hat, phase), tf.int32) - shift))
+            parts.append((index, tf.cast(y_hat[part], tf.int32) - shift))
         return self._encode(parts, tf.shape(y_hat)[:1])
 
     def _decode(self, strings, shape, latents):
@@ -90,15 +112,20 @@ class ConditionalBottleneck(Bottleneck):
         network = self._network(exact=True)
         below = network.from_below(latents)
         handle = tfc.create_range_decoder(strings, self.cdf)
-        parts, found = [], []
+        parts, phases = [], []
         for phase in range(len(_PHASES)):
-            known = _merge(found, whole)
-            index, shift = self._index(*network.of_phase(phase, known, below))
-            handle, symbols = tfc.entropy_decode_index(handle, index, tf.shape(index)[1:], tf.int32)
-            symbols += tf.gather(self.cdf_offset, index)
-            parts.append((index, symbols))
-            found.append(tf.cast(symbols + shift, tf.float32))
-        return _merge(found, whole), lambda: self._encode(parts, whole[:1])
+            around = network.around(phase, _merge(phases, whole), below)
+            found = tf.cast(around[..., :0], tf.float32)
+            for number in range(len(self._slices)):
+                index, shift = self._index(*network.of_slice(number, found, around))
+                handle, symbols = tfc.entropy_decode_index(
+                    handle, index, tf.shape(index)[1:], tf.int32
+                )
+                symbols += tf.gather(self.cdf_offset, index)
+                parts.append((index, symbols))
+                found = tf.concat((found, tf.cast(symbols + shift, tf.float32)), -1)
+            phases.append(found)
+        return _merge(phases, whole), lambda: self._encode(parts, whole[:1])
 
     def _encode(self, parts, batch):
         """Returns the strings of all parts: for each the tables' indices, and the symbols."""
@@ -130,17 +157,23 @@ class ConditionalBottleneck(Bottleneck):
         return mean % _MEANS * _SCALES + scale, mean // _MEANS
 
     def _parameters(self, y_hat, latents, exact=False):
-        """Yields the means and the scales' indices of each phase, given the ones before it."""
+        """Yields where each part is in a latent, and its means and scales' indices."""
         network = self._network(exact)
         below = network.from_below(latents)
         for phase in range(len(_PHASES)):
-            yield network.of_phase(phase, y_hat * _known(phase, tf.shape(y_hat)), below)
+            around = network.around(phase, y_hat * _known(phase, tf.shape(y_hat)), below)
+            found = y_hat[_positions(phase)]
+            for number, channels in enumerate(self._slices):
+                part = (*_positions(phase), channels)
+                yield (part, *network.of_slice(number, found, around))
 
     def _network(self, exact: bool) -> _Network:
         return _Network(
             exact,
+            self._slices,
             [convolution.weights(exact) for convolution in self._below],
             _weight(self._phase, exact),
+            *(v if v is None else _weight(v, exact) for v in (self._same, self._slice_bias)),
             *(c.weights(exact) for c in (self._own, self._joint, self._mean, self._scale)),
         )
 
@@ -149,8 +182,11 @@ class _Network(NamedTuple):
     """The network with its weights as a calculation takes them, made once for a latent."""
 
     exact: bool
+    slices: Sequence[slice]
     below: Sequence[tuple[tf.Tensor, tf.Tensor]]
     phase: tf.Tensor
+    same: tf.Tensor | None
+    slice_bias: tf.Tensor | None
     own: tuple[tf.Tensor, tf.Tensor]
     joint: tuple[tf.Tensor, tf.Tensor]
     mean: tuple[tf.Tensor, tf.Tensor]
@@ -164,8 +200,8 @@ class _Network(NamedTuple):
         x = _input(tf.concat(latents, -1), self.exact)
         return _convolve(_activation(_convolve(x, first), self.exact), second)
 
-    def of_phase(self, phase, known, below):
-        """Returns the means and the scales' indices, not rounded, of the elements of one phase."""
+    def around(self, phase, known, below):
+        """Returns what lower latents and earlier phases say of a phase's positions."""
         (row, column), (height, width) = _PHASES[phase], (tf.shape(known)[1], tf.shape(known)[2])
         # On even sizes every phase has as many positions; those outside are cut off at the end.
         odd = (height % 2, width % 2)
@@ -175,11 +211,29 @@ class _Network(NamedTuple):
         x = _convolve(known[:, row:, column:], self.own, strides=2, padding="VALID")
         x += self.phase[phase]
         if below is not None:
-            x += _part(tf.pad(below, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0))), phase)
+            x += tf.pad(below, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)))[_positions(phase)]
+        return x[:, : (height + 1 - row) // 2, : (width + 1 - column) // 2]
+
+    def of_slice(self, number, found, around):
+        """Returns the means and the scales' indices, not rounded, of one slice of a phase.
+
+        Args:
+          number: of the slice.
+          found: the channels of the phase, of which only those of earlier slices are read.
+          around: as `around` returned it.
+        """
+        channels, x = self.slices[number], around
+        if len(self.slices) > 1:
+            x += self.slice_bias[number]
+        if channels.start:
+            known = _input(found[..., : channels.start], self.exact)
+            x += tf.nn.conv2d(known, self.same[:, :, : channels.start], 1, "SAME")
         x = _activation(x, self.exact)
         x = _activation(_convolve(x, self.joint), self.exact)
-        rows, columns = (height + 1 - row) // 2, (width + 1 - column) // 2
-        means, scales = (_convolve(x, head)[:, :rows, :columns] for head in (self.mean, self.scale))
+        means, scales = (
+            _convolve(x, (kernel[..., channels], bias[channels]))
+            for kernel, bias in (self.mean, self.scale)
+        )
         return means, _SCALE_ONE + _SCALE_STEPS * scales
 
 
@@ -219,14 +273,14 @@ def _weight(weight, exact):
     return tf.round(weight / _WEIGHT_STEP) * _WEIGHT_STEP
 
 
-def _part(x, phase):
-    """Returns the elements of one phase of x [B, h, w, C]."""
+def _positions(phase):
+    """Returns where the elements of one phase of [B, h, w, C] are."""
     row, column = _PHASES[phase]
-    return x[:, row::2, column::2]
+    return slice(None), slice(row, None, 2), slice(column, None, 2)
 
 
 def _known(phase, shape):
-    """Returns one where a part before this phase has its elements and zero elsewhere, [h, w, 1]."""
+    """Returns one where a phase before this one has its elements, zero elsewhere, [h, w, 1]."""
     pattern = np.zeros((2, 2, 1), np.float32)
     for row, column in _PHASES[:phase]:
         pattern[row, column] = 1

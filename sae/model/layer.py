@@ -102,6 +102,7 @@ class Layer(tf.Module):
             config.prior_filters,
             config.prior_support,
             f"{config.name}/bottleneck",
+            config.prior_slices,
         )
 
     def analyse(self, x: tf.Tensor, context: Context) -> tf.Tensor:

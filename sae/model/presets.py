@@ -42,7 +42,9 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
         rate = 5e-3 if base else 3e-3
         # Where the latent is deep, a larger support would dominate the time of decoding.
         support = 5 if layer.latent_depth < 100 else 3
-        layer = dataclasses.replace(layer, hidden_filters=80, prior_support=support)
+        layer = dataclasses.replace(
+            layer, hidden_filters=80, prior_filters=96, prior_support=support, prior_slices=4
+        )
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],
         last_step=steps,
@@ -71,7 +73,10 @@ def _paper(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
 
 
 def _tiny(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
-    layer = LayerConfig(name, latent_depth=8, hidden_filters=8, prior_filters=8)
+    slices = 3 if family.kind == "conditional" else 1
+    layer = LayerConfig(
+        name, latent_depth=8, hidden_filters=8, prior_filters=8, prior_slices=slices
+    )
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],
         last_step=20,
