@@ -152,7 +152,8 @@ def test_the_prior_knows_the_lower_latent_and_the_neighbours(bottleneck):
         return np.sum(bottleneck.bits(tf.round(y), tf.round(y), [lower]))
 
     assert bits(y, lower) < 0.99 * bits(shuffled(y), shuffled(lower))
-    assert bits(shuffled(y), shuffled(lower)) < 0.99 * bits(shuffled(y), lower)
+    # Little where earlier slices already tell the scale.
+    assert bits(shuffled(y), shuffled(lower)) < 0.998 * bits(shuffled(y), lower)
 
 
 def test_later_slices_know_the_earlier_ones_at_their_position():
