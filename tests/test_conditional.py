@@ -168,12 +168,16 @@ def test_later_slices_know_the_earlier_ones_at_their_position():
         tf.keras.utils.set_random_seed(2)
         bottleneck = ConditionalBottleneck(DEPTH, 0, 32, 3, "test/bottleneck", slices)
         optimizer = tf.keras.optimizers.Adam(1e-2)
-        for step in range(150):
-            y = repeated(step)
+
+        @tf.function
+        def fit(y, bottleneck=bottleneck, optimizer=optimizer):
             with tf.GradientTape() as tape:
                 bits = tf.reduce_mean(bottleneck.bits(y, y))
             variables = bottleneck.trainable_variables
             optimizer.apply_gradients(zip(tape.gradient(bits, variables), variables))
+
+        for step in range(500):
+            fit(repeated(step))
         costs[slices] = float(tf.reduce_sum(bottleneck.bits(repeated(999), repeated(999))))
     assert costs[2] < 0.7 * costs[1]
 
@@ -204,7 +208,7 @@ def test_sums_may_be_taken_in_any_order(bottleneck):
     assert all(np.array_equal(one, other) for one, other in zip(exact, exact_again))
     assert not all(np.array_equal(one, other) for one, other in zip(floats, floats_again))
     for one, other in zip(exact, floats):
-        np.testing.assert_allclose(one, other, atol=0.1)
+        np.testing.assert_allclose(one, other, atol=0.2)
 
 
 def test_a_damaged_string_is_refused(bottleneck):
