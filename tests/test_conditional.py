@@ -84,6 +84,26 @@ def test_the_whole_layer_has_gradients(x, store):
     assert all(np.any(g) for g in tape.gradient(loss, layer.trainable_variables))
 
 
+def test_training_sends_no_gradient_through_what_the_prior_knows(x, conditional_cascade):
+    """A search does: there, the latent alone is free."""
+    layer, context = conditional_cascade.layers[0], Context.empty(x.shape)
+    y, seed = layer.analyse(x, context), tf.constant([0, 7])
+
+    def gradient(of):
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            bits = of(y)
+        return tape.gradient(bits, y)
+
+    found = gradient(lambda y: layer.rate(y, context, "mixed", seed)[1])
+    noise, y_hat = uniform_noise(tf.shape(y), seed), tf.round(y)
+    expected = gradient(lambda y: layer.bottleneck.bits(y + noise, y_hat))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    free = gradient(lambda y: layer.rate(y, context, "none")[1])
+    bound = gradient(lambda y: layer.bottleneck.bits(y, tf.stop_gradient(y)))
+    assert np.max(np.abs(free - bound)) > 0.01 * np.max(np.abs(free))
+
+
 DEPTH, BELOW = 6, 5
 
 
