@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -107,11 +109,11 @@ def test_training_sends_no_gradient_through_what_the_prior_knows(x, conditional_
 DEPTH, BELOW = 6, 5
 
 
-@pytest.fixture(scope="module", params=[1, 3])
-def bottleneck(request):
-    """A bottleneck fitted to `latents`, so that the estimate is meaningful; of so many slices."""
+@pytest.fixture(scope="module")
+def bottleneck():
+    """A bottleneck of three slices fitted to `latents`, so that the estimate is meaningful."""
     tf.keras.utils.set_random_seed(2)
-    bottleneck = ConditionalBottleneck(DEPTH, BELOW, 64, 5, "test/bottleneck", request.param)
+    bottleneck = ConditionalBottleneck(DEPTH, BELOW, 64, 5, "test/bottleneck", slices=3)
     optimizer = tf.keras.optimizers.Adam(3e-3)
 
     @tf.function
@@ -177,29 +179,28 @@ def test_the_prior_knows_the_lower_latent_and_the_neighbours(bottleneck):
 
 
 def test_later_slices_know_the_earlier_ones_at_their_position():
-    """The channels of each half are the same: the second half costs next to nothing."""
+    """The halves of the channels are the same: a prior that knows one half spends on that alone."""
 
     def repeated(seed):
         y = tf.random.stateless_normal((4, 8, 8, DEPTH // 2), (0, seed), stddev=8.0)
         return tf.tile(tf.round(y), (1, 1, 1, 2))
 
-    costs = {}
-    for slices in (1, 2):
-        tf.keras.utils.set_random_seed(2)
-        bottleneck = ConditionalBottleneck(DEPTH, 0, 32, 3, "test/bottleneck", slices)
-        optimizer = tf.keras.optimizers.Adam(1e-2)
+    tf.keras.utils.set_random_seed(2)
+    bottleneck = ConditionalBottleneck(DEPTH, 0, 32, 3, "test/bottleneck", slices=2)
+    optimizer = tf.keras.optimizers.Adam(1e-2)
 
-        @tf.function
-        def fit(y, bottleneck=bottleneck, optimizer=optimizer):
-            with tf.GradientTape() as tape:
-                bits = tf.reduce_mean(bottleneck.bits(y, y))
-            variables = bottleneck.trainable_variables
-            optimizer.apply_gradients(zip(tape.gradient(bits, variables), variables))
+    @tf.function
+    def fit(y):
+        with tf.GradientTape() as tape:
+            bits = tf.reduce_mean(bottleneck.bits(y, y))
+        variables = bottleneck.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(bits, variables), variables))
 
-        for step in range(500):
-            fit(repeated(step))
-        costs[slices] = float(tf.reduce_sum(bottleneck.bits(repeated(999), repeated(999))))
-    assert costs[2] < 0.7 * costs[1]
+    for step in range(500):
+        fit(repeated(step))
+    independent = 8 * 8 * DEPTH * math.log2(8 * math.sqrt(2 * math.pi * math.e))
+    y = repeated(999)
+    assert np.mean(bottleneck.bits(y, y)) < 0.7 * independent
 
 
 def test_bits_with_noise_bound_the_estimate(bottleneck):
