@@ -16,17 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sae import images
-from sae.config import ANCHORS, DEFAULT_RESULTS, EFFORTS
+from sae.config import ANCHORS, DEFAULT_RESULTS
 from sae.errors import SaeError
 from sae.measuring import results
 from sae.model import families
 from sae.model.checkpoint import Store
 from sae.model.families import Family
+from sae.paper import documents
 
 # Where the scripts are.
 _ROOT = Path(__file__).resolve().parents[1]
-# Of the encoder; the smoke version searches as little as can be.
-_EFFORTS, _SMOKE_EFFORTS = (0, len(EFFORTS) - 1), (0, 1)
+# Of the encoder, which here searches as little as can be.
+_SMOKE_EFFORTS = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +93,11 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
                 store.describe(layer) is not None,
                 _hours_of_training(family, layer, options.steps),
             )
-        for effort in _SMOKE_EFFORTS if options.steps else _EFFORTS:
+        for effort in _SMOKE_EFFORTS if options.steps else results.SHOWN_EFFORTS:
             yield Part(
                 f"measure {family.name}, effort {effort}",
                 [*sae, "evaluate", *measured, *name, *checkpoints, "--effort", str(effort)],
-                _is_measured(store, target, effort),
+                bool(_measured(store, target, effort)),
                 _hours_of_measuring(family, effort),
             )
     yield Part(
@@ -131,28 +132,25 @@ def _results(options: argparse.Namespace) -> Path:
     return results.folder(_folder(options) / "results", options.images)
 
 
-def _is_measured(store: Store, target: Path, effort: int) -> bool:
-    """Tells whether there are results of the very layers that are there."""
+def _measured(store: Store, target: str | Path, effort: int) -> dict | None:
+    """Returns the results of all layers of a family, if they are of those that are there."""
     name = store.family.layers[-1]
-    path = target / results.curve_key(store.family, effort) / f"{name}.json"
     found = store.describe(name)
-    return bool(
-        found and path.exists() and results.load(path)["fingerprint"] == found["fingerprint"]
-    )
+    return found and results.of_layer(target, store.family, name, found["fingerprint"], effort)
 
 
 def _hours_of_training(family: Family, name: str, steps: int | None) -> float | None:
     found = Store(family).describe(name)
     if not found:
         return None
-    training = found["training"]
-    return training["hours"] * (steps / training["options"]["last_step"] if steps else 1)
+    runs = documents.runs_of(found["training"])
+    share = steps / sum(run["options"]["last_step"] for run in runs) if steps else 1
+    return share * sum(run["hours"] for run in runs)
 
 
 def _hours_of_measuring(family: Family, effort: int) -> float | None:
-    key = results.curve_key(family, effort)
-    path = Path(DEFAULT_RESULTS) / key / f"{family.layers[-1]}.json"
-    if not path.exists():
+    found = _measured(Store(family), DEFAULT_RESULTS, effort)
+    if not found:
         return None
-    (rows,) = results.load(path)["images"]
+    (rows,) = found["images"]
     return sum(row["encode-seconds"] + row["decode-seconds"] for row in rows) / 3600

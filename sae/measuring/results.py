@@ -31,9 +31,12 @@ def curve_key(family: Family, effort: int = 0) -> str:
     return f"{family.name}/effort-{effort}" if effort else family.name
 
 
+# At which ours are shown: the quickest, and the best.
+SHOWN_EFFORTS = 0, len(EFFORTS) - 1
+
 # What is shown and compared unless told otherwise: ours, and the curves of the paper's figures.
 DEFAULT_CURVES = (
-    *(curve_key(family, effort) for family in FAMILIES for effort in (0, 9)),
+    *(curve_key(family, effort) for family in FAMILIES for effort in SHOWN_EFFORTS),
     "published/sae-2019-mse",
     "published/sae-2019-mse-as-printed",
     "published/jpeg-dense",
@@ -180,6 +183,17 @@ def load(path: str | Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaeError(f"{path} is not a results file ({error}).") from error
     return document
+
+
+def of_layer(
+    target: str | Path, family: Family, name: str, fingerprint: str, effort: int = 0
+) -> dict | None:
+    """Returns the results in results/<set> up to a layer, None where they are of other weights."""
+    path = Path(target) / curve_key(family, effort) / f"{name}.json"
+    if not path.exists():
+        return None
+    document = load(path)
+    return document if document.get("fingerprint") == fingerprint else None
 
 
 def curves(target: str | Path) -> list[Curve]:

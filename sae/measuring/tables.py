@@ -54,11 +54,8 @@ def families(store: Store, results_folder: str | Path) -> str:
         f"{'layer':<8}{'weights':>10}{'bpp':>10}{'PSNR':>10}{'MS-SSIM':>10}",
     ]
     for name, description in store.described().items():
-        path = Path(results_folder) / results.curve_key(family) / f"{name}.json"
-        document = results.load(path) if path.exists() else {}
-        # Numbers of other weights are not theirs.
-        measured = document.get("fingerprint") == description["fingerprint"]
-        row = {key: values[0] for key, values in document["results"].items()} if measured else {}
+        document = results.of_layer(results_folder, family, name, description["fingerprint"])
+        row = {key: values[0] for key, values in document["results"].items()} if document else {}
         numbers = _cells(row, ("bpp", "psnr-rgb", "ms-ssim-rgb"))
         lines.append(f"{name:<8}{description['fingerprint'][:8]:>10}" + numbers)
     return "\n".join(lines)

@@ -175,16 +175,16 @@ def _delta(ours: Curve, other: Curve, quality: str) -> str:
     return f"{found.rate:+.1f} % ({low:.1f} to {high:.1f} dB)"
 
 
-def _stages(training: dict) -> list[dict]:
+def runs_of(training: dict) -> list[dict]:
     """Returns the records of a layer's trainings, each begun with the weights of the one before."""
     earlier = (training.get("warm_start") or {}).get("training")
-    return [*(_stages(earlier) if earlier else []), training]
+    return [*(runs_of(earlier) if earlier else []), training]
 
 
 def _losses(description: dict) -> list[tuple[float, float]]:
     """Returns held-out losses after so many patches, from all stages that had whole patches."""
     points, patches = [], 0
-    for stage in _stages(description["training"]):
+    for stage in runs_of(description["training"]):
         for score in stage["validation"]:
             done = patches + score["step"] * stage["options"]["batchsize"]
             if stage["options"]["patchsize"] == description["training"]["options"]["patchsize"]:
@@ -201,7 +201,7 @@ def _trainings(records: dict[str, dict], checkpoints: Path) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     for name, description in records.items():
-        stages = _stages(description["training"])
+        stages = runs_of(description["training"])
         options, last = stages[-1]["options"], stages[-1]["validation"][-1]
         steps = [sum(counts) for counts in zip(*(stage["steps"].values() for stage in stages))]
         family, layer = name.split()
@@ -228,7 +228,7 @@ def _commands(records: dict[str, dict]) -> str:
     lines = ["```sh"]
     for name, description in records.items():
         family, layer = name.split()
-        stages = _stages(description["training"])
+        stages = runs_of(description["training"])
         for number, stage in enumerate(stages, start=1):
             origin, below = stage.get("warm_start"), stage["options"]["below"]
             words = [f"python train_{layer}.py", "--data DIR", f"--family {family}"]
