@@ -88,6 +88,8 @@ class TrainingConfig:
       small_until: fraction of the steps before `decoder_from` whose patches have
         half that side, which makes four steps of one.
       optimizer: "adam" or "soap" (`sae.training.optimizer`).
+      clip: the norm of a variable's gradient is cut to so many times its moving average;
+        0 to leave gradients as they are. For SOAP.
       learning_rate: of the optimizer, until `decay_from`.
       final_learning_rate: reached at the last step along half a cosine.
       decay_from: fraction of those steps after which the rate starts to fall.
@@ -110,6 +112,7 @@ class TrainingConfig:
     patchsize: int = 256
     small_until: float = 0.0
     optimizer: str = "adam"
+    clip: float = 0.0
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
     decay_from: float = 0.3

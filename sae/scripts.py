@@ -29,6 +29,7 @@ _HELP = {
     "prior_support": "side of that prior's convolution over the layer's own latent",
     "prior_slices": "parts of the channels, of which that prior's later ones know the earlier",
     "optimizer": "adam, or soap: Adam in the eigenbasis of Shampoo's preconditioner",
+    "clip": "gradients are cut to so many times the average of their norm; 0: they are not",
     "warm_start": "begin with the weights of a checkpoint's folder, or of the layer: below",
     "lmbda": "weight of the rate in bits per pixel",
     "lmbda_rise": "fraction of the steps over which that weight rises from 0",

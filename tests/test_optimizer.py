@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae.training.optimizer import SOAP
+from sae.errors import SaeError
+from sae.training.optimizer import SOAP, make_optimizer
 
 
 def orthogonal(side, seed):
@@ -70,6 +71,30 @@ def test_vectors_and_priors_take_the_steps_of_adam():
         np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(5,), (3, 3, 4, 2)])
+def test_one_gradient_out_of_all_proportion_hardly_moves_the_weights(shape):
+    """It counts as one of twice the usual norm; a gradient of zero before it as none."""
+    gradients = [np.random.default_rng(k).normal(size=shape) for k in range(61)]
+    weights = []
+    for clip, outlier in ((2.0, 1.0), (2.0, 1e4), (0.0, 1e4)):
+        w = tf.Variable(tf.zeros(shape))
+        optimizer = SOAP(0.01, clip=clip)
+        optimizer.build([w])
+        scales = [0.0] + [1.0] * 30 + [outlier] + [1.0] * 29
+        for gradient, scale in zip(gradients, scales):
+            optimizer.apply_gradients([(tf.constant(scale * gradient, tf.float32), w)])
+        weights.append(w.numpy())
+    usual, clipped, free = weights
+    assert np.linalg.norm(usual) > 0
+    moved, unbounded = (np.linalg.norm(w - usual) for w in (clipped, free))
+    assert moved < 0.3 * unbounded
+
+
+def test_adam_does_not_clip():
+    with pytest.raises(SaeError, match="--clip"):
+        make_optimizer("adam", clip=2.0)
+
+
 def steps(optimizer, variable, first, last):
     for number in range(first, last):
         gradient = np.random.default_rng(number).normal(size=variable.shape)
@@ -79,7 +104,7 @@ def steps(optimizer, variable, first, last):
 @pytest.mark.parametrize("cut", [1, 7, 10])
 def test_a_restored_state_goes_on_bit_for_bit(cut):
     whole, begun, resumed = (tf.Variable(tf.ones((3, 3, 4, 2))) for _ in range(3))
-    optimizers = [SOAP(0.01) for _ in range(3)]
+    optimizers = [SOAP(0.01, clip=2.0) for _ in range(3)]
     for optimizer, variable in zip(optimizers, (whole, begun, resumed)):
         optimizer.build([variable])
     steps(optimizers[0], whole, 0, 25)
@@ -112,6 +137,6 @@ def test_replicas_take_the_same_step():
 
 
 def test_its_configuration_makes_it_again():
-    optimizer = SOAP(0.02, refresh_every=5)
+    optimizer = SOAP(0.02, refresh_every=5, clip=2.0)
     again = SOAP.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()

@@ -22,7 +22,7 @@ from sae.model.layer import Layer, build
 from sae.model.objective import Objective
 from sae.provenance import provenance
 from sae.training import warm_start
-from sae.training.optimizer import OPTIMIZERS
+from sae.training.optimizer import make_optimizer
 from sae.training.patches import Patches
 from sae.training.progress import Progress, require_finite
 from sae.training.schedule import learning_rate, milestones, phases, rate_share
@@ -79,7 +79,7 @@ def train(
     if config.warm_start:
         source = _source(config.warm_start, store, lower)
         origin = warm_start.begin(layer, source, store.family.name)
-    optimizer = OPTIMIZERS[config.optimizer]()
+    optimizer = make_optimizer(config.optimizer, config.clip)
     objective = Objective(store.family.metric, config.lmbda)
     plan = phases(config)
     steps = {

@@ -6,6 +6,11 @@ Shampoo's preconditioner (Gupta et al., 2018); its eigenvectors are the basis
 of that mode. The gradient is turned into these bases, Adam's moments are taken
 there, and the step is turned back. The bases are refreshed every few steps by
 one step of orthogonal iteration, which sorts them by eigenvalue on the way.
+
+A single gradient many times the usual moves the weights for dozens of steps, the
+more the longer the average of its square forgets. Each variable's gradient can
+therefore be cut to a multiple of the moving average of its norm (AdaGC, Wang et
+al., 2025, arXiv 2502.11034).
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ from __future__ import annotations
 import math
 
 import tensorflow as tf
+
+from sae.errors import SaeError
 
 
 class SOAP(tf.keras.optimizers.Optimizer):
@@ -32,6 +39,9 @@ class SOAP(tf.keras.optimizers.Optimizer):
       beta_2: decay of the moving average of its square, in the basis.
       shampoo_beta: decay of the preconditioner's factors.
       refresh_every: steps between two refreshments of the bases.
+      clip: the norm of a variable's gradient is cut to so many times its moving average;
+        0 to leave gradients as they are.
+      clip_beta: decay of that average.
       epsilon: added to the root of the square.
     """
 
@@ -42,6 +52,8 @@ class SOAP(tf.keras.optimizers.Optimizer):
         beta_2: float = 0.95,
         shampoo_beta: float = 0.95,
         refresh_every: int = 10,
+        clip: float = 0.0,
+        clip_beta: float = 0.98,
         epsilon: float = 1e-8,
         name: str = "SOAP",
         jit_compile: bool = False,
@@ -51,15 +63,18 @@ class SOAP(tf.keras.optimizers.Optimizer):
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1, self.beta_2, self.shampoo_beta = beta_1, beta_2, shampoo_beta
         self.refresh_every, self.epsilon = refresh_every, epsilon
+        self.clip, self.clip_beta = clip, clip_beta
 
     def build(self, var_list):
         super().build(var_list)
         if getattr(self, "_built", False):
             return
-        self._modes, self._means, self._squares, self._factors, self._bases = [], [], [], [], []
+        self._modes, self._norms = [], []
+        self._means, self._squares, self._factors, self._bases = [], [], [], []
         for variable in var_list:
             shape, modes = _folded(variable.shape)
             self._modes.append(modes)
+            self._norms.append(self._slot(variable, "norm", ()) if self.clip else None)
             self._means.append(self._slot(variable, "mean", shape))
             self._squares.append(self._slot(variable, "square", shape))
             sides = [shape[mode] for mode in modes]
@@ -81,6 +96,8 @@ class SOAP(tf.keras.optimizers.Optimizer):
         mean, square = self._means[index], self._squares[index]
         factors, bases, modes = self._factors[index], self._bases[index], self._modes[index]
         gradient = tf.reshape(gradient, mean.shape)
+        if self.clip:
+            gradient = self._clipped(gradient, self._norms[index])
 
         for factor, mode in zip(factors, modes):
             factor.assign(
@@ -106,6 +123,15 @@ class SOAP(tf.keras.optimizers.Optimizer):
         if modes:
             due = tf.equal(self.iterations % self.refresh_every, 0)
             tf.cond(due, lambda: self._refresh(index), lambda: False)
+
+    def _clipped(self, gradient, average):
+        """Cuts a gradient to `clip` times the average of its norm, and brings that up to date."""
+        norm = tf.norm(gradient)
+        # A gradient that has always been zero may begin with any norm.
+        usual = tf.where(tf.equal(average, 0.0), norm, average)
+        cut = tf.minimum(norm, self.clip * usual)
+        average.assign(self.clip_beta * usual + (1 - self.clip_beta) * cut)
+        return gradient * tf.math.divide_no_nan(cut, norm)
 
     def _refresh(self, index):
         """Brings the bases, and the moments with them, up to the factors."""
@@ -137,7 +163,8 @@ class SOAP(tf.keras.optimizers.Optimizer):
         return True
 
     def get_config(self):
-        names = ("beta_1", "beta_2", "shampoo_beta", "refresh_every", "epsilon")
+        decays = ("beta_1", "beta_2", "shampoo_beta", "clip_beta")
+        names = (*decays, "refresh_every", "clip", "epsilon")
         return {
             **super().get_config(),
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),
@@ -182,4 +209,10 @@ def _around(x, mode):
     return tf.reshape(x, (before, x.shape[mode], after) if after > 1 else (before, x.shape[mode]))
 
 
-OPTIMIZERS = {"adam": tf.keras.optimizers.Adam, "soap": SOAP}
+def make_optimizer(name: str, clip: float = 0.0) -> tf.keras.optimizers.Optimizer:
+    """Returns "adam" or "soap"; `clip` is SOAP's."""
+    if name == "soap":
+        return SOAP(clip=clip)
+    if clip:
+        raise SaeError("Only SOAP clips gradients; leave --clip out, or take --optimizer soap.")
+    return tf.keras.optimizers.Adam()
