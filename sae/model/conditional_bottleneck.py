@@ -24,7 +24,6 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
@@ -91,14 +90,15 @@ class ConditionalBottleneck(Bottleneck):
             self._joint = _Convolution("joint", 1, filters, filters)
             self._mean = _Convolution("mean", 1, filters, depth)
             self._scale = _Convolution("scale", 1, filters, depth)
+        self._exact: _Network | None = None
 
     def bits(self, y, y_hat, latents=()):
-        log_prob = 0.0
-        for part, means, scales in self._parameters(y_hat, latents):
-            scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
-            prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
-            log_prob += tf.reduce_sum(prior.log_prob(y[part]), axis=(1, 2, 3))
-        return log_prob / -math.log(2)
+        # All parts in one row: so many small ones would take longer.
+        parts = ((y[part], *pair) for part, *pair in self._parameters(y_hat, latents))
+        y, means, scales = (tf.concat([_row(x) for x in of_all], 1) for of_all in zip(*parts))
+        scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
+        prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
+        return tf.reduce_sum(prior.log_prob(y), axis=1) / -math.log(2)
 
     def compress(self, y_hat, latents=()):
         parts = []
@@ -110,11 +110,11 @@ class ConditionalBottleneck(Bottleneck):
     def _decode(self, strings, shape, latents):
         whole = (tf.size(strings), *shape, self.depth)
         network = self._network(exact=True)
-        below = network.from_below(latents)
+        below, known = network.from_below(latents), network.nothing_known(whole)
         handle = tfc.create_range_decoder(strings, self.cdf)
-        parts, phases = [], []
+        y_hat, parts = tf.zeros(whole), []
         for phase in range(len(_PHASES)):
-            around = network.around(phase, _merge(phases, whole), below)
+            around = network.around(phase, known, below)
             found = tf.cast(around[..., :0], tf.float32)
             for number in range(len(self._slices)):
                 index, shift = self._index(*network.of_slice(number, found, around))
@@ -124,8 +124,9 @@ class ConditionalBottleneck(Bottleneck):
                 symbols += tf.gather(self.cdf_offset, index)
                 parts.append((index, symbols))
                 found = tf.concat((found, tf.cast(symbols + shift, tf.float32)), -1)
-            phases.append(found)
-        return _merge(phases, whole), lambda: self._encode(parts, whole[:1])
+            y_hat = _put(y_hat, phase, found)
+            known = network.knowing(known, phase, found)
+        return y_hat, lambda: self._encode(parts, whole[:1])
 
     def _encode(self, parts, batch):
         """Returns the strings of all parts: for each the tables' indices, and the symbols."""
@@ -147,6 +148,11 @@ class ConditionalBottleneck(Bottleneck):
             **options,
         )
 
+    def set_tables(self, cdf, cdf_offset):
+        super().set_tables(cdf, cdf_offset)
+        # Like the tables, made of the weights as they are now, but not before it is needed.
+        self._exact = None
+
     def smallest_bits(self):
         return self.depth * min(self._smallest_bits())
 
@@ -159,38 +165,91 @@ class ConditionalBottleneck(Bottleneck):
     def _parameters(self, y_hat, latents, exact=False):
         """Yields where each part is in a latent, and its means and scales' indices."""
         network = self._network(exact)
-        below = network.from_below(latents)
+        below, known = network.from_below(latents), network.nothing_known(tf.shape(y_hat))
         for phase in range(len(_PHASES)):
-            around = network.around(phase, y_hat * _known(phase, tf.shape(y_hat)), below)
+            around = network.around(phase, known, below)
             found = y_hat[_positions(phase)]
             for number, channels in enumerate(self._slices):
                 part = (*_positions(phase), channels)
                 yield (part, *network.of_slice(number, found, around))
+            known = network.knowing(known, phase, found)
 
     def _network(self, exact: bool) -> _Network:
+        """Returns the network, which for integers is kept."""
+        if not exact:
+            return self._weights(exact)
+        self._exact = self._exact or self._weights(exact)
+        return self._exact
+
+    def _weights(self, exact: bool) -> _Network:
+        def weight(variable, factor=1.0):
+            return _weight(variable, exact, factor)
+
+        # Activations, and all that is added to them, count steps; latents and results do not.
+        up, down = 1 / _ACTIVATION_STEP, _ACTIVATION_STEP
+        below = [
+            (weight(c.kernel, factor), weight(c.bias, up))
+            for c, factor in zip(self._below, (up, 1.0))
+        ]
+        means = weight(self._mean.kernel, down), weight(self._mean.bias)
+        scales = (
+            _SCALE_STEPS * weight(self._scale.kernel, down),
+            _SCALE_STEPS * weight(self._scale.bias) + _SCALE_ONE,
+        )
+        slices = []
+        for number, channels in enumerate(self._slices):
+            same = bias = None
+            if self._same is not None:
+                same = weight(self._same[:, :, : channels.start], up)
+                bias = weight(self._slice_bias[number], up)
+            parameters = [
+                tf.concat([part[..., channels] for part in pair], -1) for pair in zip(means, scales)
+            ]
+            slices.append(_Slice(channels.start, same, bias, parameters))
         return _Network(
             exact,
-            self._slices,
-            [convolution.weights(exact) for convolution in self._below],
-            _weight(self._phase, exact),
-            *(v if v is None else _weight(v, exact) for v in (self._same, self._slice_bias)),
-            *(c.weights(exact) for c in (self._own, self._joint, self._mean, self._scale)),
+            below,
+            weight(self._own.kernel, up),
+            tf.unstack(weight(self._own.bias, up) + weight(self._phase, up)),
+            slices,
+            (weight(self._joint.kernel), weight(self._joint.bias, up)),
         )
 
 
+class _Slice(NamedTuple):
+    """What the network has for one slice of the channels.
+
+    Attributes:
+      start: so many channels are in the slices before it.
+      same: the kernel that reads these, [1, 1, start, filters], and
+      bias: what tells the slices apart; both None where there is one slice.
+      parameters: the kernel and the bias of means and scales' indices.
+    """
+
+    start: int
+    same: tf.Tensor | None
+    bias: tf.Tensor | None
+    parameters: Sequence[tf.Tensor]
+
+
 class _Network(NamedTuple):
-    """The network with its weights as a calculation takes them, made once for a latent."""
+    """The network with its weights as a calculation takes them.
+
+    Attributes:
+      exact: calculate in integers.
+      below: of the convolutions over the lower latents, kernel and bias.
+      own: the kernel that reads earlier phases.
+      phases: what is added to that, for each phase.
+      slices: of the channels.
+      joint: kernel and bias of the convolution after these.
+    """
 
     exact: bool
-    slices: Sequence[slice]
     below: Sequence[tuple[tf.Tensor, tf.Tensor]]
-    phase: tf.Tensor
-    same: tf.Tensor | None
-    slice_bias: tf.Tensor | None
-    own: tuple[tf.Tensor, tf.Tensor]
+    own: tf.Tensor
+    phases: Sequence[tf.Tensor]
+    slices: Sequence[_Slice]
     joint: tuple[tf.Tensor, tf.Tensor]
-    mean: tuple[tf.Tensor, tf.Tensor]
-    scale: tuple[tf.Tensor, tf.Tensor]
 
     def from_below(self, latents):
         """Returns what the latents of the lower layers say, [B, h, w, filters]."""
@@ -200,19 +259,26 @@ class _Network(NamedTuple):
         x = _input(tf.concat(latents, -1), self.exact)
         return _convolve(_activation(_convolve(x, first), self.exact), second)
 
+    def nothing_known(self, shape):
+        """Returns what is known of a latent of shape [B, h, w, depth] at first."""
+        batch, height, width, _ = tf.unstack(shape)
+        margin = 2 * self._margin
+        shape = batch, height + margin, width + margin, self.own.shape[2]
+        return tf.zeros(shape, self.own.dtype)
+
+    def knowing(self, known, phase, found):
+        """Returns what is known once a phase has been found, too."""
+        return _put(known, phase, _input(found, self.exact), self._margin)
+
+    @property
+    def _margin(self):
+        return self.own.shape[0] // 2
+
     def around(self, phase, known, below):
         """Returns what lower latents and earlier phases say of a phase's positions."""
-        (row, column), (height, width) = _PHASES[phase], (tf.shape(known)[1], tf.shape(known)[2])
-        # On even sizes every phase has as many positions; those outside are cut off at the end.
-        odd = (height % 2, width % 2)
-        side = self.own[0].shape[0] // 2
-        around = [(side, side + more) for more in odd]
-        known = tf.pad(_input(known, self.exact), ((0, 0), *around, (0, 0)))
-        x = _convolve(known[:, row:, column:], self.own, strides=2, padding="VALID")
-        x += self.phase[phase]
-        if below is not None:
-            x += tf.pad(below, ((0, 0), (0, odd[0]), (0, odd[1]), (0, 0)))[_positions(phase)]
-        return x[:, : (height + 1 - row) // 2, : (width + 1 - column) // 2]
+        row, column = _PHASES[phase]
+        x = tf.nn.conv2d(known[:, row:, column:], self.own, 2, "VALID") + self.phases[phase]
+        return x if below is None else x + below[_positions(phase)]
 
     def of_slice(self, number, found, around):
         """Returns the means and the scales' indices, not rounded, of one slice of a phase.
@@ -222,19 +288,13 @@ class _Network(NamedTuple):
           found: the channels of the phase, of which only those of earlier slices are read.
           around: as `around` returned it.
         """
-        channels, x = self.slices[number], around
-        if len(self.slices) > 1:
-            x += self.slice_bias[number]
-        if channels.start:
-            known = _input(found[..., : channels.start], self.exact)
-            x += tf.nn.conv2d(known, self.same[:, :, : channels.start], 1, "SAME")
+        start, same, bias, parameters = self.slices[number]
+        x = around if bias is None else around + bias
+        if start:
+            x += tf.nn.conv2d(_input(found[..., :start], self.exact), same, 1, "VALID")
         x = _activation(x, self.exact)
         x = _activation(_convolve(x, self.joint), self.exact)
-        means, scales = (
-            _convolve(x, (kernel[..., channels], bias[channels]))
-            for kernel, bias in (self.mean, self.scale)
-        )
-        return means, _SCALE_ONE + _SCALE_STEPS * scales
+        return tf.split(_convolve(x, parameters), 2, -1)
 
 
 class _Convolution(tf.Module):
@@ -247,13 +307,10 @@ class _Convolution(tf.Module):
             self.kernel = tf.Variable(initial, name="kernel")
             self.bias = tf.Variable(tf.zeros(filters), name="bias")
 
-    def weights(self, exact: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        return _weight(self.kernel, exact), _weight(self.bias, exact)
 
-
-def _convolve(x, weights, strides=1, padding="SAME"):
+def _convolve(x, weights):
     kernel, bias = weights
-    return tf.nn.conv2d(x, kernel, strides, padding) + bias
+    return tf.nn.conv2d(x, kernel, 1, "SAME") + bias
 
 
 def _input(latent, exact):
@@ -262,15 +319,17 @@ def _input(latent, exact):
 
 
 def _activation(x, exact):
-    x = tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND)
-    return tf.floor(x / _ACTIVATION_STEP) * _ACTIVATION_STEP if exact else x
+    if not exact:
+        return tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND)
+    return tf.floor(tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND / _ACTIVATION_STEP))
 
 
-def _weight(weight, exact):
+def _weight(weight, exact, factor):
+    """Returns a weight as a calculation takes it: an exact one, times a power of two."""
     if not exact:
         return tf.convert_to_tensor(weight)
     weight = tf.clip_by_value(tf.cast(weight, tf.float64), -_WEIGHT_BOUND, _WEIGHT_BOUND)
-    return tf.round(weight / _WEIGHT_STEP) * _WEIGHT_STEP
+    return tf.round(weight / _WEIGHT_STEP) * (_WEIGHT_STEP * factor)
 
 
 def _positions(phase):
@@ -279,24 +338,17 @@ def _positions(phase):
     return slice(None), slice(row, None, 2), slice(column, None, 2)
 
 
-def _known(phase, shape):
-    """Returns one where a phase before this one has its elements, zero elsewhere, [h, w, 1]."""
-    pattern = np.zeros((2, 2, 1), np.float32)
-    for row, column in _PHASES[:phase]:
-        pattern[row, column] = 1
-    height, width = shape[1], shape[2]
-    return tf.tile(pattern, ((height + 1) // 2, (width + 1) // 2, 1))[:height, :width]
+def _put(x, phase, value, margin=0):
+    """Returns x with the values of one phase at its positions, counted from within a margin."""
+    (row, column), inside = _PHASES[phase], (0, margin, margin, 0)
+    return tf.raw_ops.TensorStridedSliceUpdate(
+        input=x,
+        begin=(0, margin + row, margin + column, 0),
+        end=tf.shape(x) - inside,
+        strides=(1, 2, 2, 1),
+        value=value,
+    )
 
 
-def _merge(parts, shape):
-    """Returns [B, h, w, C] with the given parts, the first phases', and zeros for the others."""
-    batch, height, width, depth = shape[0], shape[1], shape[2], parts[0].shape[-1] if parts else 1
-    if not parts:
-        return tf.zeros(shape)
-    rows, columns = (height + 1) // 2, (width + 1) // 2
-    planes = {position: tf.zeros((batch, rows, columns, depth)) for position in _PHASES}
-    for position, part in zip(_PHASES, parts):
-        missing = (rows - tf.shape(part)[1], columns - tf.shape(part)[2])
-        planes[position] = tf.pad(part, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
-    merged = tf.nn.depth_to_space(tf.concat([planes[p] for p in sorted(planes)], -1), 2)
-    return merged[:, :height, :width]
+def _row(x):
+    return tf.reshape(x, (tf.shape(x)[0], -1))
