@@ -122,14 +122,14 @@ class Bottleneck(tf.Module, abc.ABC):
     def smallest_bits(self) -> float:
         """Returns the fewest bits in which the tables can code one position of y."""
 
-    def _smallest_bits(self) -> list[float]:
+    def _smallest_bits(self) -> np.ndarray:
         """Returns the fewest bits of a symbol, for each table."""
         # A table is -precision, then its cdf from 0 to 2^precision.
         starts = np.flatnonzero(self.cdf < 0)
-        return [
-            -self.cdf[start] - math.log2(np.diff(self.cdf[start + 1 : stop]).max())
-            for start, stop in zip(starts, [*starts[1:], len(self.cdf)])
-        ]
+        stops = np.append(starts[1:], len(self.cdf))
+        steps = np.append(np.diff(self.cdf), 0)
+        largest = np.maximum.reduceat(steps, np.stack((starts + 1, stops - 1), 1).ravel())[::2]
+        return -self.cdf[starts] - np.log2(largest)
 
 
 class EntropyBottleneck(Bottleneck):

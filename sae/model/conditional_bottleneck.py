@@ -15,7 +15,9 @@ any machine. The network therefore codes in integers, held by float64: weights
 and activations are multiples of powers of two, and bounded, so that no sum
 needs more than 53 bits and its terms may be added in any order. (Balle et al.,
 ICLR 2019, for integer networks; here nothing is trained in integers, because
-with so many bits the rounding costs nothing.)
+with so many bits the rounding costs nothing.) It is one network with two
+arithmetics: TensorFlow's of floats to train, and NumPy's of integers to code,
+where so many small operations take half the time.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
@@ -101,40 +104,35 @@ class ConditionalBottleneck(Bottleneck):
         return tf.reduce_sum(prior.log_prob(y), axis=1) / -math.log(2)
 
     def compress(self, y_hat, latents=()):
-        parts = []
+        y_hat, parts = np.asarray(y_hat), []
         for part, means, scales in self._parameters(y_hat, latents, exact=True):
-            index, shift = self._index(means, scales)
-            parts.append((index, tf.cast(y_hat[part], tf.int32) - shift))
-        return self._encode(parts, tf.shape(y_hat)[:1])
+            index, shift = _index(means, scales)
+            parts.append((index, np.int32(y_hat[part]) - shift))
+        return self._encode(parts, y_hat.shape[:1])
 
     def _decode(self, strings, shape, latents):
-        whole = (tf.size(strings), *shape, self.depth)
+        whole = (len(strings), *shape, self.depth)
         network = self._network(exact=True)
         below, known = network.from_below(latents), network.nothing_known(whole)
         handle = tfc.create_range_decoder(strings, self.cdf)
-        y_hat, parts = tf.zeros(whole), []
+        y_hat, parts = np.zeros(whole, np.float32), []
         for phase in range(len(_PHASES)):
             around = network.around(phase, known, below)
-            found = tf.cast(around[..., :0], tf.float32)
-            for number in range(len(self._slices)):
-                index, shift = self._index(*network.of_slice(number, found, around))
-                handle, symbols = tfc.entropy_decode_index(
-                    handle, index, tf.shape(index)[1:], tf.int32
-                )
-                symbols += tf.gather(self.cdf_offset, index)
+            found = y_hat[_positions(phase)]
+            for number, channels in enumerate(self._slices):
+                index, shift = _index(*network.of_slice(number, found, around))
+                handle, symbols = tfc.entropy_decode_index(handle, index, index.shape[1:], tf.int32)
+                symbols = symbols.numpy() + self.cdf_offset[index]
                 parts.append((index, symbols))
-                found = tf.concat((found, tf.cast(symbols + shift, tf.float32)), -1)
-            y_hat = _put(y_hat, phase, found)
+                found[..., channels] = symbols + shift
             known = network.knowing(known, phase, found)
-        return y_hat, lambda: self._encode(parts, whole[:1])
+        return tf.constant(y_hat), lambda: self._encode(parts, whole[:1])
 
     def _encode(self, parts, batch):
         """Returns the strings of all parts: for each the tables' indices, and the symbols."""
         handle = tfc.create_range_encoder(batch, self.cdf)
         for index, symbols in parts:
-            handle = tfc.entropy_encode_index(
-                handle, index, symbols - tf.gather(self.cdf_offset, index)
-            )
+            handle = tfc.entropy_encode_index(handle, index, symbols - self.cdf_offset[index])
         return tfc.entropy_encode_finalize(handle)
 
     def _model_with_tables(self, **options):
@@ -154,18 +152,15 @@ class ConditionalBottleneck(Bottleneck):
         self._exact = None
 
     def smallest_bits(self):
-        return self.depth * min(self._smallest_bits())
-
-    def _index(self, means, scales):
-        """Returns which table codes each element, and what to subtract from it before, int32."""
-        mean = tf.cast(tf.round(means * _MEANS), tf.int32)
-        scale = tf.cast(tf.round(tf.clip_by_value(scales, 0, _SCALES - 1)), tf.int32)
-        return mean % _MEANS * _SCALES + scale, mean // _MEANS
+        return self.depth * np.min(self._smallest_bits())
 
     def _parameters(self, y_hat, latents, exact=False):
         """Yields where each part is in a latent, and its means and scales' indices."""
         network = self._network(exact)
-        below, known = network.from_below(latents), network.nothing_known(tf.shape(y_hat))
+        below, known = (
+            network.from_below(latents),
+            network.nothing_known(y_hat.shape if exact else tf.shape(y_hat)),
+        )
         for phase in range(len(_PHASES)):
             around = network.around(phase, known, below)
             found = y_hat[_positions(phase)]
@@ -177,20 +172,14 @@ class ConditionalBottleneck(Bottleneck):
     def _network(self, exact: bool) -> _Network:
         """Returns the network, which for integers is kept."""
         if not exact:
-            return self._weights(exact)
-        self._exact = self._exact or self._weights(exact)
+            return self._with_weights(_Floats)
+        self._exact = self._exact or self._with_weights(_Integers)
         return self._exact
 
-    def _weights(self, exact: bool) -> _Network:
-        def weight(variable, factor=1.0):
-            return _weight(variable, exact, factor)
-
+    def _with_weights(self, arithmetic) -> _Network:
+        weight, join = arithmetic.weight, arithmetic.join
         # Activations, and all that is added to them, count steps; latents and results do not.
         up, down = 1 / _ACTIVATION_STEP, _ACTIVATION_STEP
-        below = [
-            (weight(c.kernel, factor), weight(c.bias, up))
-            for c, factor in zip(self._below, (up, 1.0))
-        ]
         means = weight(self._mean.kernel, down), weight(self._mean.bias)
         scales = (
             _SCALE_STEPS * weight(self._scale.kernel, down),
@@ -203,14 +192,17 @@ class ConditionalBottleneck(Bottleneck):
                 same = weight(self._same[:, :, : channels.start], up)
                 bias = weight(self._slice_bias[number], up)
             parameters = [
-                tf.concat([part[..., channels] for part in pair], -1) for pair in zip(means, scales)
+                join([part[..., channels] for part in pair]) for pair in zip(means, scales)
             ]
             slices.append(_Slice(channels.start, same, bias, parameters))
         return _Network(
-            exact,
-            below,
+            arithmetic,
+            [
+                (weight(c.kernel, factor), weight(c.bias, up))
+                for c, factor in zip(self._below, (up, 1.0))
+            ],
             weight(self._own.kernel, up),
-            tf.unstack(weight(self._own.bias, up) + weight(self._phase, up)),
+            weight(self._own.bias, up) + weight(self._phase, up),
             slices,
             (weight(self._joint.kernel), weight(self._joint.bias, up)),
         )
@@ -236,7 +228,7 @@ class _Network(NamedTuple):
     """The network with its weights as a calculation takes them.
 
     Attributes:
-      exact: calculate in integers.
+      arithmetic: `_Floats` or `_Integers`.
       below: of the convolutions over the lower latents, kernel and bias.
       own: the kernel that reads earlier phases.
       phases: what is added to that, for each phase.
@@ -244,31 +236,30 @@ class _Network(NamedTuple):
       joint: kernel and bias of the convolution after these.
     """
 
-    exact: bool
-    below: Sequence[tuple[tf.Tensor, tf.Tensor]]
-    own: tf.Tensor
-    phases: Sequence[tf.Tensor]
+    arithmetic: type[_Floats] | type[_Integers]
+    below: Sequence[tuple]
+    own: tf.Tensor | np.ndarray
+    phases: tf.Tensor | np.ndarray
     slices: Sequence[_Slice]
-    joint: tuple[tf.Tensor, tf.Tensor]
+    joint: tuple
 
     def from_below(self, latents):
         """Returns what the latents of the lower layers say, [B, h, w, filters]."""
         if not self.below:
             return None
         first, second = self.below
-        x = _input(tf.concat(latents, -1), self.exact)
-        return _convolve(_activation(_convolve(x, first), self.exact), second)
+        x = self.arithmetic.input(tf.concat(latents, -1))
+        return self._convolved(self.arithmetic.activation(self._convolved(x, first)), second)
 
     def nothing_known(self, shape):
         """Returns what is known of a latent of shape [B, h, w, depth] at first."""
-        batch, height, width, _ = tf.unstack(shape)
+        batch, height, width = (shape[k] for k in range(3))
         margin = 2 * self._margin
-        shape = batch, height + margin, width + margin, self.own.shape[2]
-        return tf.zeros(shape, self.own.dtype)
+        return self.arithmetic.zeros((batch, height + margin, width + margin, self.own.shape[2]))
 
     def knowing(self, known, phase, found):
         """Returns what is known once a phase has been found, too."""
-        return _put(known, phase, _input(found, self.exact), self._margin)
+        return self.arithmetic.put(known, phase, self.arithmetic.input(found), self._margin)
 
     @property
     def _margin(self):
@@ -277,7 +268,8 @@ class _Network(NamedTuple):
     def around(self, phase, known, below):
         """Returns what lower latents and earlier phases say of a phase's positions."""
         row, column = _PHASES[phase]
-        x = tf.nn.conv2d(known[:, row:, column:], self.own, 2, "VALID") + self.phases[phase]
+        x = self.arithmetic.convolve(known[:, row:, column:], self.own, 2, "VALID")
+        x += self.phases[phase]
         return x if below is None else x + below[_positions(phase)]
 
     def of_slice(self, number, found, around):
@@ -291,14 +283,101 @@ class _Network(NamedTuple):
         start, same, bias, parameters = self.slices[number]
         x = around if bias is None else around + bias
         if start:
-            x += tf.nn.conv2d(_input(found[..., :start], self.exact), same, 1, "VALID")
-        x = _activation(x, self.exact)
-        x = _activation(_convolve(x, self.joint), self.exact)
-        return tf.split(_convolve(x, parameters), 2, -1)
+            x = x + self.arithmetic.convolve(self.arithmetic.input(found[..., :start]), same)
+        x = self.arithmetic.activation(x)
+        x = self.arithmetic.activation(self._convolved(x, self.joint))
+        x = self._convolved(x, parameters)
+        half = x.shape[-1] // 2
+        return x[..., :half], x[..., half:]
+
+    def _convolved(self, x, weights):
+        kernel, bias = weights
+        return self.arithmetic.convolve(x, kernel) + bias
+
+
+class _Floats:
+    """What the network calculates with in training: floats, in TensorFlow."""
+
+    @staticmethod
+    def weight(variable, factor=1.0):
+        """Returns a weight as it is; nothing has steps."""
+        return tf.convert_to_tensor(variable)
+
+    @staticmethod
+    def input(latent):
+        return tf.clip_by_value(latent, -_ACTIVATION_BOUND, _ACTIVATION_BOUND)
+
+    @staticmethod
+    def activation(x):
+        return tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND)
+
+    @staticmethod
+    def convolve(x, kernel, strides=1, padding="SAME"):
+        return tf.nn.conv2d(x, kernel, strides, padding)
+
+    @staticmethod
+    def join(parts):
+        return tf.concat(parts, -1)
+
+    @staticmethod
+    def zeros(shape):
+        return tf.zeros(shape)
+
+    @staticmethod
+    def put(x, phase, value, margin):
+        """Returns x with the values of one phase at its positions, counted from within a margin."""
+        row, column = _PHASES[phase]
+        return tf.raw_ops.TensorStridedSliceUpdate(
+            input=x,
+            begin=(0, margin + row, margin + column, 0),
+            end=tf.shape(x) - (0, margin, margin, 0),
+            strides=(1, 2, 2, 1),
+            value=value,
+        )
+
+
+class _Integers:
+    """What the network calculates with to code: integers, held by float64, in NumPy."""
+
+    @staticmethod
+    def weight(variable, factor=1.0):
+        """Returns a weight in its steps, times a power of two."""
+        weight = np.clip(variable.numpy().astype(np.float64), -_WEIGHT_BOUND, _WEIGHT_BOUND)
+        return np.round(weight / _WEIGHT_STEP) * (_WEIGHT_STEP * factor)
+
+    @staticmethod
+    def input(latent):
+        return np.clip(np.asarray(latent, np.float64), -_ACTIVATION_BOUND, _ACTIVATION_BOUND)
+
+    @staticmethod
+    def activation(x):
+        return np.floor(np.clip(x, 0.0, _ACTIVATION_BOUND / _ACTIVATION_STEP))
+
+    @staticmethod
+    def convolve(x, kernel, strides=1, padding="SAME"):
+        if kernel.shape[:2] == (1, 1):
+            return x @ kernel[0, 0]
+        # Any order of summation will do, TensorFlow's as well.
+        return tf.nn.conv2d(x, kernel, strides, padding).numpy()
+
+    @staticmethod
+    def join(parts):
+        return np.concatenate(parts, -1)
+
+    @staticmethod
+    def zeros(shape):
+        return np.zeros(shape)
+
+    @staticmethod
+    def put(x, phase, value, margin):
+        """Puts the values of one phase at its positions, counted from within a margin."""
+        inside = slice(margin, -margin or None)
+        x[:, inside, inside][_positions(phase)] = value
+        return x
 
 
 class _Convolution(tf.Module):
-    """The weights of a convolution with a bias, for floats or for integers."""
+    """The variables of a convolution with a bias."""
 
     def __init__(self, name: str, support: int, channels: int, filters: int):
         super().__init__()
@@ -308,46 +387,17 @@ class _Convolution(tf.Module):
             self.bias = tf.Variable(tf.zeros(filters), name="bias")
 
 
-def _convolve(x, weights):
-    kernel, bias = weights
-    return tf.nn.conv2d(x, kernel, 1, "SAME") + bias
-
-
-def _input(latent, exact):
-    x = tf.cast(latent, tf.float64 if exact else tf.float32)
-    return tf.clip_by_value(x, -_ACTIVATION_BOUND, _ACTIVATION_BOUND)
-
-
-def _activation(x, exact):
-    if not exact:
-        return tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND)
-    return tf.floor(tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND / _ACTIVATION_STEP))
-
-
-def _weight(weight, exact, factor):
-    """Returns a weight as a calculation takes it: an exact one, times a power of two."""
-    if not exact:
-        return tf.convert_to_tensor(weight)
-    weight = tf.clip_by_value(tf.cast(weight, tf.float64), -_WEIGHT_BOUND, _WEIGHT_BOUND)
-    return tf.round(weight / _WEIGHT_STEP) * (_WEIGHT_STEP * factor)
+def _index(means, scales):
+    """Returns which table codes each element, and what to subtract from it before, int32."""
+    mean = np.int32(np.round(means * _MEANS))
+    scale = np.int32(np.round(np.clip(scales, 0, _SCALES - 1)))
+    return mean % _MEANS * _SCALES + scale, mean // _MEANS
 
 
 def _positions(phase):
     """Returns where the elements of one phase of [B, h, w, C] are."""
     row, column = _PHASES[phase]
     return slice(None), slice(row, None, 2), slice(column, None, 2)
-
-
-def _put(x, phase, value, margin=0):
-    """Returns x with the values of one phase at its positions, counted from within a margin."""
-    (row, column), inside = _PHASES[phase], (0, margin, margin, 0)
-    return tf.raw_ops.TensorStridedSliceUpdate(
-        input=x,
-        begin=(0, margin + row, margin + column, 0),
-        end=tf.shape(x) - inside,
-        strides=(1, 2, 2, 1),
-        value=value,
-    )
 
 
 def _row(x):
