@@ -44,3 +44,17 @@ def test_transforms_have_the_stride_they_say(name, kernel, tiny_config):
     names = {variable.name for variable in synthesis.trainable_variables}
     suffix = ":0" if kernel == "plain" else "_real:0"
     assert f"base/synthesis/conv_2/kernel{suffix}" in names
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_synthesis_in_strips_makes_the_same_image(name, tiny_config, monkeypatch):
+    config = dataclasses.replace(tiny_config("base")[0], transforms=name)
+    synthesis = TRANSFORMS[name].synthesis(config, 10)
+    y = tf.random.stateless_normal((2, 23, 5, 10), (0, 7), stddev=8.0)
+    whole = synthesis(y)
+    heights = []
+    first = synthesis.layers[0]
+    synthesis.layers[0] = lambda x: heights.append(x.shape[1]) or first(x)
+    monkeypatch.setattr("sae.model.transforms._STRIP", 5 * 6)
+    np.testing.assert_allclose(synthesis(y), whole, atol=1e-5 * np.abs(whole).max())
+    assert heights == [8, 10, 10, 7]

@@ -11,6 +11,11 @@ import tensorflow_compression as tfc
 
 from sae.config import LayerConfig
 
+# Large latents are synthesised in strips of so many positions, 3 megapixels.
+_STRIP = 12_000
+# So many positions of the latent up and down, a pixel depends on: 1 + 1/2 + 1/4, rounded up.
+_REACH = 2
+
 # GDN is x / (beta + gamma |x|^alpha)^epsilon.
 _GDN = {
     "simplified": {"alpha_parameter": 1, "epsilon_parameter": 1},
@@ -80,6 +85,24 @@ class Transform(tf.Module):
         return x
 
 
+class Synthesis(Transform):
+    """A transform that takes a large latent strip by strip, to the same values in less memory."""
+
+    def __call__(self, y: tf.Tensor) -> tf.Tensor:
+        _, height, width, _ = y.shape
+        rows = max(2 * _REACH, _STRIP // width) if width else None
+        if height is None or rows is None or height <= rows:
+            return super().__call__(y)
+        strips = []
+        for start in range(0, height, rows):
+            first = max(0, start - _REACH)
+            strip = y[:, first : start + rows + _REACH]
+            x = super().__call__(strip)
+            stride = x.shape[1] // strip.shape[1]
+            strips.append(x[:, (start - first) * stride : (start - first + rows) * stride])
+        return tf.concat(strips, 1)
+
+
 def _convolution(
     config: LayerConfig, name: str, channels: int, filters: int, support: int, **options
 ) -> tfc.SignalConv2D:
@@ -116,7 +139,7 @@ def _paper_analysis(config: LayerConfig, channels: int) -> Transform:
     )
 
 
-def _synthesis(config: LayerConfig, channels: int, subpixel: bool) -> Transform:
+def _synthesis(config: LayerConfig, channels: int, subpixel: bool) -> Synthesis:
     scope, filters = f"{config.name}/synthesis", config.hidden_filters
 
     def conv(index, channels, filters, support, stride):
@@ -129,7 +152,7 @@ def _synthesis(config: LayerConfig, channels: int, subpixel: bool) -> Transform:
         last = [conv(2, filters, 3 * 4**2, support=3, stride=1), shuffle]
     else:
         last = [conv(2, filters, 3, support=9, stride=4)]
-    return Transform(
+    return Synthesis(
         [
             conv(0, channels, filters, support=5, stride=2),
             _gdn(config, f"{scope}/igdn_0", inverse=True),
