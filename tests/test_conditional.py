@@ -233,6 +233,14 @@ def test_sums_may_be_taken_in_any_order(bottleneck):
         np.testing.assert_allclose(one, other, atol=0.2)
 
 
+def test_the_estimate_compiles_under_xla(bottleneck):
+    y, lower = latents(907, 2, 5, 4)
+    compiled = tf.function(
+        lambda y: bottleneck.bits(y, tf.round(y), [lower]), jit_compile=True, autograph=False
+    )
+    np.testing.assert_allclose(compiled(y), bottleneck.bits(y, tf.round(y), [lower]), rtol=1e-4)
+
+
 def test_a_damaged_string_is_refused(bottleneck):
     y, lower = latents(906, 1, 8, 8)
     string = bottleneck.compress(tf.round(y), [lower]).numpy()[0]

@@ -326,14 +326,14 @@ class _Floats:
     @staticmethod
     def put(x, phase, value, margin):
         """Returns x with the values of one phase at its positions, counted from within a margin."""
-        row, column = _PHASES[phase]
-        return tf.raw_ops.TensorStridedSliceUpdate(
-            input=x,
-            begin=(0, margin + row, margin + column, 0),
-            end=tf.shape(x) - (0, margin, margin, 0),
-            strides=(1, 2, 2, 1),
-            value=value,
-        )
+        height, width = (tf.shape(x)[k] - 2 * margin for k in (1, 2))
+        # On even sizes every phase has as many; what others lack lies outside, and is cut off.
+        lacking = ((side + 1) // 2 - tf.shape(value)[k] for k, side in ((1, height), (2, width)))
+        value = tf.pad(value, ((0, 0), *((0, more) for more in lacking), (0, 0)))
+        # An update of a strided slice XLA would not compile.
+        planes = [value if p == _PHASES[phase] else tf.zeros_like(value) for p in sorted(_PHASES)]
+        grid = tf.nn.depth_to_space(tf.concat(planes, -1), 2)[:, :height, :width]
+        return x + tf.pad(grid, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
 
 class _Integers:
