@@ -214,5 +214,5 @@ def make_optimizer(name: str, clip: float = 0.0) -> tf.keras.optimizers.Optimize
     if name == "soap":
         return SOAP(clip=clip)
     if clip:
-        raise SaeError("Only SOAP clips gradients; leave --clip out, or take --optimizer soap.")
+        raise SaeError("Only SOAP clips gradients; take --clip 0 with another optimizer.")
     return tf.keras.optimizers.Adam()
