@@ -219,9 +219,8 @@ def one(options: argparse.Namespace) -> None:
 def startup(options: argparse.Namespace) -> None:
     """Prints what a process takes to be ready for work, beside importing TensorFlow."""
     loaded = (
-        f"from sae.coding import codec; from sae.model.checkpoint import store; "
-        f"folder = {os.path.abspath(options.checkpoints)!r}; "
-        f"codec._load(store({options.family!r}, folder).family, None, folder)"
+        f"import sae.coding.codec; from sae.model.checkpoint import store; "
+        f"store({options.family!r}, {os.path.abspath(options.checkpoints)!r}).cascade()"
     )
     programs = {
         "import tensorflow": "import tensorflow",

@@ -113,9 +113,9 @@ class ConditionalBottleneck(Bottleneck):
     def _decode(self, strings, shape, latents):
         whole = (len(strings), *shape, self.depth)
         network = self._network(exact=True)
-        below, known = network.from_below(latents), network.nothing_known(whole)
-        handle = tfc.create_range_decoder(strings, self.cdf)
         y_hat, parts = np.zeros(whole, np.float32), []
+        below, known = network.from_below(latents), network.nothing_known(y_hat)
+        handle = tfc.create_range_decoder(strings, self.cdf)
         for phase in range(len(_PHASES)):
             around = network.around(phase, known, below)
             found = y_hat[_positions(phase)]
@@ -157,10 +157,7 @@ class ConditionalBottleneck(Bottleneck):
     def _parameters(self, y_hat, latents, exact=False):
         """Yields where each part is in a latent, and its means and scales' indices."""
         network = self._network(exact)
-        below, known = (
-            network.from_below(latents),
-            network.nothing_known(y_hat.shape if exact else tf.shape(y_hat)),
-        )
+        below, known = network.from_below(latents), network.nothing_known(y_hat)
         for phase in range(len(_PHASES)):
             around = network.around(phase, known, below)
             found = y_hat[_positions(phase)]
@@ -177,7 +174,7 @@ class ConditionalBottleneck(Bottleneck):
         return self._exact
 
     def _with_weights(self, arithmetic) -> _Network:
-        weight, join = arithmetic.weight, arithmetic.join
+        weight, concat = arithmetic.weight, arithmetic.concat
         # Activations, and all that is added to them, count steps; latents and results do not.
         up, down = 1 / _ACTIVATION_STEP, _ACTIVATION_STEP
         means = weight(self._mean.kernel, down), weight(self._mean.bias)
@@ -192,7 +189,7 @@ class ConditionalBottleneck(Bottleneck):
                 same = weight(self._same[:, :, : channels.start], up)
                 bias = weight(self._slice_bias[number], up)
             parameters = [
-                join([part[..., channels] for part in pair]) for pair in zip(means, scales)
+                concat([part[..., channels] for part in pair], -1) for pair in zip(means, scales)
             ]
             slices.append(_Slice(channels.start, same, bias, parameters))
         return _Network(
@@ -251,23 +248,18 @@ class _Network(NamedTuple):
         x = self.arithmetic.input(tf.concat(latents, -1))
         return self._convolved(self.arithmetic.activation(self._convolved(x, first)), second)
 
-    def nothing_known(self, shape):
-        """Returns what is known of a latent of shape [B, h, w, depth] at first."""
-        batch, height, width = (shape[k] for k in range(3))
-        margin = 2 * self._margin
-        return self.arithmetic.zeros((batch, height + margin, width + margin, self.own.shape[2]))
+    def nothing_known(self, y_hat):
+        """Returns what is known of a latent of the shape of y_hat at first."""
+        return 0.0 * self.arithmetic.input(y_hat)
 
     def knowing(self, known, phase, found):
         """Returns what is known once a phase has been found, too."""
-        return self.arithmetic.put(known, phase, self.arithmetic.input(found), self._margin)
-
-    @property
-    def _margin(self):
-        return self.own.shape[0] // 2
+        return self.arithmetic.put(known, phase, self.arithmetic.input(found))
 
     def around(self, phase, known, below):
         """Returns what lower latents and earlier phases say of a phase's positions."""
-        row, column = _PHASES[phase]
+        (row, column), side = _PHASES[phase], self.own.shape[0] // 2
+        known = self.arithmetic.pad(known, ((0, 0), (side, side), (side, side), (0, 0)))
         x = self.arithmetic.convolve(known[:, row:, column:], self.own, 2, "VALID")
         x += self.phases[phase]
         return x if below is None else x + below[_positions(phase)]
@@ -298,6 +290,8 @@ class _Network(NamedTuple):
 class _Floats:
     """What the network calculates with in training: floats, in TensorFlow."""
 
+    concat, pad = staticmethod(tf.concat), staticmethod(tf.pad)
+
     @staticmethod
     def weight(variable, factor=1.0):
         """Returns a weight as it is; nothing has steps."""
@@ -316,28 +310,22 @@ class _Floats:
         return tf.nn.conv2d(x, kernel, strides, padding)
 
     @staticmethod
-    def join(parts):
-        return tf.concat(parts, -1)
-
-    @staticmethod
-    def zeros(shape):
-        return tf.zeros(shape)
-
-    @staticmethod
-    def put(x, phase, value, margin):
-        """Returns x with the values of one phase at its positions, counted from within a margin."""
-        height, width = (tf.shape(x)[k] - 2 * margin for k in (1, 2))
+    def put(x, phase, value):
+        """Returns x, zero there before, with the values of one phase at its positions."""
+        shape = tf.shape(x)
         # On even sizes every phase has as many; what others lack lies outside, and is cut off.
-        lacking = ((side + 1) // 2 - tf.shape(value)[k] for k, side in ((1, height), (2, width)))
-        value = tf.pad(value, ((0, 0), *((0, more) for more in lacking), (0, 0)))
+        lacking = ((0, (shape[k] + 1) // 2 - tf.shape(value)[k]) for k in (1, 2))
+        value = tf.pad(value, ((0, 0), *lacking, (0, 0)))
         # An update of a strided slice XLA would not compile.
         planes = [value if p == _PHASES[phase] else tf.zeros_like(value) for p in sorted(_PHASES)]
-        grid = tf.nn.depth_to_space(tf.concat(planes, -1), 2)[:, :height, :width]
-        return x + tf.pad(grid, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        grid = tf.nn.depth_to_space(tf.concat(planes, -1), 2)
+        return x + grid[:, : shape[1], : shape[2]]
 
 
 class _Integers:
     """What the network calculates with to code: integers, held by float64, in NumPy."""
+
+    concat, pad = staticmethod(np.concatenate), staticmethod(np.pad)
 
     @staticmethod
     def weight(variable, factor=1.0):
@@ -361,18 +349,9 @@ class _Integers:
         return tf.nn.conv2d(x, kernel, strides, padding).numpy()
 
     @staticmethod
-    def join(parts):
-        return np.concatenate(parts, -1)
-
-    @staticmethod
-    def zeros(shape):
-        return np.zeros(shape)
-
-    @staticmethod
-    def put(x, phase, value, margin):
-        """Puts the values of one phase at its positions, counted from within a margin."""
-        inside = slice(margin, -margin or None)
-        x[:, inside, inside][_positions(phase)] = value
+    def put(x, phase, value):
+        """Puts the values of one phase at its positions."""
+        x[_positions(phase)] = value
         return x
 
 

@@ -90,10 +90,9 @@ class Synthesis(Transform):
 
     def __call__(self, y: tf.Tensor) -> tf.Tensor:
         _, height, width, _ = y.shape
-        rows = max(2 * _REACH, _STRIP // width) if width else None
-        if height is None or rows is None or height <= rows:
+        if None in (height, width) or height * width <= _STRIP:
             return super().__call__(y)
-        strips = []
+        rows, strips = max(2 * _REACH, _STRIP // width), []
         for start in range(0, height, rows):
             first = max(0, start - _REACH)
             strip = y[:, first : start + rows + _REACH]

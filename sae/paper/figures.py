@@ -236,7 +236,7 @@ def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
         axes.plot([count / 1000 for count in patches], values, color=color, linewidth=1)
         # The first scores, of a layer that knows nothing yet, would flatten the rest.
         axes.set_ylim(0.98 * min(values), min(max(values), 1.3 * min(values)))
-        axes.set_title(f"{name}: {values[-1]:.4g}", fontsize=7)
+        axes.set_title(f"{name}: {values[-1]:.4g}".replace(" ", "\n", 1), fontsize=7)
     figure.supxlabel("thousand patches", fontsize=8)
     figure.supylabel("held-out loss", fontsize=8)
     return figure

@@ -210,7 +210,11 @@ def _around(x, mode):
 
 
 def make_optimizer(name: str, clip: float = 0.0) -> tf.keras.optimizers.Optimizer:
-    """Returns "adam" or "soap"; `clip` is SOAP's."""
+    """Returns "adam" or "soap".
+
+    Raises:
+      SaeError: another than SOAP was to clip gradients.
+    """
     if name == "soap":
         return SOAP(clip=clip)
     if clip:
