@@ -49,6 +49,8 @@ class LayerConfig:
       kind: which class of `sae.model.layer` codes the layer: "residual", as published,
         "conditional", or "first-conditional".
       transforms: which of `sae.model.transforms.TRANSFORMS`.
+      step: of a conditional layer's latent, which is rounded to multiples of it, on the scale
+        of images in [0, 1].
       kernel: what is learned of a convolution: "plain", its taps, or "fourier",
         their Fourier coefficients.
       prior_filters: channels between the convolutions of a conditional layer's prior.
@@ -65,6 +67,7 @@ class LayerConfig:
     gdn: str = "simplified"
     kind: str = "residual"
     transforms: str = "paper"
+    step: float = 1.0
     kernel: str = "fourier"
     prior_filters: int = 64
     prior_support: int = 5

@@ -23,7 +23,8 @@ _HELP = {
     "latent_depth": "channels of the latent",
     "hidden_filters": "channels between the convolutions",
     "gdn": "simplified, or paper: with the square and the root",
-    "transforms": "paper, or subpixel: with a cheaper last convolution",
+    "transforms": "paper, or shortcut: beside a matrix that begins as a cosine transform",
+    "step": "a conditional layer's latent is rounded to its multiples; images in [0, 1]",
     "kernel": "what is learned of a convolution: its taps or their Fourier coefficients",
     "prior_filters": "channels between the convolutions of a conditional layer's prior",
     "prior_support": "side of that prior's convolution over the layer's own latent",
@@ -49,7 +50,7 @@ _HELP = {
 }
 _CHOICES = {
     "gdn": ("simplified", "paper"),
-    "transforms": ("paper", "subpixel"),
+    "transforms": ("paper", "shortcut"),
     "kernel": ("plain", "fourier"),
     "optimizer": ("adam", "soap"),
     "quantization": ("noise", "mixed"),

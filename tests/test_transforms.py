@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.model.transforms import TRANSFORMS, FourierKernel
+from sae.model.transforms import TRANSFORMS, FourierKernel, Strips
 
 
 @pytest.mark.parametrize("support", [5, 9])
@@ -49,12 +49,27 @@ def test_transforms_have_the_stride_they_say(name, kernel, tiny_config):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_a_synthesis_in_strips_makes_the_same_image(name, tiny_config, monkeypatch):
     config = dataclasses.replace(tiny_config("base")[0], transforms=name)
-    synthesis = TRANSFORMS[name].synthesis(config, 10)
+    synthesis, heights = TRANSFORMS[name].synthesis(config, 10), []
+    for variable in synthesis.trainable_variables:
+        if "conv_2" in variable.name:
+            variable.assign(tf.random.stateless_normal(variable.shape, (0, 8), stddev=0.1))
     y = tf.random.stateless_normal((2, 23, 5, 10), (0, 7), stddev=8.0)
-    whole = synthesis(y)
-    heights = []
-    first = synthesis.layers[0]
-    synthesis.layers[0] = lambda x: heights.append(x.shape[1]) or first(x)
+    strips = Strips(lambda y: heights.append(y.shape[1]) or synthesis(y))
     monkeypatch.setattr("sae.model.transforms._STRIP", 5 * 6)
-    np.testing.assert_allclose(synthesis(y), whole, atol=1e-5 * np.abs(whole).max())
+    whole = synthesis(y)
+    np.testing.assert_allclose(strips(y), whole, atol=1e-5 * np.abs(whole).max())
     assert heights == [8, 10, 10, 7]
+
+
+def test_a_shortcut_begins_as_a_cosine_transform(tiny_config):
+    config = dataclasses.replace(tiny_config("base")[0], latent_depth=768, step=0.1)
+    transforms = TRANSFORMS["shortcut"]
+    x = tf.random.stateless_uniform((1, 32, 48, 3), (0, 9))
+    y = transforms.analysis(config, 3)(x)
+    np.testing.assert_allclose(tf.norm(y), tf.norm(x - 0.5), rtol=1e-5)
+    np.testing.assert_allclose(transforms.synthesis(config, 768)(y), x, atol=1e-5)
+    # The lowest come first: the mean of grey alone.
+    grey = tf.fill((1, 16, 16, 3), 0.75)
+    np.testing.assert_allclose(
+        transforms.analysis(config, 3)(grey)[0, 0, 0], np.eye(768)[0] * 0.25 * 768**0.5, atol=1e-3
+    )

@@ -23,7 +23,7 @@ import tensorflow_compression as tfc
 from sae.config import LayerConfig
 from sae.model.bottleneck import Bottleneck, EntropyBottleneck, uniform_noise
 from sae.model.conditional_bottleneck import ConditionalBottleneck
-from sae.model.transforms import TRANSFORMS, Transform
+from sae.model.transforms import TRANSFORMS, Strips
 
 
 class Context:
@@ -71,34 +71,37 @@ class Layer(tf.Module):
     Attributes:
       name: "base", "el1", ...
       stride: pixels per position of the latent, in each direction.
-      latent_side: how the names of those arrays begin whose channels are the latent's.
-      refined: how the names of those begin whose values a layer takes twofold where it
-        begins as the layer below.
+      latent_side: how the names of those arrays begin that one layer cannot have of another.
     """
 
     latent_side = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
-    refined: tuple[str, ...] = ()
 
     def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
         super().__init__(name=config.name)
         self.config = config
         self.stride = TRANSFORMS[config.transforms].stride
-        self._build(sum(layer.config.latent_depth for layer in below))
+        self._below = [layer.config for layer in below]
+        self._build()
 
-    def _build(self, context_depth: int) -> None:
-        """Makes analysis, synthesis and bottleneck, above latents of so many channels."""
+    def _build(self) -> None:
+        """Makes analysis, synthesis and bottleneck."""
         raise NotImplementedError
 
-    def _transforms(self, seen: int, read: int) -> tuple[Transform, Transform]:
-        """Returns an analysis that sees, and a synthesis that reads, so many channels."""
-        transforms = TRANSFORMS[self.config.transforms]
-        return transforms.analysis(self.config, seen), transforms.synthesis(self.config, read)
+    @property
+    def _context_depth(self) -> int:
+        """Channels of the latents of all lower layers together."""
+        return sum(config.latent_depth for config in self._below)
 
-    def _conditional_bottleneck(self, context_depth: int) -> ConditionalBottleneck:
+    def _transforms(self, seen: int, read: int) -> tuple[Callable, Callable]:
+        """Returns an analysis that sees, and a synthesis that reads, so many channels."""
+        config, transforms = self.config, TRANSFORMS[self.config.transforms]
+        return transforms.analysis(config, seen), Strips(transforms.synthesis(config, read))
+
+    def _conditional_bottleneck(self) -> ConditionalBottleneck:
         config = self.config
         return ConditionalBottleneck(
             config.latent_depth,
-            context_depth,
+            self._context_depth,
             config.prior_filters,
             config.prior_support,
             f"{config.name}/bottleneck",
@@ -214,7 +217,7 @@ class Layer(tf.Module):
 class ResidualLayer(Layer):
     """The layer of the paper: an auto-encoder of what the lower layers miss."""
 
-    def _build(self, context_depth):
+    def _build(self):
         depth = self.config.latent_depth
         self.analysis, self.synthesis = self._transforms(3, depth)
         self.bottleneck: Bottleneck = EntropyBottleneck(depth, f"{self.config.name}/bottleneck")
@@ -229,37 +232,36 @@ class ResidualLayer(Layer):
 class ConditionalLayer(Layer):
     """A layer that knows all that is already decoded.
 
-    Its synthesis reads the latents of all layers so far and makes the whole
-    image, so that no lower reconstruction is needed. Its analysis sees the image,
-    and the lower latents where it has come down to their resolution. Its prior
-    takes mean and scale of every element from the lower latents and from the
-    parts of its own that are already decoded.
+    It foretells its latent from those of the lower layers, codes in steps of its
+    own what differs from that, and makes the whole image of the sum, so that no
+    lower reconstruction is needed. What it foretells is linear, and at first the
+    sum of all lower latents, channel by channel. Its prior takes mean and scale
+    of every element from the lower latents and from the parts of its own that
+    are already decoded.
     """
 
-    latent_side = ("join/", "bottleneck/")
-    # So its latent begins as that of the layer below, rounded half as coarsely.
-    refined = ("analysis/conv_2/",)
+    latent_side = ("bottleneck/",)
 
-    def _build(self, context_depth):
+    def _build(self):
         depth = self.config.latent_depth
-        self.analysis, self.synthesis = self._transforms(3, context_depth + depth)
-        self.bottleneck = self._conditional_bottleneck(context_depth)
-        if context_depth:
-            join = tf.keras.layers.Conv2D(
-                depth,
-                1,
-                use_bias=False,
-                kernel_initializer=tf.keras.initializers.VarianceScaling(0.01),
-                name=f"{self.config.name}/join",
-            )
-            self.join = Transform([join], [context_depth])
+        self.analysis, self.synthesis = self._transforms(3, depth)
+        self.bottleneck = self._conditional_bottleneck()
+        if self._below:
+            with tf.name_scope(f"{self.config.name}/foretell"):
+                sums = [np.eye(config.latent_depth, depth) for config in self._below]
+                self._foretell = tf.Variable(np.concatenate(sums).astype(np.float32), name="kernel")
 
     def analyse(self, x, context):
-        y = self.analysis(x)
-        return y + self.join(tf.concat(context.latents, axis=-1)) if context.latents else y
+        return (self.analysis(x) - self._foretold(context)) / self.config.step
 
     def synthesise(self, y_hat, context):
-        return self.synthesis(tf.concat((*context.latents, y_hat), axis=-1))
+        return self.synthesis(self._foretold(context) + self.config.step * y_hat)
+
+    def _foretold(self, context):
+        if not self._below:
+            return 0.0
+        lower = [config.step * y_hat for config, y_hat in zip(self._below, context.latents)]
+        return tf.tensordot(tf.concat(lower, axis=-1), self._foretell, 1)
 
 
 class FirstConditionalLayer(Layer):
@@ -269,12 +271,11 @@ class FirstConditionalLayer(Layer):
     synthesis and its prior read the latents of all layers so far.
     """
 
-    def _build(self, context_depth):
-        depth = self.config.latent_depth
+    def _build(self):
         self.analysis, self.synthesis = self._transforms(
-            6 if context_depth else 3, context_depth + depth
+            6 if self._below else 3, self._context_depth + self.config.latent_depth
         )
-        self.bottleneck = self._conditional_bottleneck(context_depth)
+        self.bottleneck = self._conditional_bottleneck()
 
     def analyse(self, x, context):
         seen = (x - context.x_hat, *([context.x_hat] if context.latents else ()))

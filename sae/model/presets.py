@@ -21,6 +21,11 @@ _LAMBDA = {
     "ms-ssim": {"base": 450.0, "el1": 110.0, "el2": 38.0, "el3": 10.0},
 }
 
+# Of the conditional layers. As many frequencies as are worth coding, and nearly the steps in
+# which these were best rounded without any training, sqrt(26 lambda) / 255.
+_CONDITIONAL_DEPTH = {"base": 96, "el1": 144, "el2": 208, "el3": 288, "el4": 384}
+_STEP = {"base": 1.1, "el1": 0.63, "el2": 0.35, "el3": 0.2, "el4": 0.11}
+
 # As published. The steps of EL2 are not, and are taken to be those of EL1.
 _PAPER = {
     "base": {"batchsize": 8, "learning_rate": 1e-4, "last_step": 100_000},
@@ -36,15 +41,22 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
     layer, steps, rate = LayerConfig(name, _DEPTH[name], kernel="plain"), 15_000, 5e-3
     if family.kind == "conditional":
         # An enhancement layer begins as the one below it, so it needs less time than the base.
-        # Layers for MS-SSIM take two hours of one core each; those for MSE could still gain.
-        of_base, of_others = (24_000, 16_000) if mse else (45_000, 32_000)
+        # Layers could still gain from more.
+        of_base, of_others = (15_000, 8_000) if mse else (15_000, 10_000)
         steps = of_base if base else of_others
         # At 5e-3, EL1 lost at step 4,570 what it had learned.
         rate = 5e-3 if base else 3e-3
         # Where the latent is deep, a larger support would dominate the time of decoding.
         support = 5 if layer.latent_depth < 100 else 3
         layer = dataclasses.replace(
-            layer, hidden_filters=80, prior_filters=96, prior_support=support, prior_slices=4
+            layer,
+            latent_depth=_CONDITIONAL_DEPTH[name],
+            hidden_filters=80,
+            transforms="shortcut",
+            step=_STEP[name],
+            prior_filters=96,
+            prior_support=support,
+            prior_slices=4,
         )
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],
@@ -77,10 +89,9 @@ def _paper(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
 
 
 def _tiny(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
-    slices = 3 if family.kind == "conditional" else 1
-    layer = LayerConfig(
-        name, latent_depth=8, hidden_filters=8, prior_filters=8, prior_slices=slices
-    )
+    layer = LayerConfig(name, latent_depth=8, hidden_filters=8, prior_filters=8)
+    if family.kind == "conditional":
+        layer = dataclasses.replace(layer, transforms="shortcut", step=_STEP[name], prior_slices=3)
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],
         last_step=20,

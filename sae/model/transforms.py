@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -85,18 +86,26 @@ class Transform(tf.Module):
         return x
 
 
-class Synthesis(Transform):
-    """A transform that takes a large latent strip by strip, to the same values in less memory."""
+class Strips(tf.Module):
+    """A synthesis that takes a large latent strip by strip, to the same values in less memory.
+
+    Args:
+      whole: the map from latents [B, h, w, channels] to images that it applies.
+    """
+
+    def __init__(self, whole: Callable[[tf.Tensor], tf.Tensor]):
+        super().__init__()
+        self.whole = whole
 
     def __call__(self, y: tf.Tensor) -> tf.Tensor:
         _, height, width, _ = y.shape
         if None in (height, width) or height * width <= _STRIP:
-            return super().__call__(y)
+            return self.whole(y)
         rows, strips = max(2 * _REACH, _STRIP // width), []
         for start in range(0, height, rows):
             first = max(0, start - _REACH)
             strip = y[:, first : start + rows + _REACH]
-            x = super().__call__(strip)
+            x = self.whole(strip)
             stride = x.shape[1] // strip.shape[1]
             strips.append(x[:, (start - first) * stride : (start - first + rows) * stride])
         return tf.concat(strips, 1)
@@ -138,7 +147,7 @@ def _paper_analysis(config: LayerConfig, channels: int) -> Transform:
     )
 
 
-def _synthesis(config: LayerConfig, channels: int, subpixel: bool) -> Synthesis:
+def _paper_synthesis(config: LayerConfig, channels: int) -> Transform:
     scope, filters = f"{config.name}/synthesis", config.hidden_filters
 
     def conv(index, channels, filters, support, stride):
@@ -146,29 +155,83 @@ def _synthesis(config: LayerConfig, channels: int, subpixel: bool) -> Synthesis:
         options = {"corr": False, "strides_up": stride, "use_bias": True}
         return _convolution(config, name, channels, filters, support, **options)
 
-    if subpixel:
-        shuffle = tf.keras.layers.Lambda(lambda x: tf.nn.depth_to_space(x, 4), name="shuffle")
-        last = [conv(2, filters, 3 * 4**2, support=3, stride=1), shuffle]
-    else:
-        last = [conv(2, filters, 3, support=9, stride=4)]
-    return Synthesis(
+    return Transform(
         [
             conv(0, channels, filters, support=5, stride=2),
             _gdn(config, f"{scope}/igdn_0", inverse=True),
             conv(1, filters, filters, support=5, stride=2),
             _gdn(config, f"{scope}/igdn_1", inverse=True),
-            *last,
+            conv(2, filters, 3, support=9, stride=4),
         ],
-        [channels, filters, filters, filters, filters, 3 * 4**2],
+        [channels, filters, filters, filters, filters],
     )
 
 
-def _paper_synthesis(config: LayerConfig, channels: int) -> Transform:
-    return _synthesis(config, channels, subpixel=False)
+_STRIDE = 16
+# Luma and two differences of colours, and how much less than luma these are worth coding.
+_COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+_WORTH = (1, 12, 40)
+
+# Optimisers take steps that suit weights of about one, which those of the matrices become by the
+# first of these factors. By the others, convolutions change the latent, in steps of its rounding,
+# and the image but little at first.
+_MATRIX = 1 / np.sqrt(3 * _STRIDE**2)
+_TO_LATENT, _FROM_LATENT, _TO_IMAGE = 0.1, 0.25, 0.1
 
 
-def _subpixel_synthesis(config: LayerConfig, channels: int) -> Transform:
-    return _synthesis(config, channels, subpixel=True)
+class _Shortcut(tf.Module):
+    """A transform beside a matrix, the first silent and the second a cosine transform at first.
+
+    Args:
+      beside: the transform, whose last convolution is made silent.
+      depth: channels of the latent.
+      scope: of the matrix.
+    """
+
+    def __init__(self, beside: Transform, depth: int, scope: str):
+        super().__init__()
+        self._beside = beside
+        for variable in beside.layers[-1].trainable_variables:
+            variable.assign(tf.zeros_like(variable))
+        with tf.name_scope(scope):
+            self._scaled = tf.Variable(_cosines(depth) / _MATRIX, name="matrix")
+
+    @property
+    def _matrix(self) -> tf.Tensor:
+        return _MATRIX * tf.reshape(self._scaled, (-1, self._scaled.shape[-1]))
+
+
+class _ShortcutAnalysis(_Shortcut):
+    def __init__(self, config: LayerConfig, channels: int):
+        scope = f"{config.name}/analysis"
+        super().__init__(_paper_analysis(config, channels), config.latent_depth, scope)
+        self._gain = _TO_LATENT * config.step
+
+    def __call__(self, x):
+        blocks = tf.nn.space_to_depth(x - 0.5, _STRIDE)
+        return tf.tensordot(blocks, self._matrix, 1) + self._gain * self._beside(x)
+
+
+class _ShortcutSynthesis(_Shortcut):
+    def __init__(self, config: LayerConfig, channels: int):
+        scope = f"{config.name}/synthesis"
+        super().__init__(_paper_synthesis(config, channels), channels, scope)
+
+    def __call__(self, y):
+        blocks = tf.tensordot(y, self._matrix, (-1, -1))
+        x = 0.5 + tf.nn.depth_to_space(blocks, _STRIDE)
+        return x + _TO_IMAGE * self._beside(_FROM_LATENT * y)
+
+
+def _cosines(depth: int) -> np.ndarray:
+    """Returns the `depth` lowest frequencies of a DCT of blocks, [16, 16, 3, depth]."""
+    n = np.arange(_STRIDE)
+    waves = np.cos(np.pi * (n + 0.5) * n[:, None] / _STRIDE) * np.sqrt(2 / _STRIDE)
+    waves[0] /= np.sqrt(2)
+    frequencies = itertools.product(n, n, range(len(_COLOURS)))
+    low_first = sorted(frequencies, key=lambda f: ((f[0] ** 2 + f[1] ** 2 + 1) * _WORTH[f[2]], f))
+    blocks = [np.einsum("i,j,c", waves[u], waves[v], _COLOURS[c]) for u, v, c in low_first[:depth]]
+    return np.stack(blocks, axis=-1).astype(np.float32)
 
 
 class Transforms(NamedTuple):
@@ -183,13 +246,14 @@ class Transforms(NamedTuple):
     """
 
     stride: int
-    analysis: Callable[[LayerConfig, int], Transform]
-    synthesis: Callable[[LayerConfig, int], Transform]
+    analysis: Callable[[LayerConfig, int], Callable[[tf.Tensor], tf.Tensor]]
+    synthesis: Callable[[LayerConfig, int], Callable[[tf.Tensor], tf.Tensor]]
 
 
-# "subpixel" ends its synthesis with a small convolution at a quarter of the resolution, whose
-# channels become pixels (Shi et al., CVPR 2016), in place of a large one at the full resolution.
+# "shortcut" has beside the convolutions a matrix from blocks of pixels to the latent, and one
+# back, which begin as a discrete cosine transform (Li et al., ICLR 2025, arXiv 2501.13751, have
+# wavelets beside every convolution). So a layer is a transform codec before its first step.
 TRANSFORMS = {
-    "paper": Transforms(16, _paper_analysis, _paper_synthesis),
-    "subpixel": Transforms(16, _paper_analysis, _subpixel_synthesis),
+    "paper": Transforms(_STRIDE, _paper_analysis, _paper_synthesis),
+    "shortcut": Transforms(_STRIDE, _ShortcutAnalysis, _ShortcutSynthesis),
 }

@@ -15,9 +15,8 @@ def begin(layer: Layer, folder: Path, family: str) -> dict:
 
     Where the checkpoint has fewer channels, the further ones stay fresh. Of
     another layer the latent's side stays fresh as a whole, since channels that
-    one never uses would come with a prior that keeps them silent, and what is
-    refined is taken twofold. The origin has the record of its training where
-    that is continued: for the same layer.
+    one never uses would come with a prior that keeps them silent. The origin
+    has the record of its training where that is continued: for the same layer.
 
     Raises:
       SaeError: there is no checkpoint in the folder.
@@ -41,8 +40,6 @@ def begin(layer: Layer, folder: Path, family: str) -> dict:
         if name in found and found[name].ndim == array.ndim:
             block = tuple(slice(min(sides)) for sides in zip(array.shape, found[name].shape))
             array[block] = found[name][block]
-            if another and name.startswith(layer.refined):
-                array[block] *= 2
     layer.set_arrays(arrays)
     continued = (origin["family"], origin["layer"]) == (family, layer.config.name)
     return {**origin, "training": training} if continued else origin
