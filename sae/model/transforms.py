@@ -230,10 +230,9 @@ def _cosines(depth: int) -> np.ndarray:
     waves[0] /= np.sqrt(2)
     frequencies = itertools.product(n, n, range(len(_COLOURS)))
     low_first = sorted(frequencies, key=lambda f: ((f[0] ** 2 + f[1] ** 2 + 1) * _WORTH[f[2]], f))
-    blocks = [
-        np.einsum("i,j,c->ijc", waves[u], waves[v], _COLOURS[c]) for u, v, c in low_first[:depth]
-    ]
-    return np.stack(blocks, axis=-1).astype(np.float32)
+    rows, columns, colours = np.transpose(low_first[:depth])
+    blocks = np.einsum("ki,kj,kc->ijck", waves[rows], waves[columns], _COLOURS[colours])
+    return blocks.astype(np.float32)
 
 
 class Transforms(NamedTuple):
