@@ -42,7 +42,7 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
     if family.kind == "conditional":
         # An enhancement layer begins as the one below it, so it needs less time than the base.
         # Layers could still gain from more.
-        of_base, of_others = 15_000, 7_000
+        of_base, of_others = 15_000, 5_000
         steps = of_base if base else of_others
         # At 5e-3, EL1 lost at step 4,570 what it had learned.
         rate = 5e-3 if base else 3e-3
