@@ -83,8 +83,6 @@ class TrainingConfig:
     Attributes:
       lmbda: weight of the rate in bits per pixel. The distortion beside it is
         described in `sae.model.objective`.
-      lmbda_rise: fraction of the steps over which that weight rises from 0, for a
-        layer that must first learn what its latent is good for.
       last_step: number of steps.
       batchsize: patches per step, over all replicas.
       patchsize: side of the square patches in pixels, a multiple of 16.
@@ -110,7 +108,6 @@ class TrainingConfig:
 
     lmbda: float
     last_step: int
-    lmbda_rise: float = 0.0
     batchsize: int = 8
     patchsize: int = 256
     small_until: float = 0.0

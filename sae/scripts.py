@@ -33,7 +33,6 @@ _HELP = {
     "clip": "gradients are cut to so many times the average of their norm; 0: they are not",
     "warm_start": "begin with the weights of a checkpoint's folder, or of the layer: below",
     "lmbda": "weight of the rate in bits per pixel",
-    "lmbda_rise": "fraction of the steps over which that weight rises from 0",
     "last_step": "number of steps",
     "batchsize": "patches per step, over all devices",
     "patchsize": "side of a patch in pixels, a multiple of 16",
@@ -57,7 +56,6 @@ _CHOICES = {
 }
 _SPELLINGS = {
     "lmbda": "lambda",
-    "lmbda_rise": "lambda_rise",
     "batchsize": "batch_size",
     "patchsize": "patch_size",
 }

@@ -26,7 +26,7 @@ from sae.model.objective import Objective
 from sae.model.presets import defaults
 from sae.training import warm_start
 from sae.training.loop import train
-from sae.training.schedule import learning_rate, rate_share
+from sae.training.schedule import learning_rate
 from sae.training.step import make_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -231,14 +231,6 @@ def test_a_warm_start_from_another_layer_has_a_fresh_latent(photos, store, tiny_
     nowhere = tiny_config("el2", last_step=1, warm_start=str(store.folder))
     with pytest.raises(SaeError, match="no checkpoint to begin with"):
         train(*nowhere, store, [photos])
-
-
-def test_lambda_rises(tiny_config):
-    _, config = tiny_config("el1", last_step=100, lmbda_rise=0.1)
-    assert [round(rate_share(config, k), 6) for k in (0, 4, 9, 10, 99)] == [0.1, 0.5, 1, 1, 1]
-    assert rate_share(dataclasses.replace(config, lmbda_rise=0.0), 0) == 1
-    terms = Objective("mse", 10.0).terms(tf.zeros((1, 8, 8, 3)), tf.zeros((1, 8, 8, 3)), 64.0, 0.5)
-    assert (float(terms["loss"]), float(terms["bpp"])) == (5.0, 1.0)
 
 
 def test_a_conditional_layer_begins_as_the_layer_below(conditional_store, conditional_cascade):

@@ -25,7 +25,7 @@ from sae.training import warm_start
 from sae.training.optimizer import make_optimizer
 from sae.training.patches import Patches
 from sae.training.progress import Progress, require_finite
-from sae.training.schedule import learning_rate, milestones, phases, rate_share
+from sae.training.schedule import learning_rate, milestones, phases
 from sae.training.state import TrainingState, differences
 from sae.training.step import make_step, make_validation
 
@@ -119,7 +119,7 @@ def train(
     with _stop_on_signal() as stopping:
         for number, step, batch in batches_from(first):
             rate = np.float32(learning_rate(config, number))
-            terms = step(batch, rate, np.float32(rate_share(config, number)))
+            terms = step(batch, rate)
             done["step"] = number + 1
             done["seconds"] = time.monotonic() - began
             progress.step(number + 1, terms, rate)

@@ -54,12 +54,6 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return final + (first - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def rate_share(config: TrainingConfig, step: int) -> float:
-    """Returns how much of lambda is in force at a step, from 0 to 1."""
-    rise = config.lmbda_rise * config.last_step
-    return min((step + 1) / rise, 1.0) if rise else 1.0
-
-
 def milestones(config: TrainingConfig) -> set[int]:
     """Returns the steps after which to validate: 20, evenly spread, the last among them."""
     return {round(config.last_step * k / 20) for k in range(1, 21)}

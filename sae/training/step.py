@@ -35,17 +35,17 @@ def make_step(
       seed: of all noise.
 
     Returns:
-      A tf.function (patches: uint8 [B, P, P, 3], learning_rate: float32 [], share of
-      lambda in force: float32 []) -> {"loss", "bpp", "distortion"}, means over the
-      batch, where B is the batch of one pipeline. Called under a distribution
-      strategy it takes that strategy's distributed batches. It compiles under XLA.
+      A tf.function (patches: uint8 [B, P, P, 3], learning_rate: float32 []) ->
+      {"loss", "bpp", "distortion"}, means over the batch, where B is the batch of
+      one pipeline. Called under a distribution strategy it takes that strategy's
+      distributed batches. It compiles under XLA.
     """
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
     variables = layer.trainable_variables
     optimizer.build(variables)
 
-    def replica_step(patches, learning_rate, share):
+    def replica_step(patches, learning_rate):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         counted = tf.stack([seed + 1_000_003 * tf.cast(replica, tf.int64), optimizer.iterations])
         x = tf.cast(patches, tf.float32) / 255.0
@@ -57,7 +57,7 @@ def make_step(
             tape.watch(variables)
             y = layer.analyse(x, context)
             y_tilde, bits = layer.rate(y, context, quantization, counted)
-            terms = objective.terms(x, layer.synthesise(y_tilde, context), bits, share)
+            terms = objective.terms(x, layer.synthesise(y_tilde, context), bits)
             terms = {name: tf.reduce_mean(term) for name, term in terms.items()}
         gradients = tape.gradient(terms["loss"], variables)
         optimizer.learning_rate.assign(learning_rate)
@@ -67,8 +67,8 @@ def make_step(
         return terms
 
     @tf.function
-    def step(patches, learning_rate, share=1.0):
-        terms = strategy.run(replica_step, (patches, learning_rate, share))
+    def step(patches, learning_rate):
+        terms = strategy.run(replica_step, (patches, learning_rate))
         return {k: strategy.reduce("MEAN", v, axis=None) for k, v in terms.items()}
 
     return step
