@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 
 from sae import images
@@ -42,9 +43,14 @@ def save_tiny(folder, family, names):
         layer = build(defaults(name, store.family, "tiny")[0], layers)
         arrays = layer.arrays()
         # Latents far from zero, so that rounding and coding have something to do.
+        draw = np.random.default_rng(1)
         for part in ("real", "imag"):
-            arrays[f"analysis/conv_2/kernel_{part}"] *= 30
-            arrays[f"synthesis/conv_2/kernel_{part}"] *= 0.03
+            for name, scale in (("analysis", 30), ("synthesis", 0.03)):
+                kernel = arrays[f"{name}/conv_2/kernel_{part}"]
+                # Beside a matrix, convolutions begin silent.
+                if not kernel.any():
+                    kernel += draw.normal(size=kernel.shape, scale=0.1)
+                kernel *= scale
         layer.set_arrays(arrays)
         layer.build_tables()
         below = layers[-1].fingerprint if layers else None
