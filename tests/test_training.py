@@ -38,10 +38,11 @@ def store(tmp_path):
     return Store(families.named("residual-mse"), tmp_path)
 
 
-def step_of(cascade, config, count=3, metric="mse", jit_compile=False, optimizer=None):
+def step_of(cascade, config, count=3, metric="mse", jit_compile=False, optimizer=None, family=None):
     """Takes some steps of el1 on a cascade; returns their terms, and the layer."""
     tf.keras.utils.set_random_seed(5)
-    layer = build(defaults("el1", families.published(metric), "tiny")[0], cascade.layers)
+    family = family or families.published(metric)
+    layer = build(defaults("el1", family, "tiny")[0], cascade.layers)
     step = make_step(
         cascade,
         layer,
@@ -75,13 +76,15 @@ def test_the_step_trains_its_own_layer_alone(tiny_cascade, tiny_config):
     assert terms[0]["loss"] == pytest.approx(terms[0]["distortion"] + 1000 * terms[0]["bpp"])
 
 
-def test_decoder_steps_leave_the_analysis_alone(tiny_cascade, tiny_config):
-    config = tiny_config("el1")[1]
-    fresh = step_of(base_of(tiny_cascade), config, count=0)[1].arrays()
-    rounded = dataclasses.replace(config, quantization="rounded")
-    _, layer = step_of(base_of(tiny_cascade), rounded)
+@pytest.mark.parametrize("name", ["tiny_store", "conditional_store"])
+def test_decoder_steps_leave_what_makes_the_latent_alone(name, tiny_config, request):
+    store = request.getfixturevalue(name)
+    below, family = Cascade(store.cascade(1).layers), store.family
+    config = dataclasses.replace(tiny_config("el1")[1], quantization="rounded")
+    fresh = step_of(below, config, count=0, family=family)[1].arrays()
+    _, layer = step_of(below, config, family=family)
     for name, array in layer.arrays().items():
-        assert np.all(array == fresh[name]) == name.startswith("analysis")
+        assert np.all(array == fresh[name]) == name.startswith(("analysis", "foretell"))
 
 
 @pytest.mark.parametrize(("metric", "patchsize"), [("mse", 64), ("ms-ssim", 176)])

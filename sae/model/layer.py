@@ -168,6 +168,11 @@ class Layer(tf.Module):
         """Derives the integer tables of the entropy coder; done once, after training."""
         self.bottleneck.build_tables()
 
+    @property
+    def decoder_variables(self) -> tuple[tf.Variable, ...]:
+        """What is free to move while the latents are fixed: synthesis and prior."""
+        return (*self.synthesis.trainable_variables, *self.bottleneck.trainable_variables)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns everything that was learned, by name."""
         arrays = {self._key(v): v.numpy() for v in self.trainable_variables}

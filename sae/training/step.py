@@ -42,8 +42,9 @@ def make_step(
     """
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
-    variables = layer.trainable_variables
-    optimizer.build(variables)
+    optimizer.build(layer.trainable_variables)
+    rounded = quantization == "rounded"
+    variables = layer.decoder_variables if rounded else layer.trainable_variables
 
     def replica_step(patches, learning_rate):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -61,9 +62,7 @@ def make_step(
             terms = {name: tf.reduce_mean(term) for name, term in terms.items()}
         gradients = tape.gradient(terms["loss"], variables)
         optimizer.learning_rate.assign(learning_rate)
-        optimizer.apply_gradients(
-            [(g / replicas, v) for g, v in zip(gradients, variables) if g is not None]
-        )
+        optimizer.apply_gradients([(g / replicas, v) for g, v in zip(gradients, variables)])
         return terms
 
     @tf.function
