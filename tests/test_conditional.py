@@ -134,6 +134,21 @@ def bottleneck():
     return bottleneck
 
 
+def test_quantization_takes_what_is_better_on_the_whole(bottleneck):
+    y, lower = latents(1000, 2, 9, 11)
+
+    def objective(y_hat, worth):
+        bits = bottleneck.bits(y_hat, y_hat, [lower])
+        return tf.reduce_sum(bits) + worth * tf.reduce_sum(tf.square(y - y_hat))
+
+    np.testing.assert_array_equal(bottleneck.quantize(y, [lower], 1e9), tf.round(y))
+    for worth in (3.0, 10.0):
+        y_hat = bottleneck.quantize(y, [lower], worth)
+        np.testing.assert_array_equal(y_hat, tf.round(y_hat))
+        assert np.max(np.abs(y - y_hat)) <= 1.5
+        assert objective(y_hat, worth) < objective(tf.round(y), worth)
+
+
 def latents(seed, *shape):
     """Returns y and a lower latent, of which y has its scale; it has its mean of y above."""
     rng = np.random.default_rng(seed)

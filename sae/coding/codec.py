@@ -298,7 +298,7 @@ class _Coder:
         with tf.device("CPU:0"):
             x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
             if not self._effort:
-                return tf.round(layer.analyse(x, context))
+                return layer.quantize(layer.analyse(x, context), context)
         # On a GPU where there is one, since no decoder has to repeat it.
         steps = count_steps(self._effort, self._size, self._stride)
         done = itertools.count(self._done * steps + 1)

@@ -63,7 +63,7 @@ def search(
       progress: called after each step.
     """
     y = layer.analyse(x, context)
-    y_hat = tf.round(y).numpy()
+    y_hat = layer.quantize(y, context).numpy()
     height, width = size or x.shape[1:3]
     inside = np.zeros((*x.shape[:3], 1), np.float32)
     inside[:, :height, :width] = 1

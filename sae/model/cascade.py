@@ -27,7 +27,8 @@ class Cascade:
         """
         context = Context.empty(tf.shape(x))
         for layer in self.layers:
-            y_hat, bits = layer.rate(layer.analyse(x, context), context)
+            y_hat = layer.quantize(layer.analyse(x, context), context)
+            _, bits = layer.rate(y_hat, context)
             context = context.extended(layer, y_hat)
             yield context, bits
 

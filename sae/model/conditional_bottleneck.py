@@ -99,9 +99,36 @@ class ConditionalBottleneck(Bottleneck):
         # All parts in one row: so many small ones would take longer.
         parts = ((y[part], *pair) for part, *pair in self._parameters(y_hat, latents))
         y, means, scales = (tf.concat([_row(x) for x in of_all], 1) for of_all in zip(*parts))
-        scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
-        prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
-        return tf.reduce_sum(prior.log_prob(y), axis=1) / -math.log(2)
+        return tf.reduce_sum(_bits(y, means, scales), axis=1)
+
+    def quantize(self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: float) -> tf.Tensor:
+        """Returns y rounded, each element to the integer next to it that is better on the whole.
+
+        That is the nearest one, or the one beside it on the side of the mean where
+        this saves more bits than the error is worth.
+
+        Args:
+          y: float32 [B, h, w, depth].
+          latents: of the lower layers.
+          worth: of an error squared, in bits.
+        """
+        network = self._network(exact=False)
+        below, known = network.from_below(latents), network.nothing_known(y)
+        y_hat = tf.zeros_like(y)
+        for phase in range(len(_PHASES)):
+            around = network.around(phase, known, below)
+            found = y[_positions(phase)][..., :0]
+            for number, channels in enumerate(self._slices):
+                part = y[_positions(phase)][..., channels]
+                means, scales = network.of_slice(number, found, around)
+                nearest = tf.round(part)
+                other = nearest - tf.sign(tf.round(nearest - means))
+                saved = _bits(nearest, means, scales) - _bits(other, means, scales)
+                lost = worth * (tf.square(part - other) - tf.square(part - nearest))
+                found = tf.concat((found, tf.where(saved > lost, other, nearest)), -1)
+            known = network.knowing(known, phase, found)
+            y_hat = _Floats.put(y_hat, phase, found)
+        return tf.stop_gradient(y_hat)
 
     def compress(self, y_hat, latents=()):
         y_hat, parts = np.asarray(y_hat), []
@@ -364,6 +391,13 @@ class _Convolution(tf.Module):
             initial = tf.keras.initializers.VarianceScaling()((support, support, channels, filters))
             self.kernel = tf.Variable(initial, name="kernel")
             self.bias = tf.Variable(tf.zeros(filters), name="bias")
+
+
+def _bits(y, means, scales):
+    """Returns the bits of every element, from its mean and the index of its scale."""
+    scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
+    prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
+    return prior.log_prob(y) / -math.log(2)
 
 
 def _index(means, scales):

@@ -25,6 +25,10 @@ from sae.model.bottleneck import Bottleneck, EntropyBottleneck, uniform_noise
 from sae.model.conditional_bottleneck import ConditionalBottleneck
 from sae.model.transforms import TRANSFORMS, Strips
 
+# Of an error of one step squared, in bits, to the encoder of a conditional layer: what lambda makes
+# of a step, which the base has larger.
+_WORTH_BASE, _WORTH_ABOVE = 32.0, 16.0
+
 
 class Context:
     """What is already decoded.
@@ -111,6 +115,10 @@ class Layer(tf.Module):
     def analyse(self, x: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the latent y of x, not rounded."""
         raise NotImplementedError
+
+    def quantize(self, y: tf.Tensor, context: Context) -> tf.Tensor:
+        """Returns the rounded latent that an encoder takes for y; no gradient passes."""
+        return tf.round(tf.stop_gradient(y))
 
     def synthesise(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the reconstruction x_hat after this layer, not clipped."""
@@ -258,6 +266,10 @@ class ConditionalLayer(Layer):
 
     def analyse(self, x, context):
         return (self.analysis(x) - self._foretold(context)) / self.config.step
+
+    def quantize(self, y, context):
+        worth = _WORTH_ABOVE if self._below else _WORTH_BASE
+        return self.bottleneck.quantize(y, context.latents, worth)
 
     def synthesise(self, y_hat, context):
         return self.synthesis(self._foretold(context) + self.config.step * y_hat)

@@ -57,6 +57,8 @@ def make_step(
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
             y = layer.analyse(x, context)
+            if rounded:
+                y = layer.quantize(y, context)
             y_tilde, bits = layer.rate(y, context, quantization, counted)
             terms = objective.terms(x, layer.synthesise(y_tilde, context), bits)
             terms = {name: tf.reduce_mean(term) for name, term in terms.items()}
@@ -82,7 +84,7 @@ def make_validation(
     def scores(patches):
         x = tf.cast(patches, tf.float32) / 255.0
         context = cascade.context(x)
-        y_hat, bits = layer.rate(layer.analyse(x, context), context)
+        y_hat, bits = layer.rate(layer.quantize(layer.analyse(x, context), context), context)
         x_hat = layer.synthesise(y_hat, context)
         mse = tf.reduce_mean(tf.square(x - tf.clip_by_value(x_hat, 0.0, 1.0)), axis=(1, 2, 3))
         psnr = -10.0 * tf.math.log(mse) / math.log(10.0)
