@@ -4,7 +4,7 @@ A layer is always given a `Context`: what a decoder has when it comes to that
 layer. The layer decides how much of it to use. Nothing outside this file
 knows which kind of layer it holds; a new kind is a new class with the
 interface of `Layer`, registered in `KINDS`. Training step, estimate, encoder
-and decoder are compositions of a layer's five verbs: analyse, rate,
+and decoder are compositions of a layer's six verbs: analyse, quantize, rate,
 synthesise, write and read.
 """
 
