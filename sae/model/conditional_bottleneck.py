@@ -99,7 +99,8 @@ class ConditionalBottleneck(Bottleneck):
         # All parts in one row: so many small ones would take longer.
         parts = ((y[part], *pair) for part, *pair in self._parameters(y_hat, latents))
         y, means, scales = (tf.concat([_row(x) for x in of_all], 1) for of_all in zip(*parts))
-        return tf.reduce_sum(_bits(y, means, scales), axis=1)
+        prior = _PRIOR(loc=means, scale=_scale(scales))
+        return tf.reduce_sum(prior.log_prob(y), axis=1) / -math.log(2)
 
     def quantize(self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: float) -> tf.Tensor:
         """Returns y rounded, each element to the integer next to it that is better on the whole.
@@ -121,11 +122,7 @@ class ConditionalBottleneck(Bottleneck):
             for number, channels in enumerate(self._slices):
                 part = y[_positions(phase)][..., channels]
                 means, scales = network.of_slice(number, found, around)
-                nearest = tf.round(part)
-                other = nearest - tf.sign(tf.round(nearest - means))
-                saved = _bits(nearest, means, scales) - _bits(other, means, scales)
-                lost = worth * (tf.square(part - other) - tf.square(part - nearest))
-                found = tf.concat((found, tf.where(saved > lost, other, nearest)), -1)
+                found = tf.concat((found, _quantized(part, means, scales, worth)), -1)
             known = network.knowing(known, phase, found)
             y_hat = _Floats.put(y_hat, phase, found)
         return tf.stop_gradient(y_hat)
@@ -393,11 +390,24 @@ class _Convolution(tf.Module):
             self.bias = tf.Variable(tf.zeros(filters), name="bias")
 
 
-def _bits(y, means, scales):
-    """Returns the bits of every element, from its mean and the index of its scale."""
-    scales = tfc.upper_bound(tfc.lower_bound(scales, 0.0), _SCALES - 1.0)
-    prior = _PRIOR(loc=means, scale=_SMALLEST_SCALE * _RATIO**scales)
-    return prior.log_prob(y) / -math.log(2)
+def _scale(index):
+    """Returns the scale that an index, not rounded, stands for."""
+    index = tfc.upper_bound(tfc.lower_bound(index, 0.0), _SCALES - 1.0)
+    return _SMALLEST_SCALE * _RATIO**index
+
+
+def _quantized(y, means, scales, worth):
+    """Returns the nearest integers, or those one nearer to the mean, as `quantize` describes."""
+    nearest = tf.round(y)
+    distance = nearest - means
+    inwards = tf.sign(tf.round(distance))
+    # The logistic's tails from the borders of both integers on; what is between them is coded.
+    distance, scale = tf.abs(distance), _scale(scales)
+    inner, border, outer = (tf.sigmoid((k - distance) / scale) for k in (1.5, 0.5, -0.5))
+    saved = tf.math.log((inner - border) / (border - outer + 1e-30)) / math.log(2)
+    # That of (y - nearest + inwards)^2 - (y - nearest)^2.
+    lost = worth * (1 + 2 * inwards * (y - nearest))
+    return tf.where((inwards != 0) & (saved > lost), nearest - inwards, nearest)
 
 
 def _index(means, scales):
