@@ -48,7 +48,8 @@ def test_the_reconstruction_is_the_sum_of_the_contributions(x, tiny_cascade):
 def test_strings_carry_what_was_coded(x, kind, request):
     cascade, context = request.getfixturevalue(kind), Context.empty(x.shape)
     for layer, (coded, _) in zip(cascade.layers, cascade.code(x)):
-        strings = layer.write(tf.round(layer.analyse(x, context)), context)
+        y_hat = layer.quantize(layer.analyse(x, context), context)
+        strings = layer.write(y_hat, context)
         context = context.extended(layer, layer.read(strings, context, x.shape[1:3]))
         np.testing.assert_array_equal(context.latents[-1], coded.latents[-1])
         np.testing.assert_array_equal(context.x_hat, coded.x_hat)

@@ -76,9 +76,11 @@ class Layer(tf.Module):
       name: "base", "el1", ...
       stride: pixels per position of the latent, in each direction.
       latent_side: how the names of those arrays begin that one layer cannot have of another.
+      in_steps: how the names of those begin that count in steps of the layer's own.
     """
 
     latent_side = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
+    in_steps: tuple[str, ...] = ()
 
     def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
         super().__init__(name=config.name)
@@ -254,6 +256,7 @@ class ConditionalLayer(Layer):
     """
 
     latent_side = ("bottleneck/",)
+    in_steps = ("analysis/conv_2/",)
 
     def _build(self):
         depth = self.config.latent_depth

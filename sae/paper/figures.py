@@ -369,7 +369,7 @@ def _label_layers(axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> No
             y_scatter=np.concatenate([y for _, y in lines]),
             x_lines=[x for x, _ in lines],
             y_lines=[y for _, y in lines],
-            textsize=6,
+            textsize=5,
             textcolor=colors,
             linecolor=colors,
             linewidth=0.4,

@@ -29,6 +29,7 @@ def begin(layer: Layer, folder: Path, family: str) -> dict:
             "fingerprint": description["fingerprint"],
         }
         training = description["training"]
+        step = description["layer"].get("step", 1.0)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SaeError(f"{folder} holds no checkpoint to begin with ({error}).") from error
     arrays = {name: array.copy() for name, array in layer.arrays().items()}
@@ -40,6 +41,8 @@ def begin(layer: Layer, folder: Path, family: str) -> dict:
         if name in found and found[name].ndim == array.ndim:
             block = tuple(slice(min(sides)) for sides in zip(array.shape, found[name].shape))
             array[block] = found[name][block]
+            if name.startswith(layer.in_steps):
+                array[block] *= step / layer.config.step
     layer.set_arrays(arrays)
     continued = (origin["family"], origin["layer"]) == (family, layer.config.name)
     return {**origin, "training": training} if continued else origin
