@@ -136,20 +136,15 @@ class ConditionalBottleneck(Bottleneck):
 
     def _decode(self, strings, shape, latents):
         whole = (len(strings), *shape, self.depth)
-        network = self._network(exact=True)
         y_hat, parts = np.zeros(whole, np.float32), []
-        below, known = network.from_below(latents), network.nothing_known(y_hat)
         handle = tfc.create_range_decoder(strings, self.cdf)
-        for phase in range(len(_PHASES)):
-            around = network.around(phase, known, below)
-            found = y_hat[_positions(phase)]
-            for number, channels in enumerate(self._slices):
-                index, shift = _index(*network.of_slice(number, found, around))
-                handle, symbols = tfc.entropy_decode_index(handle, index, index.shape[1:], tf.int32)
-                symbols = symbols.numpy() + self.cdf_offset[index]
-                parts.append((index, symbols))
-                found[..., channels] = symbols + shift
-            known = network.knowing(known, phase, found)
+        # Each part is put there before the next one is asked for.
+        for part, means, scales in self._parameters(y_hat, latents, exact=True):
+            index, shift = _index(means, scales)
+            handle, symbols = tfc.entropy_decode_index(handle, index, index.shape[1:], tf.int32)
+            symbols = symbols.numpy() + self.cdf_offset[index]
+            parts.append((index, symbols))
+            y_hat[part] = symbols + shift
         return tf.constant(y_hat), lambda: self._encode(parts, whole[:1])
 
     def _encode(self, parts, batch):
@@ -179,7 +174,10 @@ class ConditionalBottleneck(Bottleneck):
         return self.depth * np.min(self._smallest_bits())
 
     def _parameters(self, y_hat, latents, exact=False):
-        """Yields where each part is in a latent, and its means and scales' indices."""
+        """Yields where each part is in a latent, and its means and scales' indices.
+
+        Of y_hat, only the parts before are read, so that an array may be filled on the way.
+        """
         network = self._network(exact)
         below, known = network.from_below(latents), network.nothing_known(y_hat)
         for phase in range(len(_PHASES)):
