@@ -49,6 +49,7 @@ class LayerConfig:
       kind: which class of `sae.model.layer` codes the layer: "residual", as published,
         "conditional", or "first-conditional".
       transforms: which of `sae.model.transforms.TRANSFORMS`.
+      latent_support: side of the convolutions that make and read the latent.
       step: of a conditional layer's latent, which is rounded to multiples of it, on the scale
         of images in [0, 1].
       kernel: what is learned of a convolution: "plain", its taps, or "fourier",
@@ -67,6 +68,7 @@ class LayerConfig:
     gdn: str = "simplified"
     kind: str = "residual"
     transforms: str = "paper"
+    latent_support: int = 5
     step: float = 1.0
     kernel: str = "fourier"
     prior_filters: int = 64
@@ -123,13 +125,3 @@ class TrainingConfig:
     warm_start: str = ""
     crops: int = 8
     seed: int = 0
-
-    @property
-    def small_steps(self) -> int:
-        """The first steps, on patches of half the side."""
-        return round(self.small_until * self.joint_steps)
-
-    @property
-    def joint_steps(self) -> int:
-        """The steps that train the whole layer, before the decoder's own."""
-        return round(self.decoder_from * self.last_step)

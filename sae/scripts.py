@@ -27,6 +27,7 @@ _HELP = {
     "step": "a conditional layer's latent is rounded to its multiples; images in [0, 1]",
     "kernel": "what is learned of a convolution: its taps or their Fourier coefficients",
     "prior_filters": "channels between the convolutions of a conditional layer's prior",
+    "latent_support": "side of the convolutions that make and read the latent",
     "prior_support": "side of that prior's convolution over the layer's own latent",
     "prior_slices": "parts of the channels, of which that prior's later ones know the earlier",
     "optimizer": "adam, or soap: Adam in the eigenbasis of Shampoo's preconditioner",

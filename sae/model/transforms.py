@@ -141,7 +141,7 @@ def _paper_analysis(config: LayerConfig, channels: int) -> Transform:
             _gdn(config, f"{scope}/gdn_0"),
             conv(1, filters, filters, support=5, stride=2),
             _gdn(config, f"{scope}/gdn_1"),
-            conv(2, filters, config.latent_depth, support=5, stride=2, bias=False),
+            conv(2, filters, config.latent_depth, config.latent_support, stride=2, bias=False),
         ],
         [channels, filters, filters, filters, filters],
     )
@@ -157,7 +157,7 @@ def _paper_synthesis(config: LayerConfig, channels: int) -> Transform:
 
     return Transform(
         [
-            conv(0, channels, filters, support=5, stride=2),
+            conv(0, channels, filters, config.latent_support, stride=2),
             _gdn(config, f"{scope}/igdn_0", inverse=True),
             conv(1, filters, filters, support=5, stride=2),
             _gdn(config, f"{scope}/igdn_1", inverse=True),
