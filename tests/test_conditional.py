@@ -147,6 +147,10 @@ def test_quantization_takes_what_is_better_on_the_whole(bottleneck):
         np.testing.assert_array_equal(y_hat, tf.round(y_hat))
         assert np.max(np.abs(y - y_hat)) <= 1.5
         assert objective(y_hat, worth) < objective(tf.round(y), worth)
+        # In integers, and coded on the way.
+        coded, strings = bottleneck.encode(y, [lower], worth)
+        assert np.mean(coded != y_hat) < 0.01
+        np.testing.assert_array_equal(bottleneck.decompress(strings, (9, 11), [lower]), coded)
 
 
 def latents(seed, *shape):
@@ -237,8 +241,14 @@ def test_sums_may_be_taken_in_any_order(bottleneck):
 
     def parameters(exact):
         bottleneck.set_tables(bottleneck.cdf, bottleneck.cdf_offset)
-        found = bottleneck._parameters(tf.round(y), [lower], exact)
-        return [np.asarray(x) for _, *pair in found for x in pair]
+        found = []
+
+        def known(part, *pair):
+            found.extend(np.asarray(x) for x in pair)
+            return tf.round(y)[part]
+
+        bottleneck._traverse(known, y.shape, [lower], exact)
+        return found
 
     exact, floats = parameters(True), parameters(False)
     kernel = first.numpy()

@@ -287,19 +287,20 @@ class _Coder:
     def encode(self, image: np.ndarray) -> Record:
         """Codes the next layer."""
         layer, context = self.layers[self._done], self._started()
-        y_hat = self._latent(image, layer, context)
-        with tf.device("CPU:0"):
-            string = layer.write(y_hat, context)
-        self._go_on(y_hat)
-        return Record(self._fingerprints[self._done - 1], string.numpy()[0])
-
-    def _latent(self, image: np.ndarray, layer: Layer, context: Context) -> tf.Tensor:
-        """Returns the rounded latent of the analysis, or one that was searched for."""
         with tf.device("CPU:0"):
             x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
             if not self._effort:
-                return layer.quantize(layer.analyse(x, context), context)
-        # On a GPU where there is one, since no decoder has to repeat it.
+                y_hat, strings = layer.encode(layer.analyse(x, context), context)
+        if self._effort:
+            # On a GPU where there is one, since no decoder has to repeat it.
+            y_hat = self._searched(x, layer, context)
+            with tf.device("CPU:0"):
+                strings = layer.write(y_hat, context)
+        self._go_on(y_hat)
+        return Record(self._fingerprints[self._done - 1], strings.numpy()[0])
+
+    def _searched(self, x: tf.Tensor, layer: Layer, context: Context) -> tf.Tensor:
+        """Returns a rounded latent that was searched for."""
         steps = count_steps(self._effort, self._size, self._stride)
         done = itertools.count(self._done * steps + 1)
         return search(

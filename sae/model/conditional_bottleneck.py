@@ -22,6 +22,7 @@ where so many small operations take half the time.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -96,8 +97,14 @@ class ConditionalBottleneck(Bottleneck):
         self._exact: _Network | None = None
 
     def bits(self, y, y_hat, latents=()):
+        parts = []
+
+        def known(part, means, scales):
+            parts.append((y[part], means, scales))
+            return y_hat[part]
+
+        self._traverse(known, tf.shape(y_hat), latents)
         # All parts in one row: so many small ones would take longer.
-        parts = ((y[part], *pair) for part, *pair in self._parameters(y_hat, latents))
         y, means, scales = (tf.concat([_row(x) for x in of_all], 1) for of_all in zip(*parts))
         prior = _PRIOR(loc=means, scale=_scale(scales))
         return tf.reduce_sum(prior.log_prob(y), axis=1) / -math.log(2)
@@ -113,39 +120,62 @@ class ConditionalBottleneck(Bottleneck):
           latents: of the lower layers.
           worth: of an error squared, in bits.
         """
-        network = self._network(exact=False)
-        below, known = network.from_below(latents), network.nothing_known(y)
-        y_hat = tf.zeros_like(y)
-        for phase in range(len(_PHASES)):
-            around = network.around(phase, known, below)
-            found = y[_positions(phase)][..., :0]
-            for number, channels in enumerate(self._slices):
-                part = y[_positions(phase)][..., channels]
-                means, scales = network.of_slice(number, found, around)
-                found = tf.concat((found, _quantized(part, means, scales, worth)), -1)
-            known = network.knowing(known, phase, found)
-            y_hat = _Floats.put(y_hat, phase, found)
-        return tf.stop_gradient(y_hat)
+        shape = tf.shape(y)
+
+        def chosen(part, means, scales):
+            return _quantized(_Floats, y[part], means, _scale(scales), worth)
+
+        planes = self._traverse(chosen, shape, latents)
+        return tf.stop_gradient(_Floats.joined(planes, shape))
+
+    def encode(
+        self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: float
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns y rounded as `quantize` does, and its strings [B], in one go."""
+        y = np.asarray(y)
+
+        def chosen(part, means, scales):
+            nearest = np.round(y[part])
+            # Elsewhere there is no choice.
+            open_ = nearest != np.round(means)
+            scale = _SMALLEST_SCALE * _RATIO ** np.clip(scales[open_], 0, _SCALES - 1)
+            nearest[open_] = _quantized(_Integers, y[part][open_], means[open_], scale, worth)
+            return nearest
+
+        return self._compressed(chosen, y.shape, latents)
 
     def compress(self, y_hat, latents=()):
-        y_hat, parts = np.asarray(y_hat), []
-        for part, means, scales in self._parameters(y_hat, latents, exact=True):
+        y_hat = np.asarray(y_hat)
+        return self._compressed(lambda part, *_: y_hat[part], y_hat.shape, latents)[1]
+
+    def _compressed(self, choose, shape, latents):
+        """Returns the latent whose parts are chosen, as by `_traverse`, and its strings."""
+        parts = []
+
+        def chosen(part, means, scales):
             index, shift = _index(means, scales)
-            parts.append((index, np.int32(y_hat[part]) - shift))
-        return self._encode(parts, y_hat.shape[:1])
+            found = choose(part, means, scales)
+            parts.append((index, np.int32(found) - shift))
+            return found
+
+        planes = self._traverse(chosen, shape, latents, exact=True)
+        return tf.constant(_Integers.joined(planes, shape)), self._encode(parts, shape[:1])
 
     def _decode(self, strings, shape, latents):
-        whole = (len(strings), *shape, self.depth)
-        y_hat, parts = np.zeros(whole, np.float32), []
+        shape, parts = (len(strings), *shape, self.depth), []
         handle = tfc.create_range_decoder(strings, self.cdf)
-        # Each part is put there before the next one is asked for.
-        for part, means, scales in self._parameters(y_hat, latents, exact=True):
+
+        def decoded(part, means, scales):
+            nonlocal handle
             index, shift = _index(means, scales)
             handle, symbols = tfc.entropy_decode_index(handle, index, index.shape[1:], tf.int32)
             symbols = symbols.numpy() + self.cdf_offset[index]
             parts.append((index, symbols))
-            y_hat[part] = symbols + shift
-        return tf.constant(y_hat), lambda: self._encode(parts, whole[:1])
+            return symbols + shift
+
+        planes = self._traverse(decoded, shape, latents, exact=True)
+        y_hat = tf.constant(_Integers.joined(planes, shape))
+        return y_hat, lambda: self._encode(parts, shape[:1])
 
     def _encode(self, parts, batch):
         """Returns the strings of all parts: for each the tables' indices, and the symbols."""
@@ -173,20 +203,25 @@ class ConditionalBottleneck(Bottleneck):
     def smallest_bits(self):
         return self.depth * np.min(self._smallest_bits())
 
-    def _parameters(self, y_hat, latents, exact=False):
-        """Yields where each part is in a latent, and its means and scales' indices.
+    def _traverse(self, choose, shape, latents, exact=False):
+        """Goes through the parts of a latent in the order of coding; returns its phases.
 
-        Of y_hat, only the parts before are read, so that an array may be filled on the way.
+        Args:
+          choose: (where a part is in the latent, its means, its scales' indices) -> the
+            elements of the part, on which those of later parts depend.
+          shape: of the latent.
+          latents: of the lower layers.
+          exact: in integers.
         """
-        network = self._network(exact)
-        below, known = network.from_below(latents), network.nothing_known(y_hat)
+        network, planes = self._network(exact), []
+        below = network.from_below(latents)
         for phase in range(len(_PHASES)):
-            around = network.around(phase, known, below)
-            found = y_hat[_positions(phase)]
+            around, found = network.around(phase, planes, below, shape), []
             for number, channels in enumerate(self._slices):
                 part = (*_positions(phase), channels)
-                yield (part, *network.of_slice(number, found, around))
-            known = network.knowing(known, phase, found)
+                found.append(choose(part, *network.of_slice(number, found, around)))
+            planes.append(network.arithmetic.concat(found, -1))
+        return planes
 
     def _network(self, exact: bool) -> _Network:
         """Returns the network, which for integers is kept."""
@@ -213,7 +248,7 @@ class ConditionalBottleneck(Bottleneck):
             parameters = [
                 concat([part[..., channels] for part in pair], -1) for pair in zip(means, scales)
             ]
-            slices.append(_Slice(channels.start, same, bias, parameters))
+            slices.append(_Slice(same, bias, parameters))
         return _Network(
             arithmetic,
             [
@@ -231,13 +266,11 @@ class _Slice(NamedTuple):
     """What the network has for one slice of the channels.
 
     Attributes:
-      start: so many channels are in the slices before it.
-      same: the kernel that reads these, [1, 1, start, filters], and
+      same: the kernel that reads the slices before it, [1, 1, channels, filters], and
       bias: what tells the slices apart; both None where there is one slice.
       parameters: the kernel and the bias of means and scales' indices.
     """
 
-    start: int
     same: tf.Tensor | None
     bias: tf.Tensor | None
     parameters: Sequence[tf.Tensor]
@@ -270,34 +303,45 @@ class _Network(NamedTuple):
         x = self.arithmetic.input(tf.concat(latents, -1))
         return self._convolved(self.arithmetic.activation(self._convolved(x, first)), second)
 
-    def nothing_known(self, y_hat):
-        """Returns what is known of a latent of the shape of y_hat at first."""
-        return 0.0 * self.arithmetic.input(y_hat)
+    def around(self, phase, planes, below, shape):
+        """Returns what lower latents and earlier phases say of a phase's positions.
 
-    def knowing(self, known, phase, found):
-        """Returns what is known once a phase has been found, too."""
-        return self.arithmetic.put(known, phase, self.arithmetic.input(found))
-
-    def around(self, phase, known, below):
-        """Returns what lower latents and earlier phases say of a phase's positions."""
-        (row, column), side = _PHASES[phase], self.own.shape[0] // 2
-        known = self.arithmetic.pad(known, ((0, 0), (side, side), (side, side), (0, 0)))
-        x = self.arithmetic.convolve(known[:, row:, column:], self.own, 2, "VALID")
-        x += self.phases[phase]
-        return x if below is None else x + below[_positions(phase)]
+        Args:
+          phase: its number.
+          planes: the elements of earlier phases.
+          below: as `from_below` returned it.
+          shape: of the latent.
+        """
+        sides = [(shape[k + 1] + 1 - _PHASES[phase][k]) // 2 for k in range(2)]
+        x = self.arithmetic.zeros((shape[0], *sides, self.own.shape[-1])) + self.phases[phase]
+        if below is not None:
+            x += below[_positions(phase)]
+        for earlier, plane in enumerate(planes):
+            (rows, before_rows), (columns, before_columns) = (
+                _taps(self.own.shape[0], *pair) for pair in zip(_PHASES[phase], _PHASES[earlier])
+            )
+            kernel = self.own[rows, columns]
+            height, width = kernel.shape[:2]
+            padding = ((0, 0), (before_rows, height), (before_columns, width), (0, 0))
+            plane = self.arithmetic.pad(self.arithmetic.input(plane), padding)
+            # Where that is more than the taps reach.
+            plane = plane[:, : sides[0] + height - 1, : sides[1] + width - 1]
+            x += self.arithmetic.convolve(plane, kernel, padding="VALID")
+        return x
 
     def of_slice(self, number, found, around):
         """Returns the means and the scales' indices, not rounded, of one slice of a phase.
 
         Args:
           number: of the slice.
-          found: the channels of the phase, of which only those of earlier slices are read.
+          found: the elements of earlier slices of the phase.
           around: as `around` returned it.
         """
-        start, same, bias, parameters = self.slices[number]
+        same, bias, parameters = self.slices[number]
         x = around if bias is None else around + bias
-        if start:
-            x = x + self.arithmetic.convolve(self.arithmetic.input(found[..., :start]), same)
+        if found:
+            found = self.arithmetic.input(self.arithmetic.concat(found, -1))
+            x = x + self.arithmetic.convolve(found, same)
         x = self.arithmetic.activation(x)
         x = self.arithmetic.activation(self._convolved(x, self.joint))
         x = self._convolved(x, parameters)
@@ -312,7 +356,9 @@ class _Network(NamedTuple):
 class _Floats:
     """What the network calculates with in training: floats, in TensorFlow."""
 
-    concat, pad = staticmethod(tf.concat), staticmethod(tf.pad)
+    concat, pad, zeros = map(staticmethod, (tf.concat, tf.pad, tf.zeros))
+    round, sign, where = map(staticmethod, (tf.round, tf.sign, tf.where))
+    softplus = staticmethod(tf.nn.softplus)
 
     @staticmethod
     def weight(variable, factor=1.0):
@@ -328,26 +374,29 @@ class _Floats:
         return tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND)
 
     @staticmethod
-    def convolve(x, kernel, strides=1, padding="SAME"):
-        return tf.nn.conv2d(x, kernel, strides, padding)
+    def convolve(x, kernel, padding="SAME"):
+        return tf.nn.conv2d(x, kernel, 1, padding)
 
     @staticmethod
-    def put(x, phase, value):
-        """Returns x, zero there before, with the values of one phase at its positions."""
-        shape = tf.shape(x)
+    def joined(planes, shape):
+        """Returns the latent that has these phases."""
         # On even sizes every phase has as many; what others lack lies outside, and is cut off.
-        lacking = ((0, (shape[k] + 1) // 2 - tf.shape(value)[k]) for k in (1, 2))
-        value = tf.pad(value, ((0, 0), *lacking, (0, 0)))
+        full = [(shape[k + 1] + 1) // 2 for k in range(2)]
+        padded = []
+        for plane in planes:
+            lacking = [(0, full[k] - tf.shape(plane)[k + 1]) for k in range(2)]
+            padded.append(tf.pad(plane, ((0, 0), *lacking, (0, 0))))
         # An update of a strided slice XLA would not compile.
-        planes = [value if p == _PHASES[phase] else tf.zeros_like(value) for p in sorted(_PHASES)]
-        grid = tf.nn.depth_to_space(tf.concat(planes, -1), 2)
-        return x + grid[:, : shape[1], : shape[2]]
+        in_order = [padded[_PHASES.index(phase)] for phase in sorted(_PHASES)]
+        return tf.nn.depth_to_space(tf.concat(in_order, -1), 2)[:, : shape[1], : shape[2]]
 
 
 class _Integers:
     """What the network calculates with to code: integers, held by float64, in NumPy."""
 
-    concat, pad = staticmethod(np.concatenate), staticmethod(np.pad)
+    concat, pad, zeros = map(staticmethod, (np.concatenate, np.pad, np.zeros))
+    round, sign, where = map(staticmethod, (np.round, np.sign, np.where))
+    softplus = staticmethod(functools.partial(np.logaddexp, 0))
 
     @staticmethod
     def weight(variable, factor=1.0):
@@ -364,17 +413,19 @@ class _Integers:
         return np.floor(np.clip(x, 0.0, _ACTIVATION_BOUND / _ACTIVATION_STEP))
 
     @staticmethod
-    def convolve(x, kernel, strides=1, padding="SAME"):
+    def convolve(x, kernel, padding="SAME"):
         if kernel.shape[:2] == (1, 1):
             return x @ kernel[0, 0]
         # Any order of summation will do, TensorFlow's as well.
-        return tf.nn.conv2d(x, kernel, strides, padding).numpy()
+        return tf.nn.conv2d(x, kernel, 1, padding).numpy()
 
     @staticmethod
-    def put(x, phase, value):
-        """Puts the values of one phase at its positions."""
-        x[_positions(phase)] = value
-        return x
+    def joined(planes, shape):
+        """Returns the latent that has these phases, float32."""
+        y = np.empty(shape, np.float32)
+        for phase, plane in enumerate(planes):
+            y[_positions(phase)] = plane
+        return y
 
 
 class _Convolution(tf.Module):
@@ -394,18 +445,17 @@ def _scale(index):
     return _SMALLEST_SCALE * _RATIO**index
 
 
-def _quantized(y, means, scales, worth):
+def _quantized(arithmetic, y, means, scale, worth):
     """Returns the nearest integers, or those one nearer to the mean, as `quantize` describes."""
-    nearest = tf.round(y)
+    nearest = arithmetic.round(y)
     distance = nearest - means
-    inwards = tf.sign(tf.round(distance))
-    # The logistic's tails from the borders of both integers on; what is between them is coded.
-    distance, scale = tf.abs(distance), _scale(scales)
-    inner, border, outer = (tf.sigmoid((k - distance) / scale) for k in (1.5, 0.5, -0.5))
-    saved = tf.math.log((inner - border) / (border - outer + 1e-30)) / math.log(2)
+    inwards = arithmetic.sign(arithmetic.round(distance))
+    # The logistic's logarithm at that integer, less the one at the nearest.
+    border, unit = (abs(distance) - 0.5) / scale, 1 / scale
+    saved = border + arithmetic.softplus(-border - unit) - arithmetic.softplus(border - unit)
     # That of (y - nearest + inwards)^2 - (y - nearest)^2.
-    lost = worth * (1 + 2 * inwards * (y - nearest))
-    return tf.where((inwards != 0) & (saved > lost), nearest - inwards, nearest)
+    lost = worth * math.log(2) * (1 + 2 * inwards * (y - nearest))
+    return arithmetic.where((inwards != 0) & (saved > lost), nearest - inwards, nearest)
 
 
 def _index(means, scales):
@@ -419,6 +469,21 @@ def _positions(phase):
     """Returns where the elements of one phase of [B, h, w, C] are."""
     row, column = _PHASES[phase]
     return slice(None), slice(row, None, 2), slice(column, None, 2)
+
+
+def _taps(support, first, earlier):
+    """Returns which taps of a kernel, along one axis, lie on an earlier phase, and the padding.
+
+    Args:
+      support: side of the kernel.
+      first: row or column modulo two of the phase around whose positions the kernel lies.
+      earlier: that of the phase that it reads.
+
+    Returns:
+      The slice of the taps, and how many positions the first of them lies before.
+    """
+    start = (support // 2 - first + earlier) % 2
+    return slice(start, None, 2), (support // 2 - first + earlier - start) // 2
 
 
 def _row(x):

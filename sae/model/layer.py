@@ -160,6 +160,11 @@ class Layer(tf.Module):
         """Returns the strings [B] that code a rounded latent."""
         return self.bottleneck.compress(y_hat, context.latents)
 
+    def encode(self, y: tf.Tensor, context: Context) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the rounded latent that an encoder takes for y, and its strings [B]."""
+        y_hat = self.quantize(y, context)
+        return y_hat, self.write(y_hat, context)
+
     def read(self, strings: tf.Tensor, context: Context, size: tuple[int, int]) -> tf.Tensor:
         """Returns the rounded latent that strings [B] code, for images of size (H, W).
 
@@ -271,8 +276,14 @@ class ConditionalLayer(Layer):
         return (self.analysis(x) - self._foretold(context)) / self.config.step
 
     def quantize(self, y, context):
-        worth = _WORTH_ABOVE if self._below else _WORTH_BASE
-        return self.bottleneck.quantize(y, context.latents, worth)
+        return self.bottleneck.quantize(y, context.latents, self._worth)
+
+    def encode(self, y, context):
+        return self.bottleneck.encode(y, context.latents, self._worth)
+
+    @property
+    def _worth(self) -> float:
+        return _WORTH_ABOVE if self._below else _WORTH_BASE
 
     def synthesise(self, y_hat, context):
         return self.synthesis(self._foretold(context) + self.config.step * y_hat)
