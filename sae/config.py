@@ -58,6 +58,7 @@ class LayerConfig:
       prior_support: side of that prior's convolution over the layer's own latent.
       prior_slices: of the latent's channels, in which that prior codes a position, each but
         the first as large as all before it together.
+      prior_reads: how that prior reads latents: "values", or "embeddings" of them.
 
     A field added here needs a default: weights that were saved without it have that.
     """
@@ -74,6 +75,7 @@ class LayerConfig:
     prior_filters: int = 64
     prior_support: int = 5
     prior_slices: int = 1
+    prior_reads: str = "values"
 
 
 @dataclasses.dataclass(frozen=True)

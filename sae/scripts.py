@@ -29,6 +29,7 @@ _HELP = {
     "prior_filters": "channels between the convolutions of a conditional layer's prior",
     "latent_support": "side of the convolutions that make and read the latent",
     "prior_support": "side of that prior's convolution over the layer's own latent",
+    "prior_reads": "how that prior reads latents: their values, or embeddings of them",
     "prior_slices": "parts of the channels, of which that prior's later ones know the earlier",
     "optimizer": "adam, or soap: Adam in the eigenbasis of Shampoo's preconditioner",
     "clip": "gradients are cut to so many times the average of their norm; 0: they are not",
@@ -52,6 +53,7 @@ _CHOICES = {
     "gdn": ("simplified", "paper"),
     "transforms": ("paper", "shortcut"),
     "kernel": ("plain", "fourier"),
+    "prior_reads": ("values", "embeddings"),
     "optimizer": ("adam", "soap"),
     "quantization": ("noise", "mixed"),
 }

@@ -113,11 +113,13 @@ def test_training_sends_no_gradient_through_what_the_prior_knows(x, conditional_
 DEPTH, BELOW = 6, 5
 
 
-@pytest.fixture(scope="module")
-def bottleneck():
+@pytest.fixture(scope="module", params=[True, False])
+def bottleneck(request):
     """A bottleneck of three slices fitted to `latents`, so that the estimate is meaningful."""
     tf.keras.utils.set_random_seed(2)
-    bottleneck = ConditionalBottleneck(DEPTH, BELOW, 64, 5, "test/bottleneck", slices=3)
+    bottleneck = ConditionalBottleneck(
+        DEPTH, BELOW, 64, 5, "test/bottleneck", slices=3, embedded=request.param
+    )
     optimizer = tf.keras.optimizers.Adam(3e-3)
 
     @tf.function
@@ -259,7 +261,7 @@ def test_sums_may_be_taken_in_any_order(bottleneck):
     assert all(np.array_equal(one, other) for one, other in zip(exact, exact_again))
     assert not all(np.array_equal(one, other) for one, other in zip(floats, floats_again))
     for one, other in zip(exact, floats):
-        np.testing.assert_allclose(one, other, atol=0.2)
+        np.testing.assert_allclose(one, other, atol=0.3)
 
 
 def test_the_estimate_compiles_under_xla(bottleneck):

@@ -61,6 +61,9 @@ class ConditionalBottleneck(Bottleneck):
       support: side of the convolution over the latent's own decoded phases, odd.
       name: scope of the variables.
       slices: of the channels, each but the first as large as all before it together.
+      embedded: latents are read through an activation of their own, position by position, so
+        that magnitudes tell as well as values; and one more convolution follows. False for
+        the priors that were trained before.
     """
 
     def __init__(
@@ -71,27 +74,42 @@ class ConditionalBottleneck(Bottleneck):
         support: int,
         name: str,
         slices: int = 1,
+        embedded: bool = True,
     ):
         super().__init__(depth)
         bounds = sorted({0, *(depth >> k for k in range(slices))})
         self._slices = [slice(*pair) for pair in zip(bounds, bounds[1:])]
         with tf.name_scope(name):
-            self._below = [
-                _Convolution(f"below_{k}", 3, channels, filters)
-                for k, channels in enumerate((context_depth, filters) if context_depth else ())
-            ]
-            self._own = _Convolution("own", support, depth, filters)
+            self._below = []
+            if context_depth:
+                depths = [context_depth, *[filters] * (3 if embedded else 2)]
+                supports = [1, 3, 3] if embedded else [3, 3]
+                self._below = [
+                    _Convolution(f"below_{k}", *sizes)
+                    for k, sizes in enumerate(zip(supports, depths, depths[1:]))
+                ]
+            self._own_embedding = (
+                _Convolution("own_embedding", 1, depth, filters) if embedded else None
+            )
+            self._own = _Convolution("own", support, filters if embedded else depth, filters)
             # Tells the phases apart.
             self._phase = tf.Variable(tf.zeros((len(_PHASES), filters)), name="phase")
             # These tell of the slices before one, and the slices apart.
-            self._same, self._slice_bias = None, None
+            self._same_embedding = self._same = self._slice_bias = None
             if len(self._slices) > 1:
-                initial = tf.keras.initializers.VarianceScaling()((1, 1, bounds[-2], filters))
+                before = bounds[-2]
+                if embedded:
+                    self._same_embedding = _Convolution("same_embedding", 1, before, filters)
+                    before = filters
+                initial = tf.keras.initializers.VarianceScaling()((1, 1, before, filters))
                 self._same = tf.Variable(initial, name="same")
                 self._slice_bias = tf.Variable(
                     tf.zeros((len(self._slices), filters)), name="slice_bias"
                 )
-            self._joint = _Convolution("joint", 1, filters, filters)
+            self._joint = [
+                _Convolution(name, 1, filters, filters)
+                for name in (("joint_0", "joint_1") if embedded else ("joint",))
+            ]
             self._mean = _Convolution("mean", 1, filters, depth)
             self._scale = _Convolution("scale", 1, filters, depth)
         self._exact: _Network | None = None
@@ -213,14 +231,15 @@ class ConditionalBottleneck(Bottleneck):
           latents: of the lower layers.
           exact: in integers.
         """
-        network, planes = self._network(exact), []
+        network, planes, seen = self._network(exact), [], []
         below = network.from_below(latents)
         for phase in range(len(_PHASES)):
-            around, found = network.around(phase, planes, below, shape), []
+            around, found = network.around(phase, seen, below, shape), []
             for number, channels in enumerate(self._slices):
                 part = (*_positions(phase), channels)
                 found.append(choose(part, *network.of_slice(number, found, around)))
             planes.append(network.arithmetic.concat(found, -1))
+            seen.append(network.seen(planes[-1]))
         return planes
 
     def _network(self, exact: bool) -> _Network:
@@ -239,26 +258,37 @@ class ConditionalBottleneck(Bottleneck):
             _SCALE_STEPS * weight(self._scale.kernel, down),
             _SCALE_STEPS * weight(self._scale.bias) + _SCALE_ONE,
         )
+
+        def embedding(convolution, channels):
+            """Returns kernel and bias of what reads so many channels, None where nothing does."""
+            if convolution is None:
+                return None
+            return weight(convolution.kernel[:, :, :channels], up), weight(convolution.bias, up)
+
+        # What reads a latent itself counts up to steps.
+        of_own, of_same = (1.0 if e else up for e in (self._own_embedding, self._same_embedding))
         slices = []
         for number, channels in enumerate(self._slices):
-            same = bias = None
+            same = read = bias = None
             if self._same is not None:
-                same = weight(self._same[:, :, : channels.start], up)
+                read = embedding(self._same_embedding, channels.start)
+                same = weight(self._same if read else self._same[:, :, : channels.start], of_same)
                 bias = weight(self._slice_bias[number], up)
             parameters = [
                 concat([part[..., channels] for part in pair], -1) for pair in zip(means, scales)
             ]
-            slices.append(_Slice(same, bias, parameters))
+            slices.append(_Slice(read, same, bias, parameters))
         return _Network(
             arithmetic,
             [
-                (weight(c.kernel, factor), weight(c.bias, up))
-                for c, factor in zip(self._below, (up, 1.0))
+                (weight(c.kernel, 1.0 if k else up), weight(c.bias, up))
+                for k, c in enumerate(self._below)
             ],
-            weight(self._own.kernel, up),
+            embedding(self._own_embedding, self.depth),
+            weight(self._own.kernel, of_own),
             weight(self._own.bias, up) + weight(self._phase, up),
             slices,
-            (weight(self._joint.kernel), weight(self._joint.bias, up)),
+            [(weight(c.kernel), weight(c.bias, up)) for c in self._joint],
         )
 
 
@@ -266,11 +296,14 @@ class _Slice(NamedTuple):
     """What the network has for one slice of the channels.
 
     Attributes:
-      same: the kernel that reads the slices before it, [1, 1, channels, filters], and
+      embedding: kernel and bias of the convolution that reads the slices before it; None where
+        nothing is between these and
+      same: the kernel for what that says, [1, 1, channels, filters], and
       bias: what tells the slices apart; both None where there is one slice.
       parameters: the kernel and the bias of means and scales' indices.
     """
 
+    embedding: tuple | None
     same: tf.Tensor | None
     bias: tf.Tensor | None
     parameters: Sequence[tf.Tensor]
@@ -282,33 +315,41 @@ class _Network(NamedTuple):
     Attributes:
       arithmetic: `_Floats` or `_Integers`.
       below: of the convolutions over the lower latents, kernel and bias.
-      own: the kernel that reads earlier phases.
+      embedding: kernel and bias of the convolution that reads earlier phases; None where nothing
+        is between these and
+      own: the kernel for what that says of them.
       phases: what is added to that, for each phase.
       slices: of the channels.
-      joint: kernel and bias of the convolution after these.
+      joint: of the convolutions after these, kernel and bias.
     """
 
     arithmetic: type[_Floats] | type[_Integers]
     below: Sequence[tuple]
+    embedding: tuple | None
     own: tf.Tensor | np.ndarray
     phases: tf.Tensor | np.ndarray
     slices: Sequence[_Slice]
-    joint: tuple
+    joint: Sequence[tuple]
 
     def from_below(self, latents):
         """Returns what the latents of the lower layers say, [B, h, w, filters]."""
         if not self.below:
             return None
-        first, second = self.below
         x = self.arithmetic.input(tf.concat(latents, -1))
-        return self._convolved(self.arithmetic.activation(self._convolved(x, first)), second)
+        for weights in self.below[:-1]:
+            x = self._activated(x, weights)
+        return self._convolved(x, self.below[-1])
 
-    def around(self, phase, planes, below, shape):
+    def seen(self, plane):
+        """Returns what later phases read of the elements of a phase."""
+        return self._embedded(plane, self.embedding)
+
+    def around(self, phase, seen, below, shape):
         """Returns what lower latents and earlier phases say of a phase's positions.
 
         Args:
           phase: its number.
-          planes: the elements of earlier phases.
+          seen: of the earlier phases.
           below: as `from_below` returned it.
           shape: of the latent.
         """
@@ -316,15 +357,15 @@ class _Network(NamedTuple):
         x = self.arithmetic.zeros((shape[0], *sides, self.own.shape[-1])) + self.phases[phase]
         if below is not None:
             x += below[_positions(phase)]
-        for earlier, plane in enumerate(planes):
+        for earlier, plane in enumerate(seen):
             (rows, before_rows), (columns, before_columns) = (
                 _taps(self.own.shape[0], *pair) for pair in zip(_PHASES[phase], _PHASES[earlier])
             )
             kernel = self.own[rows, columns]
             height, width = kernel.shape[:2]
             padding = ((0, 0), (before_rows, height), (before_columns, width), (0, 0))
-            plane = self.arithmetic.pad(self.arithmetic.input(plane), padding)
-            # Where that is more than the taps reach.
+            # That may be more than the taps reach.
+            plane = self.arithmetic.pad(plane, padding)
             plane = plane[:, : sides[0] + height - 1, : sides[1] + width - 1]
             x += self.arithmetic.convolve(plane, kernel, padding="VALID")
         return x
@@ -337,16 +378,24 @@ class _Network(NamedTuple):
           found: the elements of earlier slices of the phase.
           around: as `around` returned it.
         """
-        same, bias, parameters = self.slices[number]
+        embedding, same, bias, parameters = self.slices[number]
         x = around if bias is None else around + bias
         if found:
-            found = self.arithmetic.input(self.arithmetic.concat(found, -1))
+            found = self._embedded(self.arithmetic.concat(found, -1), embedding)
             x = x + self.arithmetic.convolve(found, same)
         x = self.arithmetic.activation(x)
-        x = self.arithmetic.activation(self._convolved(x, self.joint))
+        for weights in self.joint:
+            x = self._activated(x, weights)
         x = self._convolved(x, parameters)
         half = x.shape[-1] // 2
         return x[..., :half], x[..., half:]
+
+    def _embedded(self, latent, weights):
+        x = self.arithmetic.input(latent)
+        return x if weights is None else self._activated(x, weights)
+
+    def _activated(self, x, weights):
+        return self.arithmetic.activation(self._convolved(x, weights))
 
     def _convolved(self, x, weights):
         kernel, bias = weights

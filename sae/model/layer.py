@@ -112,6 +112,7 @@ class Layer(tf.Module):
             config.prior_support,
             f"{config.name}/bottleneck",
             config.prior_slices,
+            config.prior_reads == "embeddings",
         )
 
     def analyse(self, x: tf.Tensor, context: Context) -> tf.Tensor:

@@ -46,8 +46,6 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
         small, joint = 1.0, 0.99
         # At 5e-3, EL1 lost at step 4,570 what it had learned.
         rate = 5e-3 if base else 3e-3
-        # Where the latent is deep, a larger support would dominate the time of decoding.
-        support = 5 if layer.latent_depth < 100 else 3
         layer = dataclasses.replace(
             layer,
             latent_depth=_CONDITIONAL_DEPTH[name],
@@ -56,8 +54,10 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
             latent_support=3,
             step=_STEP[name],
             prior_filters=96,
-            prior_support=support,
-            prior_slices=4,
+            prior_support=3,
+            # The parts of the base's latent depend most on one another.
+            prior_slices=6 if base else 4,
+            prior_reads="embeddings",
         )
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],
@@ -90,7 +90,13 @@ def _paper(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
 def _tiny(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
     layer = LayerConfig(name, latent_depth=8, hidden_filters=8, prior_filters=8)
     if family.kind == "conditional":
-        layer = dataclasses.replace(layer, transforms="shortcut", step=_STEP[name], prior_slices=3)
+        layer = dataclasses.replace(
+            layer,
+            transforms="shortcut",
+            step=_STEP[name],
+            prior_slices=3,
+            prior_reads="embeddings",
+        )
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],
         last_step=20,
