@@ -80,14 +80,10 @@ class ConditionalBottleneck(Bottleneck):
         bounds = sorted({0, *(depth >> k for k in range(slices))})
         self._slices = [slice(*pair) for pair in zip(bounds, bounds[1:])]
         with tf.name_scope(name):
-            self._below = []
-            if context_depth:
-                depths = [context_depth, *[filters] * (3 if embedded else 2)]
-                supports = [1, 3, 3] if embedded else [3, 3]
-                self._below = [
-                    _Convolution(f"below_{k}", *sizes)
-                    for k, sizes in enumerate(zip(supports, depths, depths[1:]))
-                ]
+            sizes = ((1 if embedded else 3, context_depth), (3, filters)) if context_depth else ()
+            self._below = [
+                _Convolution(f"below_{k}", *size, filters) for k, size in enumerate(sizes)
+            ]
             self._own_embedding = (
                 _Convolution("own_embedding", 1, depth, filters) if embedded else None
             )
@@ -281,8 +277,8 @@ class ConditionalBottleneck(Bottleneck):
         return _Network(
             arithmetic,
             [
-                (weight(c.kernel, 1.0 if k else up), weight(c.bias, up))
-                for k, c in enumerate(self._below)
+                (weight(c.kernel, factor), weight(c.bias, up))
+                for c, factor in zip(self._below, (up, 1.0))
             ],
             embedding(self._own_embedding, self.depth),
             weight(self._own.kernel, of_own),
@@ -335,10 +331,8 @@ class _Network(NamedTuple):
         """Returns what the latents of the lower layers say, [B, h, w, filters]."""
         if not self.below:
             return None
-        x = self.arithmetic.input(tf.concat(latents, -1))
-        for weights in self.below[:-1]:
-            x = self._activated(x, weights)
-        return self._convolved(x, self.below[-1])
+        first, second = self.below
+        return self._convolved(self._embedded(tf.concat(latents, -1), first), second)
 
     def seen(self, plane):
         """Returns what later phases read of the elements of a phase."""
