@@ -22,9 +22,9 @@ from sae.config import LAYER_NAMES
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.checkpoint import Store
-from sae.model.conditional_bottleneck import _Network
 from sae.model.layer import ConditionalLayer, Context, Layer, build
 from sae.model.presets import defaults
+from sae.model.prior_network import _Weights
 
 LAYERS = len(LAYER_NAMES)
 
@@ -311,7 +311,7 @@ def test_only_what_is_asked_for_is_computed(photo, conditional_store, monkeypatc
 
         monkeypatch.setattr(kind, name, counted)
 
-    count(_Network, "around", "prior")
+    count(_Weights, "around", "prior")
     count(ConditionalLayer, "synthesise", "synthesis")
     data = sae.compress(photo, checkpoints=conditional_store.folder)
     assert calls == {"prior": 3 * 4, "synthesis": 0}

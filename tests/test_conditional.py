@@ -14,6 +14,7 @@ from sae.model.cascade import Cascade
 from sae.model.conditional_bottleneck import ConditionalBottleneck
 from sae.model.layer import Context, build
 from sae.model.presets import defaults
+from sae.model.prior_network import Floats, Integers
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,7 @@ def test_sums_may_be_taken_in_any_order(bottleneck):
     first = bottleneck.trainable_variables
     first = next(v for v in first if v.name == "test/bottleneck/below_0/kernel:0")
 
-    def parameters(exact):
+    def parameters(arithmetic):
         bottleneck.set_tables(bottleneck.cdf, bottleneck.cdf_offset)
         found = []
 
@@ -249,14 +250,14 @@ def test_sums_may_be_taken_in_any_order(bottleneck):
             found.extend(np.asarray(x) for x in pair)
             return tf.round(y)[part]
 
-        bottleneck._traverse(known, y.shape, [lower], exact)
+        bottleneck._network.traverse(known, y.shape, [lower], arithmetic)
         return found
 
-    exact, floats = parameters(True), parameters(False)
+    exact, floats = parameters(Integers), parameters(Floats)
     kernel = first.numpy()
     first.assign(kernel[:, :, order])
     lower = tf.gather(lower, order, axis=-1)
-    exact_again, floats_again = parameters(True), parameters(False)
+    exact_again, floats_again = parameters(Integers), parameters(Floats)
     first.assign(kernel)
     assert all(np.array_equal(one, other) for one, other in zip(exact, exact_again))
     assert not all(np.array_equal(one, other) for one, other in zip(floats, floats_again))

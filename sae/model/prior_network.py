@@ -1,0 +1,397 @@
+"""The network of a conditional prior: a mean and a scale for every element of a latent.
+
+It computes them from the latents of the lower layers and from the part of this
+latent that is decoded already. The positions of the latent are coded in four
+phases, those of a grid of 2 x 2, so that the later ones know most of their
+neighbours, and the channels of a phase in slices, so that the later ones know
+the earlier ones at their position. (Minnen et al., NeurIPS 2018, for the
+conditional mean and scale; He et al., CVPR 2021, for phases in place of single
+positions; Minnen and Singh, ICIP 2020, and He et al., CVPR 2022, for slices,
+small ones first.) Whatever it reads is embedded first, position by position,
+since a scale depends on the magnitudes around, which a sum of values has lost.
+
+Encoder and decoder must arrive at the same mean and scale to the last bit, on
+any machine. The network therefore codes in integers, held by float64: weights
+and activations are multiples of powers of two, and bounded, so that no sum
+needs more than 53 bits and its terms may be added in any order. (Balle et al.,
+ICLR 2019, for integer networks; here nothing is trained in integers, because
+with so many bits the rounding costs nothing.) It is one network with two
+arithmetics: TensorFlow's of floats to train, and NumPy's of integers to code,
+where so many small operations take half the time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+# Rows and columns modulo two, in the order of coding.
+_PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
+
+# The network says 0 for the scale with index 30, and n / 8 for the n-th above it.
+_SCALE_ONE, _SCALE_STEPS = 30, 8
+
+# In integers: |weight| <= 64 in steps of 2^-12, |activation| <= 1024 in steps of 2^-8.
+# A sum of 2^17 products takes 53 bits.
+_WEIGHT_BOUND, _WEIGHT_STEP = 2.0**6, 2.0**-12
+_ACTIVATION_BOUND, _ACTIVATION_STEP = 2.0**10, 2.0**-8
+
+
+class PriorNetwork(tf.Module):
+    """The variables of the network, and the way through a latent.
+
+    Args:
+      depth: channels of the latent.
+      context_depth: channels of the latents of all lower layers together.
+      filters: channels between the network's convolutions.
+      support: side of the convolution over the latent's own decoded phases, odd.
+      name: scope of the variables.
+      slices: of the channels, each but the first as large as all before it together.
+      embedded: latents are read through an activation of their own, position by position, so
+        that magnitudes tell as well as values; and one more convolution follows. False for
+        the priors that were trained before.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        context_depth: int,
+        filters: int,
+        support: int,
+        name: str,
+        slices: int = 1,
+        embedded: bool = True,
+    ):
+        super().__init__()
+        self._depth = depth
+        bounds = sorted({0, *(depth >> k for k in range(slices))})
+        self._slices = [slice(*pair) for pair in zip(bounds, bounds[1:])]
+        with tf.name_scope(name):
+            sizes = ((1 if embedded else 3, context_depth), (3, filters)) if context_depth else ()
+            self._below = [
+                _Convolution(f"below_{k}", *size, filters) for k, size in enumerate(sizes)
+            ]
+            self._own_embedding = (
+                _Convolution("own_embedding", 1, depth, filters) if embedded else None
+            )
+            self._own = _Convolution("own", support, filters if embedded else depth, filters)
+            # Tells the phases apart.
+            self._phase = tf.Variable(tf.zeros((len(_PHASES), filters)), name="phase")
+            # These tell of the slices before one, and the slices apart.
+            self._same_embedding = self._same = self._slice_bias = None
+            if len(self._slices) > 1:
+                before = bounds[-2]
+                if embedded:
+                    self._same_embedding = _Convolution("same_embedding", 1, before, filters)
+                    before = filters
+                initial = tf.keras.initializers.VarianceScaling()((1, 1, before, filters))
+                self._same = tf.Variable(initial, name="same")
+                self._slice_bias = tf.Variable(
+                    tf.zeros((len(self._slices), filters)), name="slice_bias"
+                )
+            self._joint = [
+                _Convolution(name, 1, filters, filters)
+                for name in (("joint_0", "joint_1") if embedded else ("joint",))
+            ]
+            self._mean = _Convolution("mean", 1, filters, depth)
+            self._scale = _Convolution("scale", 1, filters, depth)
+        self._exact: _Weights | None = None
+
+    def forget(self) -> None:
+        """Takes the weights anew when integers are next needed, since they have changed."""
+        self._exact = None
+
+    def traverse(
+        self,
+        choose: Callable,
+        shape: Sequence[int] | tf.Tensor,
+        latents: Sequence[tf.Tensor],
+        arithmetic: type[Floats] | type[Integers],
+    ) -> list:
+        """Goes through the parts of a latent in the order of coding; returns its phases.
+
+        Args:
+          choose: (where a part is in the latent, its means, its scales' indices, neither
+            rounded) -> the elements of the part, on which those of later parts depend.
+          shape: of the latent, [B, h, w, depth].
+          latents: of the lower layers.
+          arithmetic: what to calculate in; it can join the phases.
+        """
+        weights, planes, seen = self._weights(arithmetic), [], []
+        below = weights.from_below(latents)
+        for phase in range(len(_PHASES)):
+            around, found = weights.around(phase, seen, below, shape), []
+            for number, channels in enumerate(self._slices):
+                part = (*_positions(phase), channels)
+                found.append(choose(part, *weights.of_slice(number, found, around)))
+            planes.append(arithmetic.concat(found, -1))
+            seen.append(weights.seen(planes[-1]))
+        return planes
+
+    def _weights(self, arithmetic) -> _Weights:
+        """Returns the weights for an arithmetic; those in integers are kept."""
+        if arithmetic is Floats:
+            return self._converted(Floats)
+        self._exact = self._exact or self._converted(Integers)
+        return self._exact
+
+    def _converted(self, arithmetic) -> _Weights:
+        weight, concat = arithmetic.weight, arithmetic.concat
+        # Activations, and all that is added to them, count steps; latents and results do not.
+        up, down = 1 / _ACTIVATION_STEP, _ACTIVATION_STEP
+        means = weight(self._mean.kernel, down), weight(self._mean.bias)
+        scales = (
+            _SCALE_STEPS * weight(self._scale.kernel, down),
+            _SCALE_STEPS * weight(self._scale.bias) + _SCALE_ONE,
+        )
+
+        def embedding(convolution, channels):
+            """Returns kernel and bias of what reads so many channels, None where nothing does."""
+            if convolution is None:
+                return None
+            return weight(convolution.kernel[:, :, :channels], up), weight(convolution.bias, up)
+
+        # What reads a latent itself counts up to steps.
+        of_own, of_same = (1.0 if e else up for e in (self._own_embedding, self._same_embedding))
+        slices = []
+        for number, channels in enumerate(self._slices):
+            same = read = bias = None
+            if self._same is not None:
+                read = embedding(self._same_embedding, channels.start)
+                same = weight(self._same if read else self._same[:, :, : channels.start], of_same)
+                bias = weight(self._slice_bias[number], up)
+            parameters = [
+                concat([part[..., channels] for part in pair], -1) for pair in zip(means, scales)
+            ]
+            slices.append(_Slice(read, same, bias, parameters))
+        return _Weights(
+            arithmetic,
+            [
+                (weight(c.kernel, factor), weight(c.bias, up))
+                for c, factor in zip(self._below, (up, 1.0))
+            ],
+            embedding(self._own_embedding, self._depth),
+            weight(self._own.kernel, of_own),
+            weight(self._own.bias, up) + weight(self._phase, up),
+            slices,
+            [(weight(c.kernel), weight(c.bias, up)) for c in self._joint],
+        )
+
+
+class _Slice(NamedTuple):
+    """What the network has for one slice of the channels.
+
+    Attributes:
+      embedding: kernel and bias of the convolution that reads the slices before it; None where
+        nothing is between these and
+      same: the kernel for what that says, [1, 1, channels, filters], and
+      bias: what tells the slices apart; both None where there is one slice.
+      parameters: the kernel and the bias of means and scales' indices.
+    """
+
+    embedding: tuple | None
+    same: tf.Tensor | None
+    bias: tf.Tensor | None
+    parameters: Sequence[tf.Tensor]
+
+
+class _Weights(NamedTuple):
+    """The weights as a calculation takes them, and its parts.
+
+    Attributes:
+      arithmetic: `Floats` or `Integers`.
+      below: of the convolutions over the lower latents, kernel and bias.
+      embedding: kernel and bias of the convolution that reads earlier phases; None where nothing
+        is between these and
+      own: the kernel for what that says of them.
+      phases: what is added to that, for each phase.
+      slices: of the channels.
+      joint: of the convolutions after these, kernel and bias.
+    """
+
+    arithmetic: type[Floats] | type[Integers]
+    below: Sequence[tuple]
+    embedding: tuple | None
+    own: tf.Tensor | np.ndarray
+    phases: tf.Tensor | np.ndarray
+    slices: Sequence[_Slice]
+    joint: Sequence[tuple]
+
+    def from_below(self, latents):
+        """Returns what the latents of the lower layers say, [B, h, w, filters]."""
+        if not self.below:
+            return None
+        first, second = self.below
+        return self._convolved(self._embedded(tf.concat(latents, -1), first), second)
+
+    def seen(self, plane):
+        """Returns what later phases read of the elements of a phase."""
+        return self._embedded(plane, self.embedding)
+
+    def around(self, phase, seen, below, shape):
+        """Returns what lower latents and earlier phases say of a phase's positions.
+
+        Args:
+          phase: its number.
+          seen: of the earlier phases.
+          below: as `from_below` returned it.
+          shape: of the latent.
+        """
+        sides = [(shape[k + 1] + 1 - _PHASES[phase][k]) // 2 for k in range(2)]
+        x = self.arithmetic.zeros((shape[0], *sides, self.own.shape[-1])) + self.phases[phase]
+        if below is not None:
+            x += below[_positions(phase)]
+        for earlier, plane in enumerate(seen):
+            (rows, before_rows), (columns, before_columns) = (
+                _taps(self.own.shape[0], *pair) for pair in zip(_PHASES[phase], _PHASES[earlier])
+            )
+            kernel = self.own[rows, columns]
+            height, width = kernel.shape[:2]
+            padding = ((0, 0), (before_rows, height), (before_columns, width), (0, 0))
+            # That may be more than the taps reach.
+            plane = self.arithmetic.pad(plane, padding)
+            plane = plane[:, : sides[0] + height - 1, : sides[1] + width - 1]
+            x += self.arithmetic.convolve(plane, kernel, padding="VALID")
+        return x
+
+    def of_slice(self, number, found, around):
+        """Returns the means and the scales' indices, not rounded, of one slice of a phase.
+
+        Args:
+          number: of the slice.
+          found: the elements of earlier slices of the phase.
+          around: as `around` returned it.
+        """
+        embedding, same, bias, parameters = self.slices[number]
+        x = around if bias is None else around + bias
+        if found:
+            found = self._embedded(self.arithmetic.concat(found, -1), embedding)
+            x = x + self.arithmetic.convolve(found, same)
+        x = self.arithmetic.activation(x)
+        for weights in self.joint:
+            x = self._activated(x, weights)
+        x = self._convolved(x, parameters)
+        half = x.shape[-1] // 2
+        return x[..., :half], x[..., half:]
+
+    def _embedded(self, latent, weights):
+        x = self.arithmetic.input(latent)
+        return x if weights is None else self._activated(x, weights)
+
+    def _activated(self, x, weights):
+        return self.arithmetic.activation(self._convolved(x, weights))
+
+    def _convolved(self, x, weights):
+        kernel, bias = weights
+        return self.arithmetic.convolve(x, kernel) + bias
+
+
+class Floats:
+    """What the network calculates with in training: floats, in TensorFlow."""
+
+    concat, pad, zeros = map(staticmethod, (tf.concat, tf.pad, tf.zeros))
+    round, sign, where = map(staticmethod, (tf.round, tf.sign, tf.where))
+    softplus = staticmethod(tf.nn.softplus)
+
+    @staticmethod
+    def weight(variable, factor=1.0):
+        """Returns a weight as it is; nothing has steps."""
+        return tf.convert_to_tensor(variable)
+
+    @staticmethod
+    def input(latent):
+        return tf.clip_by_value(latent, -_ACTIVATION_BOUND, _ACTIVATION_BOUND)
+
+    @staticmethod
+    def activation(x):
+        return tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND)
+
+    @staticmethod
+    def convolve(x, kernel, padding="SAME"):
+        return tf.nn.conv2d(x, kernel, 1, padding)
+
+    @staticmethod
+    def joined(planes, shape):
+        """Returns the latent that has these phases."""
+        # On even sizes every phase has as many; what others lack lies outside, and is cut off.
+        full = [(shape[k + 1] + 1) // 2 for k in range(2)]
+        padded = []
+        for plane in planes:
+            lacking = [(0, full[k] - tf.shape(plane)[k + 1]) for k in range(2)]
+            padded.append(tf.pad(plane, ((0, 0), *lacking, (0, 0))))
+        # An update of a strided slice XLA would not compile.
+        in_order = [padded[_PHASES.index(phase)] for phase in sorted(_PHASES)]
+        return tf.nn.depth_to_space(tf.concat(in_order, -1), 2)[:, : shape[1], : shape[2]]
+
+
+class Integers:
+    """What the network calculates with to code: integers, held by float64, in NumPy."""
+
+    concat, pad, zeros = map(staticmethod, (np.concatenate, np.pad, np.zeros))
+    round, sign, where = map(staticmethod, (np.round, np.sign, np.where))
+    softplus = staticmethod(functools.partial(np.logaddexp, 0))
+
+    @staticmethod
+    def weight(variable, factor=1.0):
+        """Returns a weight in its steps, times a power of two."""
+        weight = np.clip(variable.numpy().astype(np.float64), -_WEIGHT_BOUND, _WEIGHT_BOUND)
+        return np.round(weight / _WEIGHT_STEP) * (_WEIGHT_STEP * factor)
+
+    @staticmethod
+    def input(latent):
+        return np.clip(np.asarray(latent, np.float64), -_ACTIVATION_BOUND, _ACTIVATION_BOUND)
+
+    @staticmethod
+    def activation(x):
+        return np.floor(np.clip(x, 0.0, _ACTIVATION_BOUND / _ACTIVATION_STEP))
+
+    @staticmethod
+    def convolve(x, kernel, padding="SAME"):
+        if kernel.shape[:2] == (1, 1):
+            return x @ kernel[0, 0]
+        # Any order of summation will do, TensorFlow's as well.
+        return tf.nn.conv2d(x, kernel, 1, padding).numpy()
+
+    @staticmethod
+    def joined(planes, shape):
+        """Returns the latent that has these phases, float32."""
+        y = np.empty(shape, np.float32)
+        for phase, plane in enumerate(planes):
+            y[_positions(phase)] = plane
+        return y
+
+
+class _Convolution(tf.Module):
+    """The variables of a convolution with a bias."""
+
+    def __init__(self, name: str, support: int, channels: int, filters: int):
+        super().__init__()
+        with tf.name_scope(name):
+            initial = tf.keras.initializers.VarianceScaling()((support, support, channels, filters))
+            self.kernel = tf.Variable(initial, name="kernel")
+            self.bias = tf.Variable(tf.zeros(filters), name="bias")
+
+
+def _positions(phase):
+    """Returns where the elements of one phase of [B, h, w, C] are."""
+    row, column = _PHASES[phase]
+    return slice(None), slice(row, None, 2), slice(column, None, 2)
+
+
+def _taps(support, first, earlier):
+    """Returns which taps of a kernel, along one axis, lie on an earlier phase, and the padding.
+
+    Args:
+      support: side of the kernel.
+      first: row or column modulo two of the phase around whose positions the kernel lies.
+      earlier: that of the phase that it reads.
+
+    Returns:
+      The slice of the taps, and how many positions the first of them lies before.
+    """
+    start = (support // 2 - first + earlier) % 2
+    return slice(start, None, 2), (support // 2 - first + earlier - start) // 2
