@@ -50,6 +50,8 @@ class LayerConfig:
         "conditional", or "first-conditional".
       transforms: which of `sae.model.transforms.TRANSFORMS`.
       latent_support: side of the convolutions that make and read the latent.
+      post_filter: channels of two residual blocks that the image of "shortcut" transforms passes;
+        0 for none.
       step: of a conditional layer's latent, which is rounded to multiples of it, on the scale
         of images in [0, 1].
       kernel: what is learned of a convolution: "plain", its taps, or "fourier",
@@ -70,6 +72,7 @@ class LayerConfig:
     kind: str = "residual"
     transforms: str = "paper"
     latent_support: int = 5
+    post_filter: int = 0
     step: float = 1.0
     kernel: str = "fourier"
     prior_filters: int = 64

@@ -28,6 +28,7 @@ _HELP = {
     "kernel": "what is learned of a convolution: its taps or their Fourier coefficients",
     "prior_filters": "channels between the convolutions of a conditional layer's prior",
     "latent_support": "side of the convolutions that make and read the latent",
+    "post_filter": "channels of two residual blocks that the image of shortcuts passes; 0: none",
     "prior_support": "side of that prior's convolution over the layer's own latent",
     "prior_reads": "how that prior reads latents: their values, or embeddings of them",
     "prior_slices": "parts of the channels, of which that prior's later ones know the earlier",

@@ -52,6 +52,7 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
             hidden_filters=80,
             transforms="shortcut",
             latent_support=3,
+            post_filter=0 if name in LAYER_NAMES[:2] else 16,
             step=_STEP[name],
             prior_filters=96,
             prior_support=3,
@@ -93,6 +94,7 @@ def _tiny(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
         layer = dataclasses.replace(
             layer,
             transforms="shortcut",
+            post_filter=0 if name == LAYER_NAMES[0] else 4,
             step=_STEP[name],
             prior_slices=3,
             prior_reads="embeddings",

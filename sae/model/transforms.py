@@ -14,7 +14,7 @@ from sae.config import LayerConfig
 
 # Large latents are synthesised in strips of so many positions, 3 megapixels.
 _STRIP = 12_000
-# So many positions of the latent up and down, a pixel depends on: 1 + 1/2 + 1/4, rounded up.
+# So many positions of the latent up and down, a pixel depends on: 1 + 1/2 + 1/4, and 1/4 filtered.
 _REACH = 2
 
 # GDN is x / (beta + gamma |x|^alpha)^epsilon.
@@ -216,11 +216,40 @@ class _ShortcutSynthesis(_Shortcut):
     def __init__(self, config: LayerConfig, channels: int):
         scope = f"{config.name}/synthesis"
         super().__init__(_paper_synthesis(config, channels), channels, scope)
+        self._filter = [
+            _Residual(config.post_filter, f"{scope}/filter_{k}")
+            for k in range(2)
+            if config.post_filter
+        ]
 
     def __call__(self, y):
         blocks = tf.tensordot(y, self._matrix, (-1, -1))
         x = 0.5 + tf.nn.depth_to_space(blocks, _STRIDE)
-        return x + _TO_IMAGE * self._beside(_FROM_LATENT * y)
+        x += _TO_IMAGE * self._beside(_FROM_LATENT * y)
+        for residual in self._filter:
+            x = residual(x)
+        return x
+
+
+class _Residual(tf.Module):
+    """Two convolutions of 3 x 3 beside an image, silent at first.
+
+    Args:
+      filters: channels between them.
+      scope: of the variables.
+    """
+
+    def __init__(self, filters: int, scope: str):
+        super().__init__()
+        initial = tf.keras.initializers.VarianceScaling()((3, 3, 3, filters))
+        with tf.name_scope(scope):
+            self._first = tf.Variable(initial, name="first")
+            self._bias = tf.Variable(tf.zeros(filters), name="bias")
+            self._second = tf.Variable(tf.zeros((3, 3, filters, 3)), name="second")
+
+    def __call__(self, x):
+        seen = tf.nn.relu(tf.nn.conv2d(x, self._first, 1, "SAME") + self._bias)
+        return x + tf.nn.conv2d(seen, self._second, 1, "SAME")
 
 
 def _cosines(depth: int) -> np.ndarray:
