@@ -289,13 +289,14 @@ class _Coder:
         layer, context = self.layers[self._done], self._started()
         with tf.device("CPU:0"):
             x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
-            if not self._effort:
-                y_hat, strings = layer.encode(layer.analyse(x, context), context)
         if self._effort:
             # On a GPU where there is one, since no decoder has to repeat it.
             y_hat = self._searched(x, layer, context)
             with tf.device("CPU:0"):
                 strings = layer.write(y_hat, context)
+        else:
+            with tf.device("CPU:0"):
+                y_hat, strings = layer.encode(layer.analyse(x, context), context)
         self._go_on(y_hat)
         return Record(self._fingerprints[self._done - 1], strings.numpy()[0])
 

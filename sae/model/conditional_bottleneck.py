@@ -47,7 +47,7 @@ class ConditionalBottleneck(Bottleneck):
         self._network.traverse(known, tf.shape(y_hat), latents, Floats)
         # All parts in one row: so many small ones would take longer.
         y, means, scales = (tf.concat([_row(x) for x in of_all], 1) for of_all in zip(*parts))
-        prior = _PRIOR(loc=means, scale=_scale(scales))
+        prior = _PRIOR(loc=means, scale=_scale(Floats, scales))
         return tf.reduce_sum(prior.log_prob(y), axis=1) / -math.log(2)
 
     def quantize(self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: float) -> tf.Tensor:
@@ -61,13 +61,11 @@ class ConditionalBottleneck(Bottleneck):
           latents: of the lower layers.
           worth: of an error squared, in bits.
         """
-        shape = tf.shape(y)
 
         def chosen(part, means, scales):
-            return _quantized(Floats, y[part], means, _scale(scales), worth)
+            return _quantized(Floats, y[part], means, scales, worth)
 
-        planes = self._network.traverse(chosen, shape, latents, Floats)
-        return tf.stop_gradient(Floats.joined(planes, shape))
+        return tf.stop_gradient(self._network.traverse(chosen, tf.shape(y), latents, Floats))
 
     def encode(
         self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: float
@@ -79,8 +77,8 @@ class ConditionalBottleneck(Bottleneck):
             nearest = np.round(y[part])
             # Elsewhere there is no choice.
             open_ = nearest != np.round(means)
-            scale = _SMALLEST_SCALE * _RATIO ** np.clip(scales[open_], 0, _SCALES - 1)
-            nearest[open_] = _quantized(Integers, y[part][open_], means[open_], scale, worth)
+            of_open = (x[open_] for x in (y[part], means, scales))
+            nearest[open_] = _quantized(Integers, *of_open, worth)
             return nearest
 
         return self._compressed(chosen, y.shape, latents)
@@ -99,8 +97,8 @@ class ConditionalBottleneck(Bottleneck):
             parts.append((index, np.int32(found) - shift))
             return found
 
-        planes = self._network.traverse(chosen, shape, latents, Integers)
-        return tf.constant(Integers.joined(planes, shape)), self._encode(parts, shape[:1])
+        y_hat = self._network.traverse(chosen, shape, latents, Integers)
+        return tf.constant(y_hat), self._encode(parts, shape[:1])
 
     def _decode(self, strings, shape, latents):
         shape, parts = (len(strings), *shape, self.depth), []
@@ -114,9 +112,8 @@ class ConditionalBottleneck(Bottleneck):
             parts.append((index, symbols))
             return symbols + shift
 
-        planes = self._network.traverse(decoded, shape, latents, Integers)
-        y_hat = tf.constant(Integers.joined(planes, shape))
-        return y_hat, lambda: self._encode(parts, shape[:1])
+        y_hat = self._network.traverse(decoded, shape, latents, Integers)
+        return tf.constant(y_hat), lambda: self._encode(parts, shape[:1])
 
     def _encode(self, parts, batch):
         """Returns the strings of all parts: for each the tables' indices, and the symbols."""
@@ -131,7 +128,7 @@ class ConditionalBottleneck(Bottleneck):
             index_ranges=(_MEANS, _SCALES),
             parameter_fns={
                 "loc": lambda i: i[..., 0] / _MEANS,
-                "scale": lambda i: _SMALLEST_SCALE * _RATIO ** i[..., 1],
+                "scale": lambda i: _scale(Floats, i[..., 1]),
             },
             **options,
         )
@@ -145,18 +142,18 @@ class ConditionalBottleneck(Bottleneck):
         return self.depth * np.min(self._smallest_bits())
 
 
-def _scale(index):
+def _scale(arithmetic, index):
     """Returns the scale that an index, not rounded, stands for."""
-    index = tfc.upper_bound(tfc.lower_bound(index, 0.0), _SCALES - 1.0)
-    return _SMALLEST_SCALE * _RATIO**index
+    return _SMALLEST_SCALE * _RATIO ** arithmetic.clip(index, 0.0, _SCALES - 1.0)
 
 
-def _quantized(arithmetic, y, means, scale, worth):
+def _quantized(arithmetic, y, means, scales, worth):
     """Returns the nearest integers, or those one nearer to the mean, as `quantize` describes."""
     nearest = arithmetic.round(y)
     distance = nearest - means
     inwards = arithmetic.sign(arithmetic.round(distance))
     # The logistic's logarithm at that integer, less the one at the nearest.
+    scale = _scale(arithmetic, scales)
     border, unit = (abs(distance) - 0.5) / scale, 1 / scale
     saved = border + arithmetic.softplus(-border - unit) - arithmetic.softplus(border - unit)
     # That of (y - nearest + inwards)^2 - (y - nearest)^2.

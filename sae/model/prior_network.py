@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_compression as tfc
 
 # Rows and columns modulo two, in the order of coding.
 _PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
@@ -67,7 +68,6 @@ class PriorNetwork(tf.Module):
         embedded: bool = True,
     ):
         super().__init__()
-        self._depth = depth
         bounds = sorted({0, *(depth >> k for k in range(slices))})
         self._slices = [slice(*pair) for pair in zip(bounds, bounds[1:])]
         with tf.name_scope(name):
@@ -111,15 +111,15 @@ class PriorNetwork(tf.Module):
         shape: Sequence[int] | tf.Tensor,
         latents: Sequence[tf.Tensor],
         arithmetic: type[Floats] | type[Integers],
-    ) -> list:
-        """Goes through the parts of a latent in the order of coding; returns its phases.
+    ):
+        """Goes through the parts of a latent in the order of coding; returns the latent.
 
         Args:
           choose: (where a part is in the latent, its means, its scales' indices, neither
             rounded) -> the elements of the part, on which those of later parts depend.
           shape: of the latent, [B, h, w, depth].
           latents: of the lower layers.
-          arithmetic: what to calculate in; it can join the phases.
+          arithmetic: what to calculate in.
         """
         weights, planes, seen = self._weights(arithmetic), [], []
         below = weights.from_below(latents)
@@ -130,7 +130,7 @@ class PriorNetwork(tf.Module):
                 found.append(choose(part, *weights.of_slice(number, found, around)))
             planes.append(arithmetic.concat(found, -1))
             seen.append(weights.seen(planes[-1]))
-        return planes
+        return arithmetic.joined(planes, shape)
 
     def _weights(self, arithmetic) -> _Weights:
         """Returns the weights for an arithmetic; those in integers are kept."""
@@ -149,7 +149,7 @@ class PriorNetwork(tf.Module):
             _SCALE_STEPS * weight(self._scale.bias) + _SCALE_ONE,
         )
 
-        def embedding(convolution, channels):
+        def embedding(convolution, channels=None):
             """Returns kernel and bias of what reads so many channels, None where nothing does."""
             if convolution is None:
                 return None
@@ -174,7 +174,7 @@ class PriorNetwork(tf.Module):
                 (weight(c.kernel, factor), weight(c.bias, up))
                 for c, factor in zip(self._below, (up, 1.0))
             ],
-            embedding(self._own_embedding, self._depth),
+            embedding(self._own_embedding),
             weight(self._own.kernel, of_own),
             weight(self._own.bias, up) + weight(self._phase, up),
             slices,
@@ -298,6 +298,11 @@ class Floats:
     softplus = staticmethod(tf.nn.softplus)
 
     @staticmethod
+    def clip(x, low, high):
+        """Returns x within bounds; beyond them, a gradient passes that leads back."""
+        return tfc.upper_bound(tfc.lower_bound(x, low), high)
+
+    @staticmethod
     def weight(variable, factor=1.0):
         """Returns a weight as it is; nothing has steps."""
         return tf.convert_to_tensor(variable)
@@ -333,7 +338,7 @@ class Integers:
 
     concat, pad, zeros = map(staticmethod, (np.concatenate, np.pad, np.zeros))
     round, sign, where = map(staticmethod, (np.round, np.sign, np.where))
-    softplus = staticmethod(functools.partial(np.logaddexp, 0))
+    softplus, clip = staticmethod(functools.partial(np.logaddexp, 0)), staticmethod(np.clip)
 
     @staticmethod
     def weight(variable, factor=1.0):
