@@ -287,7 +287,9 @@ class _Weights(NamedTuple):
 
     def _convolved(self, x, weights):
         kernel, bias = weights
-        return self.arithmetic.convolve(x, kernel) + bias
+        x = self.arithmetic.convolve(x, kernel)
+        x += bias
+        return x
 
 
 class Floats:
@@ -348,16 +350,20 @@ class Integers:
 
     @staticmethod
     def input(latent):
-        return np.clip(np.asarray(latent, np.float64), -_ACTIVATION_BOUND, _ACTIVATION_BOUND)
+        x = np.array(latent, np.float64)
+        return np.clip(x, -_ACTIVATION_BOUND, _ACTIVATION_BOUND, out=x)
 
     @staticmethod
     def activation(x):
-        return np.floor(np.clip(x, 0.0, _ACTIVATION_BOUND / _ACTIVATION_STEP))
+        """Returns the activation of x, in its place."""
+        np.clip(x, 0.0, _ACTIVATION_BOUND / _ACTIVATION_STEP, out=x)
+        return np.floor(x, out=x)
 
     @staticmethod
     def convolve(x, kernel, padding="SAME"):
         if kernel.shape[:2] == (1, 1):
-            return x @ kernel[0, 0]
+            # One product of matrices, where @ would make one of every row.
+            return np.tensordot(x, kernel[0, 0], 1)
         # Any order of summation will do, TensorFlow's as well.
         return tf.nn.conv2d(x, kernel, 1, padding).numpy()
 
