@@ -90,9 +90,10 @@ def _training_parser(name: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--strategy",
-        choices=("auto", "single", "mirrored", "multiworker"),
+        choices=("auto", "single", "cores", "mirrored", "multiworker"),
         default="auto",
-        help="auto: multiworker where TF_CONFIG is set, mirrored where there are several GPUs",
+        help="auto: multiworker where TF_CONFIG is set, mirrored where there are several GPUs, "
+        "single elsewhere; cores: the batch divided among the cores of a machine without GPU",
     )
     parser.add_argument("--save_every", type=float, default=180, help="seconds (180)")
     parser.add_argument("--force", action="store_true", help="replace a finished layer")
@@ -155,13 +156,13 @@ def _train(options: argparse.Namespace) -> None:
     training = dataclasses.replace(
         training, **{k: v for k, v in given.items() if k not in layer_fields}
     )
-    with _strategy(options.strategy).scope():
+    with _strategy(options.strategy, training.batchsize).scope():
         from sae.training.loop import train
 
         train(architecture, training, store, options.data, options.save_every, options.force)
 
 
-def _strategy(name: str):
+def _strategy(name: str, batchsize: int):
     """Returns the distribution strategy; must come before anything else of TensorFlow."""
     import tensorflow as tf
 
@@ -176,6 +177,18 @@ def _strategy(name: str):
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
+    if name == "cores":
+        replicas = max(n for n in range(1, (os.cpu_count() or 1) + 1) if batchsize % n == 0)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(replicas)
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * replicas,
+        )
+        return tf.distribute.MirroredStrategy(
+            [f"CPU:{k}" for k in range(replicas)],
+            cross_device_ops=tf.distribute.ReductionToOneDevice(),
+        )
     return tf.distribute.get_strategy()
 
 

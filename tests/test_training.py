@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -306,6 +307,19 @@ def test_a_signal_saves_and_other_options_are_refused(photos, tmp_path):
     assert refused.returncode == 2
     assert "batchsize was 2, is 4" in refused.stderr.splitlines()[-1]
     assert state.read_bytes() == before
+
+
+def test_cores_share_a_batch(photos, tmp_path):
+    losses = {}
+    for strategy in ("single", "cores"):
+        command = script(photos, tmp_path / strategy, "--strategy", strategy, steps=4)
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        losses[strategy] = float(re.search(r"loss (\S+) at step 4", said)[1])
+        record = json.loads(next((tmp_path / strategy).rglob("layer.json")).read_text())["training"]
+        assert record["patches"] == 4 * record["options"]["batchsize"]
+    # The same patches, but for every replica noise of its own in place of rounding.
+    assert losses["cores"] == pytest.approx(losses["single"], rel=0.05)
+    assert losses["cores"] != losses["single"] or os.cpu_count() == 1
 
 
 def test_two_workers_take_the_same_steps(photos, tmp_path):
