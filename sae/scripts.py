@@ -178,6 +178,7 @@ def _strategy(name: str, batchsize: int):
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
     if name == "cores":
+        # One thread for each replica; TensorFlow's own division of operations gains less.
         replicas = max(n for n in range(1, (os.cpu_count() or 1) + 1) if batchsize % n == 0)
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(replicas)
