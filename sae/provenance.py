@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import platform
 import subprocess
@@ -30,8 +31,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _commit() -> str | None:
-    """Returns the commit of this clone, None outside one."""
+    """Returns the commit of this clone, None outside one.
+
+    It is asked for once, before a command's own results make the clone a changed one.
+    """
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
