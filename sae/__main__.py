@@ -165,6 +165,11 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     )
     bdrate.add_argument("--curves", nargs="+", metavar="KEY", help="which to compare")
     bdrate.add_argument(
+        "--each-image",
+        action="store_true",
+        help="the means of each image's deltas, not those of the mean curves",
+    )
+    bdrate.add_argument(
         "--format", choices=TABLE_FORMATS, default="markdown", help="of the table (markdown)"
     )
     bdrate.set_defaults(run=_lazily("sae.measuring.bdrate", "run"))

@@ -133,6 +133,32 @@ def test_bd_rate_of_shifted_curves():
     assert bdrate.delta(spoilt, anchor, "psnr").rate == pytest.approx(-10, abs=1e-6)
 
 
+def of_images(factors):
+    """A curve of as many images; each reaches the same PSNR at so many times the rate."""
+    rates = [0.1, 0.2, 0.4, 0.8]
+    rows = [
+        [row(f"{k}.png", factor * rate, psnr) for k, factor in enumerate(factors)]
+        for rate, psnr in zip(rates, [25, 28, 31, 34.0])
+    ]
+    return curve([results.mean(setting)["bpp"] for setting in rows], [25, 28, 31, 34], images=rows)
+
+
+def test_bd_rate_image_by_image():
+    anchor = of_images([1, 10])
+    found = bdrate.each_image(of_images([0.5, 10]), anchor, "psnr")
+    assert found.rate == pytest.approx(-25) and found.images == (2, 2)
+    assert found.overlap == (25, 34)
+    # In the mean curve, the image that has most of the bits has most of the say.
+    assert bdrate.delta(of_images([0.5, 10]), anchor, "psnr").rate == pytest.approx(-50 / 11)
+    # An image on which two codecs share no range is left out and counted.
+    elsewhere = of_images([0.5, 1000])
+    assert bdrate.each_image(elsewhere, anchor, "psnr").images == (1, 2)
+    with pytest.raises(SaeError, match="image by image"):
+        bdrate.each_image(of_images([1, 1, 1]), anchor, "psnr")
+    with pytest.raises(SaeError, match="image by image"):
+        bdrate.each_image(curve([0.1, 0.2, 0.3], [25, 28, 31]), anchor, "psnr")
+
+
 def test_the_rate_at_a_quality():
     one = curve([0.1, 0.4, 1.6], [30, 34, 40])
     assert bdrate.rate_at(one, "psnr", 34) == pytest.approx(0.4)
@@ -152,8 +178,9 @@ def test_bd_rate_refuses_what_does_not_overlap():
 @pytest.mark.parametrize("format", TABLE_FORMATS)
 def test_bd_rate_tables(folder, capsys, format):
     options = argparse.Namespace(
-        results=folder, against="published/sae-2019-mse", curves=None, format=format
-    )
+        results=folder, against="published/sae-2019-mse", curves=None, format=format,
+        each_image=False,
+    )  # fmt: skip
     bdrate.run(options)
     text = capsys.readouterr().out
     # Three times the rate at every quality.
@@ -163,6 +190,18 @@ def test_bd_rate_tables(folder, capsys, format):
     else:
         columns = {line.count("&" if format == "latex" else "|") for line in text.splitlines()}
         assert columns <= ({0, 6} if format == "latex" else {8})
+
+
+def test_bd_rate_tables_count_images(folder, capsys):
+    options = argparse.Namespace(
+        results=folder, against="residual-mse", curves=["conditional-ms-ssim"], format="markdown",
+        each_image=True,
+    )  # fmt: skip
+    bdrate.run(options)
+    assert "3 of 3 images" in capsys.readouterr().out
+    options.against = "published/sae-2019-mse"
+    with pytest.raises(SaeError, match="same images"):
+        bdrate.run(options)
 
 
 def plot_options(folder, output, **changes):

@@ -67,7 +67,8 @@ CODECS = {
         description="JPEG 2000, irreversible, with colour transform, one file per rate",
         suffix=".jp2",
         option="quality_layers",
-        values=(240, 160, 120, 80, 60, 48, 34, 24, 16, 12, 8, 6),
+        # The first two are for smooth images, which need few bits.
+        values=(960, 480, 240, 160, 120, 80, 60, 48, 34, 24, 16, 12, 8, 6),
         fixed={"quality_mode": "rates", "irreversible": True, "mct": 1},
         library="jpg_2000",
     ),

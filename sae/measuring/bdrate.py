@@ -5,6 +5,11 @@ in per cent: negative where fewer bits are spent than by the anchor. BD-quality
 is the mean difference of the quality in dB over the logarithm of the rate
 (Bjontegaard, VCEG-M33, 2001). Both interpolate by piecewise cubic Hermite
 polynomials and hold for the range that the two curves share, which is stated.
+
+A curve is the mean of a set of images, setting by setting, so a delta between
+two also shows how each codec shares its bits among the images: one that gives
+all of them the same rate gains PSNR on smooth ones, which is cheap there, in the
+mean. The mean of every image's own deltas does not know of that.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -33,12 +38,15 @@ class Delta:
       quality: BD-PSNR, or BD-MS-SSIM, in dB.
       overlap: the shared range of quality in dB, over which `rate` holds.
       share: that range as a fraction of the smaller of both curves' ranges.
+      images: of how many images, and of how many there are, these are the means;
+        None where they are those of the curves.
     """
 
     rate: float
     quality: float
     overlap: tuple[float, float]
     share: float
+    images: tuple[int, int] | None = None
 
 
 def run(options: argparse.Namespace) -> None:
@@ -51,12 +59,16 @@ def run(options: argparse.Namespace) -> None:
         if curve.kind != "published" or curve.key in results.DEFAULT_CURVES
     ]
     tested = [curve for curve in results.select(found, keys) if curve.key != anchor.key]
+    compare = each_image if options.each_image else delta
     deltas = {
-        curve.name: {quality: delta_or_reason(curve, anchor, quality) for quality in QUALITIES}
+        curve.name: {quality: _or_reason(compare, curve, anchor, quality) for quality in QUALITIES}
         for curve in tested
     }
     if all(isinstance(one, str) for row in deltas.values() for one in row.values()):
-        raise SaeError(f"No curve can be compared with {anchor.name}: the ranges do not overlap.")
+        raise SaeError(
+            f"No curve can be compared with {anchor.name}: "
+            + ("none has the same images." if options.each_image else "the ranges do not overlap.")
+        )
     print(_FORMATS[options.format](anchor.name, deltas))
 
 
@@ -96,6 +108,29 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     )
 
 
+def each_image(curve: Curve, anchor: Curve, quality: str) -> Delta:
+    """Returns the means of `delta` over the images of a set.
+
+    Images on which the two share no range are left out; `Delta.images` has their
+    number.
+
+    Raises:
+      SaeError: the two were not measured on the same images, or no image is left.
+    """
+    names = [row["image"] for row in (curve.images or [[]])[0]]
+    pairs = [(results.of_image(curve, name), results.of_image(anchor, name)) for name in names]
+    if not pairs or not all(one and other for one, other in pairs):
+        raise SaeError(f"{curve.name} and {anchor.name} are not known image by image.")
+    found = [_or_reason(delta, one, other, quality) for one, other in pairs]
+    found = [one for one in found if isinstance(one, Delta)]
+    if not found:
+        raise SaeError(f"{curve.name} and {anchor.name} do not overlap in {QUALITIES[quality]}.")
+    low, high, rate, value, share = np.mean(
+        [(*one.overlap, one.rate, one.quality, one.share) for one in found], axis=0
+    ).tolist()
+    return Delta(rate, value, (low, high), share, (len(found), len(pairs)))
+
+
 def rate_at(curve: Curve, quality: str, value: float) -> float | None:
     """Returns the rate at which a curve reaches a quality, None outside its range.
 
@@ -119,8 +154,12 @@ def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray,
 
 def delta_or_reason(curve: Curve, anchor: Curve, quality: str) -> Delta | str:
     """Returns the deltas, or the sentence that says why there are none."""
+    return _or_reason(delta, curve, anchor, quality)
+
+
+def _or_reason(compare: Callable, curve: Curve, anchor: Curve, quality: str) -> Delta | str:
     try:
-        return delta(curve, anchor, quality)
+        return compare(curve, anchor, quality)
     except SaeError as error:
         return str(error)
 
@@ -130,7 +169,10 @@ def cells(one: Delta | str) -> list[str]:
     if isinstance(one, str):
         return ["-", "-", "no overlap" if "overlap" in one else "unknown"]
     low, high = one.overlap
-    return [f"{one.rate:+.1f} %", f"{one.quality:+.2f} dB", f"{low:.1f} to {high:.1f} dB"]
+    where = f"{low:.1f} to {high:.1f} dB"
+    if one.images:
+        where += f", {one.images[0]} of {one.images[1]} images"
+    return [f"{one.rate:+.1f} %", f"{one.quality:+.2f} dB", where]
 
 
 def header() -> list[str]:
