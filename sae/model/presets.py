@@ -23,7 +23,7 @@ _LAMBDA = {
 
 # Of the conditional layers. As many frequencies as are worth coding. A base could be rounded best
 # in steps of sqrt(26 lambda) / 255 without any training; higher layers learn faster with 0.7 of it.
-_CONDITIONAL_DEPTH = {"base": 96, "el1": 144, "el2": 208, "el3": 288, "el4": 384}
+_CONDITIONAL_DEPTH = {"base": 96, "el1": 192, "el2": 288, "el3": 352, "el4": 448}
 _STEP = {"base": 1.1, "el1": 0.45, "el2": 0.25, "el3": 0.14, "el4": 0.08}
 
 # As published. The steps of EL2 are not, and are taken to be those of EL1.
