@@ -61,7 +61,9 @@ def run(options: argparse.Namespace) -> None:
     tested = [curve for curve in results.select(found, keys) if curve.key != anchor.key]
     compare = each_image if options.each_image else delta
     deltas = {
-        curve.name: {quality: _or_reason(compare, curve, anchor, quality) for quality in QUALITIES}
+        curve.name: {
+            quality: delta_or_reason(curve, anchor, quality, compare) for quality in QUALITIES
+        }
         for curve in tested
     }
     if all(isinstance(one, str) for row in deltas.values() for one in row.values()):
@@ -121,7 +123,7 @@ def each_image(curve: Curve, anchor: Curve, quality: str) -> Delta:
     pairs = [(results.of_image(curve, name), results.of_image(anchor, name)) for name in names]
     if not pairs or not all(one and other for one, other in pairs):
         raise SaeError(f"{curve.name} and {anchor.name} are not known image by image.")
-    found = [_or_reason(delta, one, other, quality) for one, other in pairs]
+    found = [delta_or_reason(one, other, quality) for one, other in pairs]
     found = [one for one in found if isinstance(one, Delta)]
     if not found:
         raise SaeError(f"{curve.name} and {anchor.name} do not overlap in {QUALITIES[quality]}.")
@@ -152,12 +154,10 @@ def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray,
     return np.array(rates), np.array(qualities)
 
 
-def delta_or_reason(curve: Curve, anchor: Curve, quality: str) -> Delta | str:
-    """Returns the deltas, or the sentence that says why there are none."""
-    return _or_reason(delta, curve, anchor, quality)
-
-
-def _or_reason(compare: Callable, curve: Curve, anchor: Curve, quality: str) -> Delta | str:
+def delta_or_reason(
+    curve: Curve, anchor: Curve, quality: str, compare: Callable = delta
+) -> Delta | str:
+    """Returns what `delta` or `each_image` does, or the sentence that says why it cannot."""
     try:
         return compare(curve, anchor, quality)
     except SaeError as error:
