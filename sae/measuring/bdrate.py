@@ -67,10 +67,10 @@ def run(options: argparse.Namespace) -> None:
         for curve in tested
     }
     if all(isinstance(one, str) for row in deltas.values() for one in row.values()):
-        raise SaeError(
-            f"No curve can be compared with {anchor.name}: "
-            + ("none has the same images." if options.each_image else "the ranges do not overlap.")
-        )
+        cause = "the ranges do not overlap"
+        if options.each_image:
+            cause += ", or the same images were not measured"
+        raise SaeError(f"No curve can be compared with {anchor.name}: {cause}.")
     print(_FORMATS[options.format](anchor.name, deltas))
 
 
@@ -111,7 +111,7 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
 
 
 def each_image(curve: Curve, anchor: Curve, quality: str) -> Delta:
-    """Returns the means of `delta` over the images of a set.
+    """Returns the means of what `delta` finds on each image, overlap and share included.
 
     Images on which the two share no range are left out; `Delta.images` has their
     number.

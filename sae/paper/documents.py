@@ -172,15 +172,11 @@ def _deltas(by_key: dict[str, Curve]) -> str:
 
 
 def _row(name: str, ours: Curve, other: Curve, compare: Callable) -> str:
-    cells = []
+    texts = []
     for quality in bdrate.QUALITIES:
-        try:
-            found = compare(ours, other, quality)
-            low, high = found.overlap
-            cells.append(f"{found.rate:+.1f} % ({low:.1f} to {high:.1f} dB)")
-        except SaeError:
-            cells.append("-")
-    return f"| {name} | " + " | ".join(cells) + " |"
+        rate, _, where = bdrate.cells(bdrate.delta_or_reason(ours, other, quality, compare))
+        texts.append(rate if rate == "-" else f"{rate} ({where})")
+    return f"| {name} | {' | '.join(texts)} |"
 
 
 def runs_of(training: dict) -> list[dict]:
