@@ -238,6 +238,8 @@ def test_bits_with_noise_bound_the_estimate(bottleneck):
 
 def test_sums_may_be_taken_in_any_order(bottleneck):
     y, lower = latents(905, 2, 20, 30)
+    # A large value multiplies the rounding of a weight; how much, differs between fits.
+    y = tf.clip_by_value(y, -8.0, 8.0)
     order = np.random.default_rng(0).permutation(BELOW)
     first = bottleneck.trainable_variables
     first = next(v for v in first if v.name == "test/bottleneck/below_0/kernel:0")
