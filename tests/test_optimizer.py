@@ -71,6 +71,18 @@ def test_vectors_and_priors_take_the_steps_of_adam():
         np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
+def test_a_mode_too_large_for_a_basis_has_none():
+    w = tf.Variable(tf.zeros((3, 2049)))
+    optimizer = SOAP(0.1)
+    optimizer.build([w])
+    sides = {variable.shape[0] for variable in optimizer.variables if "basis" in variable.name}
+    assert sides == {3}
+    gradient = tf.random.stateless_normal(w.shape, (0, 1))
+    for _ in range(2):
+        optimizer.apply_gradients([(gradient, w)])
+    assert np.all(np.isfinite(w)) and tf.reduce_sum(w * gradient) < 0
+
+
 @pytest.mark.parametrize("shape", [(5,), (3, 3, 4, 2)])
 def test_one_gradient_out_of_all_proportion_hardly_moves_the_weights(shape):
     """It counts as one of twice the usual norm; a gradient of zero before it as none."""

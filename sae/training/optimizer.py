@@ -21,13 +21,18 @@ import tensorflow as tf
 
 from sae.errors import SaeError
 
+# Side of a basis: its refreshment takes time with the cube of it.
+_LARGEST = 2048
+
 
 class SOAP(tf.keras.optimizers.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner.
 
     Matrices have two modes. The kernel of a convolution, [k, k, in, out], is
     taken as [k * k, in, out] and has three, so that the bases are small and a
-    step costs about what Adam's does. Tensors of any other rank (vectors, and
+    step costs about what Adam's does. A mode of more than 2048 has no basis, as in
+    the paper where one would cost too much: of a kernel learned in the Fourier
+    domain, only the frequencies have one. Tensors of any other rank (vectors, and
     the densities of a factorised prior) take Adam's steps.
 
     The first step moves only what takes Adam's steps: for the others, it finds
@@ -179,7 +184,7 @@ def _folded(shape):
         return shape, []
     if len(shape) == 4:
         shape = [shape[0] * shape[1], *shape[2:]]
-    return shape, [mode for mode, side in enumerate(shape) if side > 1]
+    return shape, [mode for mode, side in enumerate(shape) if 1 < side <= _LARGEST]
 
 
 def _gram(x, mode):
