@@ -39,7 +39,7 @@ def ends(records):
 
 
 def test_bytes_are_those_of_the_format_document():
-    raw = b"SAE" + bytes([1, 1]) + struct.pack("<II", 3, 2)
+    raw = b"SAE" + bytes([2, 1]) + struct.pack("<II", 3, 2)
     first = struct.pack("<I", 2) + b"FPFP" + b"xy"
     second = struct.pack("<I", 0) + b"fpfp"
     expected = raw + first + struct.pack("<I", zlib.crc32(raw + first))
@@ -138,7 +138,7 @@ def test_layers_below_a_damaged_one_can_still_be_read():
         (b"Not an image at all, but a line of text.", "not an .sae stream"),
         (b"\x89PNG\r\n\x1a\n" + bytes(30), "not an .sae stream"),
         (b"SA", "ends before its base layer"),
-        (b"SAE\x02" + STREAM[4:], "version 2"),
+        (b"SAE\x01" + STREAM[4:], "version 1"),
         (STREAM[:4] + b"\x07" + STREAM[5:], "no family of code 7"),
         (STREAM[:5] + bytes(4) + STREAM[9:], "0 x 512"),
         (STREAM[:5] + b"\xff" * 8 + STREAM[13:], "limit of 1000000000"),

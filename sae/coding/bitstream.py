@@ -17,7 +17,7 @@ from sae.errors import SaeError
 from sae.model import families
 from sae.model.families import Family
 
-MAGIC, VERSION = b"SAE", 1
+MAGIC, VERSION = b"SAE", 2
 MAX_PIXELS = 10**9
 FINGERPRINT_BYTES = 4
 

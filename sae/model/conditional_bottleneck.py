@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from sae.model.bottleneck import Bottleneck
-from sae.model.prior_network import Floats, Integers, PriorNetwork
+from sae.model.prior_network import Exact, Floats, PriorNetwork
 
 # Its tails suit better than those of the normal distribution.
 _PRIOR = tfc.NoisyLogistic
@@ -78,7 +78,7 @@ class ConditionalBottleneck(Bottleneck):
             # Elsewhere there is no choice.
             open_ = nearest != np.round(means)
             of_open = (x[open_] for x in (y[part], means, scales))
-            nearest[open_] = _quantized(Integers, *of_open, worth)
+            nearest[open_] = _quantized(Exact, *of_open, worth)
             return nearest
 
         return self._compressed(chosen, y.shape, latents)
@@ -94,10 +94,10 @@ class ConditionalBottleneck(Bottleneck):
         def chosen(part, means, scales):
             index, shift = _index(means, scales)
             found = choose(part, means, scales)
-            parts.append((index, np.int32(found) - shift))
+            parts.append((index, np.int32(found) - (shift + self.cdf_offset[index])))
             return found
 
-        y_hat = self._network.traverse(chosen, shape, latents, Integers)
+        y_hat = self._network.traverse(chosen, shape, latents, Exact)
         return tf.constant(y_hat), self._encode(parts, shape[:1])
 
     def _decode(self, strings, shape, latents):
@@ -108,18 +108,17 @@ class ConditionalBottleneck(Bottleneck):
             nonlocal handle
             index, shift = _index(means, scales)
             handle, symbols = tfc.entropy_decode_index(handle, index, index.shape[1:], tf.int32)
-            symbols = symbols.numpy() + self.cdf_offset[index]
             parts.append((index, symbols))
-            return symbols + shift
+            return symbols.numpy() + (shift + self.cdf_offset[index])
 
-        y_hat = self._network.traverse(decoded, shape, latents, Integers)
+        y_hat = self._network.traverse(decoded, shape, latents, Exact)
         return tf.constant(y_hat), lambda: self._encode(parts, shape[:1])
 
     def _encode(self, parts, batch):
-        """Returns the strings of all parts: for each the tables' indices, and the symbols."""
+        """Returns the strings of all parts: for each the tables' indices, and numbers in them."""
         handle = tfc.create_range_encoder(batch, self.cdf)
         for index, symbols in parts:
-            handle = tfc.entropy_encode_index(handle, index, symbols - self.cdf_offset[index])
+            handle = tfc.entropy_encode_index(handle, index, symbols)
         return tfc.entropy_encode_finalize(handle)
 
     def _model_with_tables(self, **options):
@@ -163,9 +162,10 @@ def _quantized(arithmetic, y, means, scales, worth):
 
 def _index(means, scales):
     """Returns which table codes each element, and what to subtract from it before, int32."""
-    mean = np.int32(np.round(means * _MEANS))
-    scale = np.int32(np.round(np.clip(scales, 0, _SCALES - 1)))
-    return mean % _MEANS * _SCALES + scale, mean // _MEANS
+    mean = np.int32(np.rint(means * _MEANS))
+    scale = np.int32(np.rint(np.clip(scales, 0, _SCALES - 1)))
+    # Remainder and quotient, rounded down: division takes longer.
+    return (mean & (_MEANS - 1)) * _SCALES + scale, mean >> (_MEANS.bit_length() - 1)
 
 
 def _row(x):

@@ -11,18 +11,20 @@ small ones first.) Whatever it reads is embedded first, position by position,
 since a scale depends on the magnitudes around, which a sum of values has lost.
 
 Encoder and decoder must arrive at the same mean and scale to the last bit, on
-any machine. The network therefore codes in integers, held by float64: weights
-and activations are multiples of powers of two, and bounded, so that no sum
-needs more than 53 bits and its terms may be added in any order. (Balle et al.,
-ICLR 2019, for integer networks; here nothing is trained in integers, because
-with so many bits the rounding costs nothing.) It is one network with two
-arithmetics: TensorFlow's of floats to train, and NumPy's of integers to code,
-where so many small operations take half the time.
+any machine. Only products of matrices differ between machines, which add their
+terms in orders of their own. To code, these are therefore exact: weights and
+activations are multiples of powers of two, the weights' the finest with which
+float32 holds every sum, so that no order matters. All else is one rounding of
+one operation, as IEEE 754 has it. (Balle et al., ICLR 2019, for integer
+networks; here nothing is trained in integers, because with so many bits the
+rounding costs nothing.) It is one network with two arithmetics: TensorFlow's to
+train, and NumPy's to code, where so many small operations take half the time.
 """
 
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -36,10 +38,18 @@ _PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))
 # The network says 0 for the scale with index 30, and n / 8 for the n-th above it.
 _SCALE_ONE, _SCALE_STEPS = 30, 8
 
-# In integers: |weight| <= 64 in steps of 2^-12, |activation| <= 1024 in steps of 2^-8.
-# A sum of 2^17 products takes 53 bits.
-_WEIGHT_BOUND, _WEIGHT_STEP = 2.0**6, 2.0**-12
-_ACTIVATION_BOUND, _ACTIVATION_STEP = 2.0**10, 2.0**-8
+# Integers up to this are all in float32, which has 24 bits.
+_EXACT = 2.0**24
+
+
+class _Input(NamedTuple):
+    """What a convolution reads: multiples of a step, up to a bound in magnitude."""
+
+    step: float
+    bound: float
+
+
+_LATENT, _ACTIVATION = _Input(1.0, 2.0**8), _Input(2.0**-4, 2.0**7)
 
 
 class PriorNetwork(tf.Module):
@@ -102,7 +112,7 @@ class PriorNetwork(tf.Module):
         self._exact: _Weights | None = None
 
     def forget(self) -> None:
-        """Takes the weights anew when integers are next needed, since they have changed."""
+        """Rounds the weights anew when they are next needed to code, since they have changed."""
         self._exact = None
 
     def traverse(
@@ -110,7 +120,7 @@ class PriorNetwork(tf.Module):
         choose: Callable,
         shape: Sequence[int] | tf.Tensor,
         latents: Sequence[tf.Tensor],
-        arithmetic: type[Floats] | type[Integers],
+        arithmetic: type[Floats] | type[Exact],
     ):
         """Goes through the parts of a latent in the order of coding; returns the latent.
 
@@ -133,52 +143,47 @@ class PriorNetwork(tf.Module):
         return arithmetic.joined(planes, shape)
 
     def _weights(self, arithmetic) -> _Weights:
-        """Returns the weights for an arithmetic; those in integers are kept."""
+        """Returns the weights for an arithmetic; those to code with are kept."""
         if arithmetic is Floats:
             return self._converted(Floats)
-        self._exact = self._exact or self._converted(Integers)
+        self._exact = self._exact or self._converted(Exact)
         return self._exact
 
     def _converted(self, arithmetic) -> _Weights:
-        weight, concat = arithmetic.weight, arithmetic.concat
-        # Activations, and all that is added to them, count steps; latents and results do not.
-        up, down = 1 / _ACTIVATION_STEP, _ACTIVATION_STEP
-        means = weight(self._mean.kernel, down), weight(self._mean.bias)
-        scales = (
-            _SCALE_STEPS * weight(self._scale.kernel, down),
-            _SCALE_STEPS * weight(self._scale.bias) + _SCALE_ONE,
-        )
+        kernel, bias, concat = arithmetic.kernel, arithmetic.bias, arithmetic.concat
 
-        def embedding(convolution, channels=None):
+        def weights(convolution, reads, factor=1.0, channels=None):
             """Returns kernel and bias of what reads so many channels, None where nothing does."""
             if convolution is None:
                 return None
-            return weight(convolution.kernel[:, :, :channels], up), weight(convolution.bias, up)
+            read = convolution.kernel[:, :, :channels]
+            return factor * kernel(read, reads), factor * bias(convolution.bias)
 
-        # What reads a latent itself counts up to steps.
-        of_own, of_same = (1.0 if e else up for e in (self._own_embedding, self._same_embedding))
+        means = weights(self._mean, _ACTIVATION)
+        scales = weights(self._scale, _ACTIVATION, _SCALE_STEPS)
+        scales = (scales[0], scales[1] + _SCALE_ONE)
+        # What nothing embeds is read as it is.
+        embeddings = (self._own_embedding, self._same_embedding)
+        own, same = (_ACTIVATION if e else _LATENT for e in embeddings)
         slices = []
         for number, channels in enumerate(self._slices):
-            same = read = bias = None
+            read = before = told = None
             if self._same is not None:
-                read = embedding(self._same_embedding, channels.start)
-                same = weight(self._same if read else self._same[:, :, : channels.start], of_same)
-                bias = weight(self._slice_bias[number], up)
+                read = weights(self._same_embedding, _LATENT, channels=channels.start)
+                before = kernel(self._same if read else self._same[:, :, : channels.start], same)
+                told = bias(self._slice_bias[number])
             parameters = [
                 concat([part[..., channels] for part in pair], -1) for pair in zip(means, scales)
             ]
-            slices.append(_Slice(read, same, bias, parameters))
+            slices.append(_Slice(read, before, told, parameters))
         return _Weights(
             arithmetic,
-            [
-                (weight(c.kernel, factor), weight(c.bias, up))
-                for c, factor in zip(self._below, (up, 1.0))
-            ],
-            embedding(self._own_embedding),
-            weight(self._own.kernel, of_own),
-            weight(self._own.bias, up) + weight(self._phase, up),
+            [weights(c, reads) for c, reads in zip(self._below, (_LATENT, _ACTIVATION))],
+            weights(self._own_embedding, _LATENT),
+            kernel(self._own.kernel, own),
+            bias(self._own.bias) + bias(self._phase),
             slices,
-            [(weight(c.kernel), weight(c.bias, up)) for c in self._joint],
+            [weights(c, _ACTIVATION) for c in self._joint],
         )
 
 
@@ -203,7 +208,7 @@ class _Weights(NamedTuple):
     """The weights as a calculation takes them, and its parts.
 
     Attributes:
-      arithmetic: `Floats` or `Integers`.
+      arithmetic: `Floats` or `Exact`.
       below: of the convolutions over the lower latents, kernel and bias.
       embedding: kernel and bias of the convolution that reads earlier phases; None where nothing
         is between these and
@@ -213,7 +218,7 @@ class _Weights(NamedTuple):
       joint: of the convolutions after these, kernel and bias.
     """
 
-    arithmetic: type[Floats] | type[Integers]
+    arithmetic: type[Floats] | type[Exact]
     below: Sequence[tuple]
     embedding: tuple | None
     own: tf.Tensor | np.ndarray
@@ -293,11 +298,11 @@ class _Weights(NamedTuple):
 
 
 class Floats:
-    """What the network calculates with in training: floats, in TensorFlow."""
+    """What the network calculates with in training, in TensorFlow."""
 
     concat, pad, zeros = map(staticmethod, (tf.concat, tf.pad, tf.zeros))
     round, sign, where = map(staticmethod, (tf.round, tf.sign, tf.where))
-    softplus = staticmethod(tf.nn.softplus)
+    softplus, bias = map(staticmethod, (tf.nn.softplus, tf.convert_to_tensor))
 
     @staticmethod
     def clip(x, low, high):
@@ -305,17 +310,17 @@ class Floats:
         return tfc.upper_bound(tfc.lower_bound(x, low), high)
 
     @staticmethod
-    def weight(variable, factor=1.0):
-        """Returns a weight as it is; nothing has steps."""
+    def kernel(variable, reads):
+        """Returns a kernel as it is; nothing has steps."""
         return tf.convert_to_tensor(variable)
 
     @staticmethod
     def input(latent):
-        return tf.clip_by_value(latent, -_ACTIVATION_BOUND, _ACTIVATION_BOUND)
+        return tf.clip_by_value(latent, -_LATENT.bound, _LATENT.bound)
 
     @staticmethod
     def activation(x):
-        return tf.clip_by_value(x, 0.0, _ACTIVATION_BOUND)
+        return tf.clip_by_value(x, 0.0, _ACTIVATION.bound)
 
     @staticmethod
     def convolve(x, kernel, padding="SAME"):
@@ -335,37 +340,58 @@ class Floats:
         return tf.nn.depth_to_space(tf.concat(in_order, -1), 2)[:, : shape[1], : shape[2]]
 
 
-class Integers:
-    """What the network calculates with to code: integers, held by float64, in NumPy."""
+class Exact:
+    """What the network calculates with to code, in NumPy: to the same bits on any machine.
 
-    concat, pad, zeros = map(staticmethod, (np.concatenate, np.pad, np.zeros))
+    Activations are counted in their steps.
+    """
+
+    concat, pad = map(staticmethod, (np.concatenate, np.pad))
     round, sign, where = map(staticmethod, (np.round, np.sign, np.where))
     softplus, clip = staticmethod(functools.partial(np.logaddexp, 0)), staticmethod(np.clip)
+    zeros = staticmethod(functools.partial(np.zeros, dtype=np.float32))
+    bias = staticmethod(np.array)
 
     @staticmethod
-    def weight(variable, factor=1.0):
-        """Returns a weight in its steps, times a power of two."""
-        weight = np.clip(variable.numpy().astype(np.float64), -_WEIGHT_BOUND, _WEIGHT_BOUND)
-        return np.round(weight / _WEIGHT_STEP) * (_WEIGHT_STEP * factor)
+    def kernel(variable, reads):
+        """Returns a kernel rounded so that float32 holds all sums of its products.
+
+        Args:
+          variable: [height, width, channels, filters].
+          reads: what it will be multiplied with.
+        """
+        kernel = np.array(variable, np.float64)
+        largest = reads.bound / reads.step
+        # What may be left of 24 bits for the weights of a sum, half a step of each to round it.
+        steps = _EXACT / largest - kernel.shape[2] / 2
+        # The power of two that is next above.
+        _, exponent = np.frexp(abs(kernel).sum(2, keepdims=True) / steps)
+        step = np.ldexp(1.0, exponent)
+        return np.float32(np.round(kernel / step) * step * reads.step)
 
     @staticmethod
     def input(latent):
-        x = np.array(latent, np.float64)
-        return np.clip(x, -_ACTIVATION_BOUND, _ACTIVATION_BOUND, out=x)
+        return np.clip(np.asarray(latent, np.float32), -_LATENT.bound, _LATENT.bound)
 
     @staticmethod
     def activation(x):
         """Returns the activation of x, in its place."""
-        np.clip(x, 0.0, _ACTIVATION_BOUND / _ACTIVATION_STEP, out=x)
-        return np.floor(x, out=x)
+        x *= 1 / _ACTIVATION.step
+        np.clip(x, 0.0, _ACTIVATION.bound / _ACTIVATION.step, out=x)
+        return np.rint(x, out=x)
 
     @staticmethod
     def convolve(x, kernel, padding="SAME"):
-        if kernel.shape[:2] == (1, 1):
-            # One product of matrices, where @ would make one of every row.
-            return np.tensordot(x, kernel[0, 0], 1)
-        # Any order of summation will do, TensorFlow's as well.
-        return tf.nn.conv2d(x, kernel, 1, padding).numpy()
+        height, width = kernel.shape[:2]
+        if padding == "SAME" and height > 1:
+            x = np.pad(x, ((0, 0), *[(height // 2,) * 2] * 2, (0, 0)))
+        rows, columns = x.shape[1] - height + 1, x.shape[2] - width + 1
+        taps = (
+            _product(x[:, row : row + rows, column : column + columns], kernel[row, column])
+            for row in range(height)
+            for column in range(width)
+        )
+        return functools.reduce(operator.iadd, taps)
 
     @staticmethod
     def joined(planes, shape):
@@ -374,6 +400,13 @@ class Integers:
         for phase, plane in enumerate(planes):
             y[_positions(phase)] = plane
         return y
+
+
+def _product(x, matrix):
+    """Returns the product of x [..., channels] and a matrix [channels, filters], float32."""
+    # TensorFlow's is up to four times as fast as NumPy's, and tf.matmul as slow again.
+    product = tf.raw_ops.MatMul(a=x.reshape(-1, x.shape[-1]), b=matrix).numpy()
+    return product.reshape(*x.shape[:-1], matrix.shape[1])
 
 
 class _Convolution(tf.Module):
