@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.model.transforms import TRANSFORMS, FourierKernel, Strips
+from sae.model.transforms import TRANSFORMS, FourierKernel, Graph, Strips
 
 
 @pytest.mark.parametrize("support", [5, 9])
@@ -60,6 +60,20 @@ def test_a_synthesis_in_strips_makes_the_same_image(name, tiny_config, monkeypat
     whole = synthesis(y)
     np.testing.assert_allclose(strips(y), whole, atol=1e-5 * np.abs(whole).max())
     assert heights == [8, 10, 10, 7]
+
+
+@pytest.mark.parametrize("gdn", ["simplified", "paper"])
+def test_a_transform_runs_as_one_graph_without_branches(gdn, tiny_config):
+    config = dataclasses.replace(tiny_config("base")[0], gdn=gdn)
+    whole, calls = TRANSFORMS["paper"].analysis(config, 3), []
+    graph = Graph(lambda x: calls.append(x.shape) or whole(x), 3)
+    for height in (32, 48):
+        x = tf.random.stateless_uniform((2, height, 32, 3), (0, 4))
+        np.testing.assert_allclose(graph(x), whole(x), atol=1e-6)
+    assert calls == [tf.TensorShape((None, None, None, 3))]
+    traced = tf.function(graph).get_concrete_function(tf.TensorSpec((2, 32, 32, 3))).graph
+    assert calls[1:] == [(2, 32, 32, 3)]
+    assert not {op.type for op in traced.get_operations()} & {"If", "StatelessIf"}
 
 
 def test_a_shortcut_begins_as_a_cosine_transform(tiny_config):

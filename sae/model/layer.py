@@ -23,7 +23,7 @@ import tensorflow_compression as tfc
 from sae.config import LayerConfig
 from sae.model.bottleneck import Bottleneck, EntropyBottleneck, uniform_noise
 from sae.model.conditional_bottleneck import ConditionalBottleneck
-from sae.model.transforms import TRANSFORMS, Strips
+from sae.model.transforms import TRANSFORMS, Graph, Strips
 
 # Of an error of one step squared, in bits, to the encoder of a conditional layer: what lambda makes
 # of a step, which the base has larger.
@@ -100,8 +100,9 @@ class Layer(tf.Module):
 
     def _transforms(self, seen: int, read: int) -> tuple[Callable, Callable]:
         """Returns an analysis that sees, and a synthesis that reads, so many channels."""
-        config, transforms = self.config, TRANSFORMS[self.config.transforms]
-        return transforms.analysis(config, seen), Strips(transforms.synthesis(config, read))
+        transforms = TRANSFORMS[self.config.transforms]
+        analysis = Graph(transforms.analysis(self.config, seen), seen)
+        return analysis, Strips(Graph(transforms.synthesis(self.config, read), read))
 
     def _conditional_bottleneck(self) -> ConditionalBottleneck:
         config = self.config
