@@ -120,7 +120,9 @@ class ConditionalBottleneck(Bottleneck):
         scale = np.int32(np.rint(np.clip(scales, 0, _SCALES - 1)))
         # Remainder and quotient, rounded down, in a tenth of the time that % and // take.
         index = (mean & (_MEANS - 1)) * _SCALES + scale
-        return index, (mean >> (_MEANS.bit_length() - 1)) + self.cdf_offset[index]
+        # All are there: "wrap" spares the question, which takes two thirds of the time.
+        first = self.cdf_offset.take(index, mode="wrap")
+        return index, (mean >> (_MEANS.bit_length() - 1)) + first
 
     def _encode(self, parts, batch):
         """Returns the strings of all parts: for each the tables' indices, and numbers in them."""
