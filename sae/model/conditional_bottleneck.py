@@ -120,7 +120,7 @@ class ConditionalBottleneck(Bottleneck):
         scale = np.int32(np.rint(np.clip(scales, 0, _SCALES - 1)))
         # Remainder and quotient, rounded down, in a tenth of the time that % and // take.
         index = (mean & (_MEANS - 1)) * _SCALES + scale
-        # All are there: "wrap" spares the question, which takes two thirds of the time.
+        # Every index is within bounds; without a look at that, this takes a third of the time.
         first = self.cdf_offset.take(index, mode="wrap")
         return index, (mean >> (_MEANS.bit_length() - 1)) + first
 

@@ -144,9 +144,10 @@ def _convolution(
 
 
 class _FixedGDN(tfc.GDN):
-    """The library's GDN with exponents that are plain numbers.
+    """The library's GDN, with exponents as numbers.
 
-    It asks what they are; as tensors, they would make branches of each question.
+    It chooses its formula by their values. The library has them as tensors, of which a
+    graph keeps every choice as a branch.
     """
 
     @property
