@@ -117,7 +117,7 @@ def test_each_description_is_read_once(store, monkeypatch):
 
 # Of weights that were released before some of the fields of their configurations were there.
 RELEASED = {
-    "conditional-mse": "f7783ffb a59183c9 bfa3cc57 a8b3a94f 77d9fcf5",
+    "conditional-mse": "f7783ffb b21eb361 9f1d59d6 944a7f1b 234dee6e",
     "residual-mse": "9597a2d3 bcef6d63 8f3fba32 581f1ee9 f4118bf0",
     "first-ms-ssim": "c32811cf 3cbd7e5f c451db06 be0fdfb7",
 }
