@@ -118,7 +118,7 @@ def test_each_description_is_read_once(store, monkeypatch):
 # Of weights that were released before some of the fields of their configurations were there.
 RELEASED = {
     "conditional-mse": "f7783ffb b21eb361 9f1d59d6 944a7f1b 234dee6e",
-    "residual-mse": "9597a2d3 bcef6d63 8f3fba32 581f1ee9 f4118bf0",
+    "residual-mse": "1e738a8f f8560f82 3087c53e 0a284ffb d4336eee",
     "first-ms-ssim": "c32811cf 3cbd7e5f c451db06 be0fdfb7",
 }
 
