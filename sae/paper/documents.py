@@ -244,8 +244,9 @@ def _commands(records: dict[str, dict]) -> str:
             if number > 1:
                 words.append(f"--warm_start run{number - 1}/{family}/{layer}")
             elif origin:
-                place = f"{origin.get('family', family)}/{origin['layer']}"
-                words.append(f"--warm_start checkpoints/{place}")
+                if stage["options"].get("warm_start") != "below":
+                    place = f"{origin.get('family', family)}/{origin['layer']}"
+                    words.append(f"--warm_start checkpoints/{place}")
                 remarks.append(f"begun with {origin['fingerprint'][:8]}")
             words += _options(layer, families.named(family), stage)
             lines.append(f"# {', '.join(remarks)}")
@@ -262,7 +263,10 @@ def _options(layer: str, family: Family, stage: dict) -> list[str]:
     preset = {k: v for part in parts for k, v in dataclasses.asdict(part).items()}
     # Options that the run did not have yet.
     earlier = {f.name: f.default for part in parts for f in dataclasses.fields(part)}
-    found = {**earlier, **stage["options"], "warm_start": preset["warm_start"]}
+    found = {**earlier, **stage["options"]}
+    if found["warm_start"] != "below":
+        # A path was named already.
+        found["warm_start"] = preset["warm_start"]
     decoder = stage["steps"]["of the decoder alone"]
     found["decoder_from"] = round(1 - decoder / found["last_step"], 4)
     changed = {k: found[k] for k in preset if k != "kind" and found[k] != preset[k]}
