@@ -40,7 +40,7 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
     mse, base = family.metric == "mse", name == LAYER_NAMES[0]
     layer = LayerConfig(name, _DEPTH[name], kernel="plain")
     conditional = family.kind == "conditional"
-    steps, small, joint = 20_000 if base else 10_000, 0.95, 0.97
+    steps, small, joint = 20_000 if base else 15_000, 0.95, 0.97
     if conditional:
         steps, small, joint = 40_000 if base else 20_000, 1.0, 0.99
         layer = dataclasses.replace(
