@@ -130,9 +130,7 @@ def main() -> None:
         loops = {
             "soap": sae_loop(folders, ARCHITECTURE, SOAP()),
             "adam": sae_loop(folders, FOURIER, tf.keras.optimizers.Adam()),
-            "bare": bare_loop(
-                transforms.analysis(FOURIER, 3), transforms.synthesis(FOURIER, FOURIER.latent_depth)
-            ),
+            "bare": bare_loop(transforms.analysis(FOURIER), transforms.synthesis(FOURIER)),
             "library": bare_loop(*library_transforms()),
         }
         seconds = {name: [] for name in loops}

@@ -119,8 +119,8 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
         "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
     )
     reproduce.add_argument("--images", default="kodak", metavar="DIR", help="to measure on (kodak)")
-    trained = [family.name for family in FAMILIES if family.kind != "first-conditional"]
-    reproduce.add_argument("--families", nargs="+", choices=trained, default=trained, help="(all)")
+    names = [family.name for family in FAMILIES]
+    reproduce.add_argument("--families", nargs="+", choices=names, default=names, help="(all)")
     reproduce.add_argument(
         "--steps", type=_count, metavar="N", help="of each layer, to see that all works"
     )

@@ -46,8 +46,8 @@ class LayerConfig:
       hidden_filters: channels between the convolutions.
       gdn: "simplified", y = x / (beta + gamma |x|), or "paper",
         y = x / sqrt(beta + gamma x^2) as in the publication.
-      kind: which class of `sae.model.layer` codes the layer: "residual", as published,
-        "conditional", or "first-conditional".
+      kind: which class of `sae.model.layer` codes the layer: "residual", as published, or
+        "conditional".
       transforms: which of `sae.model.transforms.TRANSFORMS`.
       latent_support: side of the convolutions that make and read the latent.
       post_filter: channels of two residual blocks that the image of "shortcut" transforms passes;
@@ -60,7 +60,6 @@ class LayerConfig:
       prior_support: side of that prior's convolution over the layer's own latent.
       prior_slices: of the latent's channels, in which that prior codes a position, each but
         the first as large as all before it together.
-      prior_reads: how that prior reads latents: "values", or "embeddings" of them.
 
     A field added here needs a default: weights that were saved without it have that.
     """
@@ -78,7 +77,6 @@ class LayerConfig:
     prior_filters: int = 64
     prior_support: int = 5
     prior_slices: int = 1
-    prior_reads: str = "values"
 
 
 @dataclasses.dataclass(frozen=True)

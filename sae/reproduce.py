@@ -22,7 +22,6 @@ from sae.measuring import results
 from sae.model import families
 from sae.model.checkpoint import Store
 from sae.model.families import Family
-from sae.paper import documents
 
 # Where the scripts are.
 _ROOT = Path(__file__).resolve().parents[1]
@@ -143,9 +142,9 @@ def _hours_of_training(family: Family, name: str, steps: int | None) -> float | 
     found = Store(family).describe(name)
     if not found:
         return None
-    runs = documents.runs_of(found["training"])
-    share = steps / sum(run["options"]["last_step"] for run in runs) if steps else 1
-    return share * sum(run["hours"] for run in runs)
+    training = found["training"]
+    share = steps / training["options"]["last_step"] if steps else 1
+    return share * training["hours"]
 
 
 def _hours_of_measuring(family: Family, effort: int) -> float | None:

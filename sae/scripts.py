@@ -31,7 +31,6 @@ _HELP = {
     "prior_filters": "channels between the convolutions of a conditional layer's prior",
     "prior_support": "side of that prior's convolution over the layer's own latent",
     "prior_slices": "parts of the channels, of which that prior's later ones know the earlier",
-    "prior_reads": "how that prior reads latents: their values, or embeddings of them",
     "lmbda": "weight of the rate in bits per pixel",
     "last_step": "number of steps",
     "batchsize": "patches per step, over all devices",
@@ -54,7 +53,6 @@ _CHOICES = {
     "gdn": ("simplified", "paper"),
     "transforms": ("paper", "shortcut"),
     "kernel": ("plain", "fourier"),
-    "prior_reads": ("values", "embeddings"),
     "optimizer": ("adam", "soap"),
     "quantization": ("noise", "mixed"),
 }

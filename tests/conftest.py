@@ -90,9 +90,9 @@ def conditional_cascade(conditional_store):
 
 
 @pytest.fixture(scope="session")
-def first_conditional_store(tmp_path_factory):
-    """Three of the first conditional layers."""
-    return save_tiny(tmp_path_factory.mktemp("first"), "first-ms-ssim", LAYER_NAMES[:3])
+def ms_ssim_store(tmp_path_factory):
+    """Two conditional layers for MS-SSIM."""
+    return save_tiny(tmp_path_factory.mktemp("ms-ssim"), "conditional-ms-ssim", LAYER_NAMES[:2])
 
 
 @pytest.fixture

@@ -39,13 +39,13 @@ def ends(records):
 
 
 def test_bytes_are_those_of_the_format_document():
-    raw = b"SAE" + bytes([2, 1]) + struct.pack("<II", 3, 2)
+    raw = b"SAE" + bytes([2, 3]) + struct.pack("<II", 3, 2)
     first = struct.pack("<I", 2) + b"FPFP" + b"xy"
     second = struct.pack("<I", 0) + b"fpfp"
     expected = raw + first + struct.pack("<I", zlib.crc32(raw + first))
     expected += second + struct.pack("<I", zlib.crc32(raw + first + second))
     packed = bitstream.pack(
-        Header(families.named("first-ms-ssim"), width=3, height=2),
+        Header(families.named("conditional-mse"), width=3, height=2),
         [Record(b"FPFP", b"xy"), Record(b"fpfp", b"")],
     )
     assert packed == expected

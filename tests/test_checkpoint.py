@@ -117,9 +117,9 @@ def test_each_description_is_read_once(store, monkeypatch):
 
 # Of weights that were released before some of the fields of their configurations were there.
 RELEASED = {
-    "conditional-mse": "f7783ffb b21eb361 9f1d59d6 944a7f1b 234dee6e",
+    "conditional-mse": "d14fc195 7ea6e0ab b94ef41a ae17dc63 71ed1e2e",
+    "conditional-ms-ssim": "a7d67691 8a969eac cee036c1 702bf95e",
     "residual-mse": "1e738a8f f8560f82 3087c53e 0a284ffb d4336eee",
-    "first-ms-ssim": "c32811cf 3cbd7e5f c451db06 be0fdfb7",
 }
 
 

@@ -21,7 +21,7 @@ from sae.model.layer import Context
 from sae.model.objective import Objective
 from sae.paper import figures
 
-STORES = ("tiny_store", "conditional_store", "first_conditional_store")
+STORES = ("tiny_store", "conditional_store", "ms_ssim_store")
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,10 @@ class Parser:
         _, _, code, width, height = _HEADER.unpack(raw)
         family = families.of_code(code)
         if family is None:
-            raise SaeError(f"The header is damaged: there is no family of code {code}.")
+            raise SaeError(
+                f"There is no family of code {code}: the header is damaged, or the stream was "
+                "made before version 1.0."
+            )
         if width * height == 0:
             raise SaeError(f"The header is damaged: no image has {width} x {height} pixels.")
         if width * height > self._max_pixels:

@@ -29,7 +29,7 @@ class Family:
     @property
     def title(self) -> str:
         """The name for legends and captions, such as "conditional, MS-SSIM"."""
-        return f"{self.kind.replace('-', ' ')}, {self.metric.upper()}"
+        return f"{self.kind}, {self.metric.upper()}"
 
 
 # The best of a metric first.
@@ -37,7 +37,6 @@ FAMILIES = (
     Family("conditional-mse", 3, "conditional", "mse", LAYER_NAMES),
     Family("residual-mse", 0, "residual", "mse", LAYER_NAMES),
     Family("conditional-ms-ssim", 4, "conditional", "ms-ssim", LAYER_NAMES[:4]),
-    Family("first-ms-ssim", 1, "first-conditional", "ms-ssim", LAYER_NAMES[:4]),
     Family("residual-ms-ssim", 2, "residual", "ms-ssim", LAYER_NAMES[:4]),
 )
 

@@ -85,36 +85,14 @@ class Layer(tf.Module):
     def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
         super().__init__(name=config.name)
         self.config = config
-        self.stride = TRANSFORMS[config.transforms].stride
         self._below = [layer.config for layer in below]
-        self._build()
+        self.stride, analysis, synthesis = TRANSFORMS[config.transforms]
+        self.analysis = Graph(analysis(config), 3)
+        self.synthesis = Strips(Graph(synthesis(config), config.latent_depth))
+        self.bottleneck = self._make_bottleneck(f"{config.name}/bottleneck")
 
-    def _build(self) -> None:
-        """Makes analysis, synthesis and bottleneck."""
+    def _make_bottleneck(self, scope: str) -> Bottleneck:
         raise NotImplementedError
-
-    @property
-    def _context_depth(self) -> int:
-        """Channels of the latents of all lower layers together."""
-        return sum(config.latent_depth for config in self._below)
-
-    def _transforms(self, seen: int, read: int) -> tuple[Callable, Callable]:
-        """Returns an analysis that sees, and a synthesis that reads, so many channels."""
-        transforms = TRANSFORMS[self.config.transforms]
-        analysis = Graph(transforms.analysis(self.config, seen), seen)
-        return analysis, Strips(Graph(transforms.synthesis(self.config, read), read))
-
-    def _conditional_bottleneck(self) -> ConditionalBottleneck:
-        config = self.config
-        return ConditionalBottleneck(
-            config.latent_depth,
-            self._context_depth,
-            config.prior_filters,
-            config.prior_support,
-            f"{config.name}/bottleneck",
-            config.prior_slices,
-            config.prior_reads == "embeddings",
-        )
 
     def analyse(self, x: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the latent y of x, not rounded."""
@@ -239,10 +217,8 @@ class Layer(tf.Module):
 class ResidualLayer(Layer):
     """The layer of the paper: an auto-encoder of what the lower layers miss."""
 
-    def _build(self):
-        depth = self.config.latent_depth
-        self.analysis, self.synthesis = self._transforms(3, depth)
-        self.bottleneck: Bottleneck = EntropyBottleneck(depth, f"{self.config.name}/bottleneck")
+    def _make_bottleneck(self, scope):
+        return EntropyBottleneck(self.config.latent_depth, scope)
 
     def analyse(self, x, context):
         return self.analysis(x - context.x_hat)
@@ -265,14 +241,23 @@ class ConditionalLayer(Layer):
     latent_side = ("bottleneck/",)
     in_steps = ("analysis/conv_2/",)
 
-    def _build(self):
-        depth = self.config.latent_depth
-        self.analysis, self.synthesis = self._transforms(3, depth)
-        self.bottleneck = self._conditional_bottleneck()
-        if self._below:
-            with tf.name_scope(f"{self.config.name}/foretell"):
-                sums = [np.eye(config.latent_depth, depth) for config in self._below]
+    def __init__(self, config, below=()):
+        super().__init__(config, below)
+        if below:
+            with tf.name_scope(f"{config.name}/foretell"):
+                sums = [np.eye(one.latent_depth, config.latent_depth) for one in self._below]
                 self._foretell = tf.Variable(np.concatenate(sums).astype(np.float32), name="kernel")
+
+    def _make_bottleneck(self, scope):
+        config = self.config
+        return ConditionalBottleneck(
+            config.latent_depth,
+            sum(lower.latent_depth for lower in self._below),
+            config.prior_filters,
+            config.prior_support,
+            scope,
+            config.prior_slices,
+        )
 
     def analyse(self, x, context):
         return (self.analysis(x) - self._foretold(context)) / self.config.step
@@ -297,36 +282,9 @@ class ConditionalLayer(Layer):
         return tf.tensordot(tf.concat(lower, axis=-1), self._foretell, 1)
 
 
-class FirstConditionalLayer(Layer):
-    """The first conditional layer, of the first MS-SSIM family: it adds to the lower ones.
-
-    Its analysis sees the lower reconstruction beside the residual, and its
-    synthesis and its prior read the latents of all layers so far.
-    """
-
-    def _build(self):
-        self.analysis, self.synthesis = self._transforms(
-            6 if self._below else 3, self._context_depth + self.config.latent_depth
-        )
-        self.bottleneck = self._conditional_bottleneck()
-
-    def analyse(self, x, context):
-        seen = (x - context.x_hat, *([context.x_hat] if context.latents else ()))
-        return self.analysis(tf.concat(seen, axis=-1))
-
-    def synthesise(self, y_hat, context):
-        latents = tf.concat((y_hat, *context.latents), axis=-1)
-        return context.x_hat + self.synthesis(latents)
-
-    def _configuration(self):
-        # As it was called when its weights were released.
-        return {**super()._configuration(), "kind": "conditional"}
-
-
 KINDS = {
     "residual": ResidualLayer,
     "conditional": ConditionalLayer,
-    "first-conditional": FirstConditionalLayer,
 }
 
 

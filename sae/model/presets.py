@@ -55,7 +55,6 @@ def _default(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
             prior_support=3,
             # The parts of the base's latent depend most on one another.
             prior_slices=6 if base else 4,
-            prior_reads="embeddings",
         )
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],
@@ -96,7 +95,6 @@ def _tiny(name: str, family: Family) -> tuple[LayerConfig, TrainingConfig]:
             post_filter=0 if name == LAYER_NAMES[0] else 4,
             step=_STEP[name],
             prior_slices=3,
-            prior_reads="embeddings",
         )
     return layer, TrainingConfig(
         _LAMBDA[family.metric][name],

@@ -62,9 +62,6 @@ class PriorNetwork(tf.Module):
       support: side of the convolution over the latent's own decoded phases, odd.
       name: scope of the variables.
       slices: of the channels, each but the first as large as all before it together.
-      embedded: latents are read through an activation of their own, position by position, so
-        that magnitudes tell as well as values; and one more convolution follows. False for
-        the priors that were trained before.
     """
 
     def __init__(
@@ -75,37 +72,30 @@ class PriorNetwork(tf.Module):
         support: int,
         name: str,
         slices: int = 1,
-        embedded: bool = True,
     ):
         super().__init__()
         bounds = sorted({0, *(depth >> k for k in range(slices))})
         self._slices = [slice(*pair) for pair in zip(bounds, bounds[1:])]
         with tf.name_scope(name):
-            sizes = ((1 if embedded else 3, context_depth), (3, filters)) if context_depth else ()
+            sizes = ((1, context_depth), (3, filters)) if context_depth else ()
             self._below = [
                 _Convolution(f"below_{k}", *size, filters) for k, size in enumerate(sizes)
             ]
-            self._own_embedding = (
-                _Convolution("own_embedding", 1, depth, filters) if embedded else None
-            )
-            self._own = _Convolution("own", support, filters if embedded else depth, filters)
+            self._own_embedding = _Convolution("own_embedding", 1, depth, filters)
+            self._own = _Convolution("own", support, filters, filters)
             # Tells the phases apart.
             self._phase = tf.Variable(tf.zeros((len(_PHASES), filters)), name="phase")
             # These tell of the slices before one, and the slices apart.
             self._same_embedding = self._same = self._slice_bias = None
             if len(self._slices) > 1:
-                before = bounds[-2]
-                if embedded:
-                    self._same_embedding = _Convolution("same_embedding", 1, before, filters)
-                    before = filters
-                initial = tf.keras.initializers.VarianceScaling()((1, 1, before, filters))
+                self._same_embedding = _Convolution("same_embedding", 1, bounds[-2], filters)
+                initial = tf.keras.initializers.VarianceScaling()((1, 1, filters, filters))
                 self._same = tf.Variable(initial, name="same")
                 self._slice_bias = tf.Variable(
                     tf.zeros((len(self._slices), filters)), name="slice_bias"
                 )
             self._joint = [
-                _Convolution(name, 1, filters, filters)
-                for name in (("joint_0", "joint_1") if embedded else ("joint",))
+                _Convolution(name, 1, filters, filters) for name in ("joint_0", "joint_1")
             ]
             self._mean = _Convolution("mean", 1, filters, depth)
             self._scale = _Convolution("scale", 1, filters, depth)
@@ -153,25 +143,19 @@ class PriorNetwork(tf.Module):
         kernel, bias, concat = arithmetic.kernel, arithmetic.bias, arithmetic.concat
 
         def weights(convolution, reads, factor=1.0, channels=None):
-            """Returns kernel and bias of what reads so many channels, None where nothing does."""
-            if convolution is None:
-                return None
+            """Returns kernel and bias of what reads so many channels."""
             read = convolution.kernel[:, :, :channels]
             return factor * kernel(read, reads), factor * bias(convolution.bias)
 
         means = weights(self._mean, _ACTIVATION)
         scales = weights(self._scale, _ACTIVATION, _SCALE_STEPS)
         scales = (scales[0], scales[1] + _SCALE_ONE)
-        # What nothing embeds is read as it is.
-        embeddings = (self._own_embedding, self._same_embedding)
-        own, same = (_ACTIVATION if e else _LATENT for e in embeddings)
         slices = []
         for number, channels in enumerate(self._slices):
             read = before = told = None
             if self._same is not None:
                 read = weights(self._same_embedding, _LATENT, channels=channels.start)
-                before = kernel(self._same if read else self._same[:, :, : channels.start], same)
-                told = bias(self._slice_bias[number])
+                before, told = kernel(self._same, _ACTIVATION), bias(self._slice_bias[number])
             parameters = [
                 concat([part[..., channels] for part in pair], -1) for pair in zip(means, scales)
             ]
@@ -180,7 +164,7 @@ class PriorNetwork(tf.Module):
             arithmetic,
             [weights(c, reads) for c, reads in zip(self._below, (_LATENT, _ACTIVATION))],
             weights(self._own_embedding, _LATENT),
-            kernel(self._own.kernel, own),
+            kernel(self._own.kernel, _ACTIVATION),
             bias(self._own.bias) + bias(self._phase),
             slices,
             [weights(c, _ACTIVATION) for c in self._joint],
@@ -191,10 +175,9 @@ class _Slice(NamedTuple):
     """What the network has for one slice of the channels.
 
     Attributes:
-      embedding: kernel and bias of the convolution that reads the slices before it; None where
-        nothing is between these and
-      same: the kernel for what that says, [1, 1, channels, filters], and
-      bias: what tells the slices apart; both None where there is one slice.
+      embedding: kernel and bias of the convolution that reads the slices before it,
+      same: the kernel for what that says, [1, 1, filters, filters], and
+      bias: what tells the slices apart; all None where there is one slice.
       parameters: the kernel and the bias of means and scales' indices.
     """
 
@@ -210,8 +193,7 @@ class _Weights(NamedTuple):
     Attributes:
       arithmetic: `Floats` or `Exact`.
       below: of the convolutions over the lower latents, kernel and bias.
-      embedding: kernel and bias of the convolution that reads earlier phases; None where nothing
-        is between these and
+      embedding: kernel and bias of the convolution that reads earlier phases, and
       own: the kernel for what that says of them.
       phases: what is added to that, for each phase.
       slices: of the channels.
@@ -220,7 +202,7 @@ class _Weights(NamedTuple):
 
     arithmetic: type[Floats] | type[Exact]
     below: Sequence[tuple]
-    embedding: tuple | None
+    embedding: tuple
     own: tf.Tensor | np.ndarray
     phases: tf.Tensor | np.ndarray
     slices: Sequence[_Slice]
@@ -284,8 +266,7 @@ class _Weights(NamedTuple):
         return x[..., :half], x[..., half:]
 
     def _embedded(self, latent, weights):
-        x = self.arithmetic.input(latent)
-        return x if weights is None else self._activated(x, weights)
+        return self._activated(self.arithmetic.input(latent), weights)
 
     def _activated(self, x, weights):
         return self.arithmetic.activation(self._convolved(x, weights))

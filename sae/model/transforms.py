@@ -163,7 +163,7 @@ def _gdn(config: LayerConfig, name: str, inverse: bool = False) -> tfc.GDN:
     return _FixedGDN(inverse=inverse, name=name, **_GDN[config.gdn])
 
 
-def _paper_analysis(config: LayerConfig, channels: int) -> Transform:
+def _paper_analysis(config: LayerConfig) -> Transform:
     scope, filters = f"{config.name}/analysis", config.hidden_filters
 
     def conv(index, channels, filters, support, stride, bias=True):
@@ -174,18 +174,19 @@ def _paper_analysis(config: LayerConfig, channels: int) -> Transform:
 
     return Transform(
         [
-            conv(0, channels, filters, support=9, stride=4),
+            conv(0, 3, filters, support=9, stride=4),
             _gdn(config, f"{scope}/gdn_0"),
             conv(1, filters, filters, support=5, stride=2),
             _gdn(config, f"{scope}/gdn_1"),
             conv(2, filters, config.latent_depth, config.latent_support, stride=2, bias=False),
         ],
-        [channels, filters, filters, filters, filters],
+        [3, filters, filters, filters, filters],
     )
 
 
-def _paper_synthesis(config: LayerConfig, channels: int) -> Transform:
+def _paper_synthesis(config: LayerConfig) -> Transform:
     scope, filters = f"{config.name}/synthesis", config.hidden_filters
+    depth = config.latent_depth
 
     def conv(index, channels, filters, support, stride):
         name = f"{scope}/conv_{index}"
@@ -194,13 +195,13 @@ def _paper_synthesis(config: LayerConfig, channels: int) -> Transform:
 
     return Transform(
         [
-            conv(0, channels, filters, config.latent_support, stride=2),
+            conv(0, depth, filters, config.latent_support, stride=2),
             _gdn(config, f"{scope}/igdn_0", inverse=True),
             conv(1, filters, filters, support=5, stride=2),
             _gdn(config, f"{scope}/igdn_1", inverse=True),
             conv(2, filters, 3, support=9, stride=4),
         ],
-        [channels, filters, filters, filters, filters],
+        [depth, filters, filters, filters, filters],
     )
 
 
@@ -220,18 +221,18 @@ class _Shortcut(tf.Module):
     """A transform beside a matrix, the first silent and the second a cosine transform at first.
 
     Args:
+      config: of the layer.
       beside: the transform, whose last convolution is made silent.
-      depth: channels of the latent.
       scope: of the matrix.
     """
 
-    def __init__(self, beside: Transform, depth: int, scope: str):
+    def __init__(self, config: LayerConfig, beside: Transform, scope: str):
         super().__init__()
         self._beside = beside
         for variable in beside.layers[-1].trainable_variables:
             variable.assign(tf.zeros_like(variable))
         with tf.name_scope(scope):
-            self._scaled = tf.Variable(_cosines(depth) / _MATRIX, name="matrix")
+            self._scaled = tf.Variable(_cosines(config.latent_depth) / _MATRIX, name="matrix")
 
     @property
     def _matrix(self) -> tf.Tensor:
@@ -239,9 +240,8 @@ class _Shortcut(tf.Module):
 
 
 class _ShortcutAnalysis(_Shortcut):
-    def __init__(self, config: LayerConfig, channels: int):
-        scope = f"{config.name}/analysis"
-        super().__init__(_paper_analysis(config, channels), config.latent_depth, scope)
+    def __init__(self, config: LayerConfig):
+        super().__init__(config, _paper_analysis(config), f"{config.name}/analysis")
         self._gain = _TO_LATENT * config.step
 
     def __call__(self, x):
@@ -250,9 +250,9 @@ class _ShortcutAnalysis(_Shortcut):
 
 
 class _ShortcutSynthesis(_Shortcut):
-    def __init__(self, config: LayerConfig, channels: int):
+    def __init__(self, config: LayerConfig):
         scope = f"{config.name}/synthesis"
-        super().__init__(_paper_synthesis(config, channels), channels, scope)
+        super().__init__(config, _paper_synthesis(config), scope)
         self._filter = [
             _Residual(config.post_filter, f"{scope}/filter_{k}")
             for k in range(2)
@@ -306,15 +306,15 @@ class Transforms(NamedTuple):
 
     Attributes:
       stride: pixels of the image per position of the latent, in each direction.
-      analysis: (configuration, channels) -> the map from [B, H, W, channels] to
-        latents [B, H/stride, W/stride, latent_depth]; H and W are multiples of stride.
-      synthesis: (configuration, channels) -> the map from latents [B, h, w, channels]
+      analysis: of a configuration makes the map from [B, H, W, 3] to latents
+        [B, H/stride, W/stride, latent_depth]; H and W are multiples of stride.
+      synthesis: of a configuration makes the map from latents [B, h, w, latent_depth]
         to images [B, stride h, stride w, 3].
     """
 
     stride: int
-    analysis: Callable[[LayerConfig, int], Callable[[tf.Tensor], tf.Tensor]]
-    synthesis: Callable[[LayerConfig, int], Callable[[tf.Tensor], tf.Tensor]]
+    analysis: Callable[[LayerConfig], Callable[[tf.Tensor], tf.Tensor]]
+    synthesis: Callable[[LayerConfig], Callable[[tf.Tensor], tf.Tensor]]
 
 
 # "shortcut" has beside the convolutions a matrix from blocks of pixels to the latent, and one

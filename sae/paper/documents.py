@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from sae.measuring import bdrate, results, tables
 from sae.measuring.results import Curve
 from sae.model import families
 from sae.model.checkpoint import Store
-from sae.model.families import FAMILIES, Family
-from sae.model.presets import defaults
+from sae.model.families import FAMILIES
 from sae.paper import figures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +114,6 @@ def with_models(
 ) -> str:
     """Returns the model card's text with what lies between its markers written anew."""
     text = _between(text, "training", _trainings(records, checkpoints))
-    text = _between(text, "commands", _commands(records))
     text = _between(text, "alone", _alone(found, results.curves(SINGLE)[0]))
     return _between(text, "worst", _extremes(found))
 
@@ -179,22 +176,11 @@ def _row(name: str, ours: Curve, other: Curve, compare: Callable) -> str:
     return f"| {name} | {' | '.join(texts)} |"
 
 
-def runs_of(training: dict) -> list[dict]:
-    """Returns the records of a layer's trainings, each begun with the weights of the one before."""
-    earlier = (training.get("warm_start") or {}).get("training")
-    return [*(runs_of(earlier) if earlier else []), training]
-
-
 def _losses(description: dict) -> list[tuple[float, float]]:
-    """Returns held-out losses after so many patches, from all stages that had whole patches."""
-    points, patches = [], 0
-    for stage in runs_of(description["training"]):
-        for score in stage["validation"]:
-            done = patches + score["step"] * stage["options"]["batchsize"]
-            if stage["options"]["patchsize"] == description["training"]["options"]["patchsize"]:
-                points.append((done, score["loss"]))
-        patches += stage["patches"]
-    return points
+    """Returns held-out losses after so many patches."""
+    training = description["training"]
+    batch = training["options"]["batchsize"]
+    return [(batch * score["step"], score["loss"]) for score in training["validation"]]
 
 
 def _trainings(records: dict[str, dict], checkpoints: Path) -> str:
@@ -205,17 +191,16 @@ def _trainings(records: dict[str, dict], checkpoints: Path) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     for name, description in records.items():
-        stages = runs_of(description["training"])
-        options, last = stages[-1]["options"], stages[-1]["validation"][-1]
-        steps = [sum(counts) for counts in zip(*(stage["steps"].values() for stage in stages))]
+        training = description["training"]
+        last = training["validation"][-1]
         family, layer = name.split()
         weights = Store(families.named(family), checkpoints).path(layer) / "weights.npz"
         cells = [
             name,
-            f"{options['lmbda']:g}",
-            *map(str, steps),
-            f"{sum(stage['patches'] for stage in stages)}",
-            f"{sum(stage['hours'] for stage in stages):.2f}",
+            f"{training['options']['lmbda']:g}",
+            *map(str, training["steps"].values()),
+            f"{training['patches']}",
+            f"{training['hours']:.2f}",
             f"{last['loss']:.1f}",
             f"{last['bpp']:.3f}",
             f"{last['psnr']:.2f} dB",
@@ -225,52 +210,6 @@ def _trainings(records: dict[str, dict], checkpoints: Path) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _commands(records: dict[str, dict]) -> str:
-    """Returns the command of every run that led to a released layer, as a block of shell."""
-    lines = ["```sh"]
-    for name, description in records.items():
-        family, layer = name.split()
-        stages = runs_of(description["training"])
-        for number, stage in enumerate(stages, start=1):
-            origin, below = stage.get("warm_start"), stage["options"]["below"]
-            words = [f"python train_{layer}.py", "--data DIR", f"--family {family}"]
-            if number < len(stages):
-                words.append(f"--checkpoints run{number}")
-            remarks = [f"{name}, run {number} of {len(stages)}"]
-            if below:
-                remarks.append(f"on {below[:8]}")
-            if number > 1:
-                words.append(f"--warm_start run{number - 1}/{family}/{layer}")
-            elif origin:
-                if stage["options"].get("warm_start") != "below":
-                    place = f"{origin.get('family', family)}/{origin['layer']}"
-                    words.append(f"--warm_start checkpoints/{place}")
-                remarks.append(f"begun with {origin['fingerprint'][:8]}")
-            words += _options(layer, families.named(family), stage)
-            lines.append(f"# {', '.join(remarks)}")
-            # An option stays on the line of its value.
-            command = " ".join(word.replace(" ", "\0") for word in words)
-            wrapped = textwrap.wrap(command, 92, break_on_hyphens=False)
-            lines.append(" \\\n    ".join(wrapped).replace("\0", " "))
-    return "\n".join([*lines, "```"])
-
-
-def _options(layer: str, family: Family, stage: dict) -> list[str]:
-    """Returns the options of a run that are not the preset's."""
-    parts = defaults(layer, family)
-    preset = {k: v for part in parts for k, v in dataclasses.asdict(part).items()}
-    # Options that the run did not have yet.
-    earlier = {f.name: f.default for part in parts for f in dataclasses.fields(part)}
-    found = {**earlier, **stage["options"]}
-    if found["warm_start"] != "below":
-        # A path was named already.
-        found["warm_start"] = preset["warm_start"]
-    decoder = stage["steps"]["of the decoder alone"]
-    found["decoder_from"] = round(1 - decoder / found["last_step"], 4)
-    changed = {k: found[k] for k in preset if k != "kind" and found[k] != preset[k]}
-    return [f"--{k} {v:g}" if isinstance(v, float) else f"--{k} {v}" for k, v in changed.items()]
 
 
 def _alone(found: Sequence[Curve], single: Curve) -> str:

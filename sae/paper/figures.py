@@ -43,7 +43,6 @@ _OURS = {
     "conditional-mse": ("#D55E00", "o"),
     "residual-mse": ("#E69F00", "s"),
     "conditional-ms-ssim": ("#0072B2", "o"),
-    "first-ms-ssim": ("#0072B2", "o"),
     "residual-ms-ssim": ("#56B4E9", "s"),
 }
 _OTHERS = ("#009E73", "#CC79A7", "#000000", "#8C8C8C", "#7A4B00", "#332288", "#999933")
