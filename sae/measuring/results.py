@@ -45,6 +45,7 @@ DEFAULT_CURVES = (
     "published/balle-2017-mse",
     "published/balle-2018-mse",
     "published/sae-2019-ms-ssim",
+    "published/balle-2018-ms-ssim",
 )
 
 

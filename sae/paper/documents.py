@@ -33,12 +33,15 @@ _COMPARED = {
         "published/jpeg-dense",
         "published/jpeg-2000-openjpeg",
         "published/balle-2017-mse",
+        "published/balle-2018-mse",
+        "published/bpg-dense",
     ),
     "ms-ssim": (
         "published/sae-2019-ms-ssim",
         "published/jpeg-dense",
         "published/jpeg-2000-openjpeg",
         "published/balle-2017-ms-ssim",
+        "published/balle-2018-ms-ssim",
     ),
 }
 # And with what, image by image: the mean curve of a codec that gives all images the same rate
