@@ -147,6 +147,13 @@ def test_quantization_takes_what_is_better_on_the_whole(bottleneck):
         np.testing.assert_array_equal(bottleneck.decompress(strings, (9, 11), [lower]), coded)
 
 
+def test_an_error_in_a_smooth_image_counts_more(conditional_cascade):
+    layer = conditional_cascade.layers[0]
+    y = tf.stack([tf.fill((4, 4, 8), error) for error in (0.0, 0.2, 0.5)])
+    # 0.03 is the usual mean error squared.
+    np.testing.assert_allclose(layer.emphasis(y), (2.0, 0.03 / 0.04, 0.5), rtol=1e-5)
+
+
 def latents(seed, *shape):
     """Returns y and a lower latent, of which y has its scale; it has its mean of y above."""
     rng = np.random.default_rng(seed)

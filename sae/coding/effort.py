@@ -50,7 +50,8 @@ def search(
 ) -> tf.Tensor:
     """Returns a rounded latent, by the objective no worse than that of the analysis.
 
-    What is larger than a window is searched window by window.
+    The objective has the layer's emphasis on the distortion. What is larger than a window is
+    searched window by window.
 
     Args:
       x: float32 [1, H, W, 3] in [0, 1], with sides that are multiples of the stride.
@@ -63,7 +64,7 @@ def search(
       progress: called after each step.
     """
     y = layer.analyse(x, context)
-    y_hat = layer.quantize(y, context).numpy()
+    y_hat, emphasis = layer.quantize(y, context).numpy(), layer.emphasis(y)[0]
     height, width = size or x.shape[1:3]
     inside = np.zeros((*x.shape[:3], 1), np.float32)
     inside[:, :height, :width] = 1
@@ -77,6 +78,7 @@ def search(
             context.x_hat[of_image],
             tuple(latent[of_latent] for latent in context.latents),
             rows.searched()[:, None, None] * columns.searched()[:, None],
+            emphasis,
         )
         y_hat[of_latent] = _search(
             part, y[of_latent], tf.constant(y_hat[of_latent]), functions, EFFORTS[effort], progress
@@ -133,6 +135,7 @@ class _Part(NamedTuple):
       x_hat: reconstruction after the layer below.
       latents: of the lower layers.
       searched: 1 for a position that is searched, else 0, [h, w, 1].
+      emphasis: on the distortion, as `Layer.emphasis` has it of the whole image.
     """
 
     x: tf.Tensor
@@ -140,6 +143,7 @@ class _Part(NamedTuple):
     x_hat: tf.Tensor
     latents: tuple[tf.Tensor, ...]
     searched: tf.Tensor
+    emphasis: tf.Tensor
 
 
 class _State(NamedTuple):
@@ -181,7 +185,8 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
         context = Context(part.latents, lambda: part.x_hat)
         y_hat, bits = layer.rate(y, context, quantization)
         x_hat = part.x + part.inside * (layer.synthesise(y_hat, context) - part.x)
-        return objective.terms(*_mirrored(part.x, x_hat, bits))["loss"][0]
+        terms = objective.terms(*_mirrored(part.x, x_hat, bits))
+        return (terms["loss"] + (part.emphasis - 1) * terms["distortion"])[0]
 
     @tf.function
     def step(state, count, done, part):

@@ -26,8 +26,8 @@ from sae.model.conditional_bottleneck import ConditionalBottleneck
 from sae.model.transforms import TRANSFORMS, Graph, Strips
 
 # Of an error of one step squared, in bits, to the encoder of a conditional layer: what lambda makes
-# of a step, which the base has larger.
-_WORTH_BASE, _WORTH_ABOVE = 32.0, 16.0
+# of a step, which the base has larger, in an image with the usual mean error squared.
+_WORTH_BASE, _WORTH_ABOVE, _USUAL_ERROR = 32.0, 16.0, 0.03
 
 
 class Context:
@@ -101,6 +101,13 @@ class Layer(tf.Module):
     def quantize(self, y: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the rounded latent that an encoder takes for y; no gradient passes."""
         return tf.round(tf.stop_gradient(y))
+
+    def emphasis(self, y: tf.Tensor) -> tf.Tensor:
+        """Returns how much an encoder makes of an error in each image, [B]; usually one.
+
+        PSNR is a logarithm, so the fewer errors an image has, the more does each change it.
+        """
+        return tf.ones(tf.shape(y)[:1])
 
     def synthesise(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the reconstruction x_hat after this layer, not clipped."""
@@ -263,14 +270,19 @@ class ConditionalLayer(Layer):
         return (self.analysis(x) - self._foretold(context)) / self.config.step
 
     def quantize(self, y, context):
-        return self.bottleneck.quantize(y, context.latents, self._worth)
+        return self.bottleneck.quantize(y, context.latents, self._worth(y))
 
     def encode(self, y, context):
-        return self.bottleneck.encode(y, context.latents, self._worth)
+        return self.bottleneck.encode(y, context.latents, self._worth(y))
 
-    @property
-    def _worth(self) -> float:
-        return _WORTH_ABOVE if self._below else _WORTH_BASE
+    def emphasis(self, y):
+        errors = tf.reduce_mean(tf.square(y - tf.round(y)), axis=(1, 2, 3))
+        return tf.clip_by_value(_USUAL_ERROR / errors, 0.5, 2.0)
+
+    def _worth(self, y):
+        """Returns what an error of one step squared is worth, in bits [B, 1, 1, 1]."""
+        usual = _WORTH_ABOVE if self._below else _WORTH_BASE
+        return usual * tf.reshape(self.emphasis(y), (-1, 1, 1, 1))
 
     def synthesise(self, y_hat, context):
         return self.synthesis(self._foretold(context) + self.config.step * y_hat)
