@@ -119,7 +119,7 @@ def test_each_description_is_read_once(store, monkeypatch):
 RELEASED = {
     "conditional-mse": "d14fc195 7ea6e0ab b94ef41a ae17dc63 71ed1e2e",
     "conditional-ms-ssim": "a7d67691 8a969eac cee036c1 702bf95e",
-    "residual-mse": "1e738a8f f8560f82 3087c53e 0a284ffb d4336eee",
+    "residual-mse": "1e738a8f 577b9d68 b9bacdd4 c66908dd f7b11a97",
 }
 
 

@@ -22,7 +22,7 @@ DATA = Path(__file__).resolve().parent / "data"
 STORED = {
     "conditional-mse": (28.5741, 30.7232),
     "conditional-ms-ssim": (26.2514, 27.9793),
-    "residual-mse": (28.4464, 29.9298),
+    "residual-mse": (28.4464, 29.8864),
 }
 
 
