@@ -185,8 +185,7 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
         context = Context(part.latents, lambda: part.x_hat)
         y_hat, bits = layer.rate(y, context, quantization)
         x_hat = part.x + part.inside * (layer.synthesise(y_hat, context) - part.x)
-        terms = objective.terms(*_mirrored(part.x, x_hat, bits))
-        return (terms["loss"] + (part.emphasis - 1) * terms["distortion"])[0]
+        return objective.terms(*_mirrored(part.x, x_hat, bits), part.emphasis)["loss"][0]
 
     @tf.function
     def step(state, count, done, part):
