@@ -120,6 +120,7 @@ RELEASED = {
     "conditional-mse": "d14fc195 7ea6e0ab b94ef41a ae17dc63 71ed1e2e",
     "conditional-ms-ssim": "a7d67691 8a969eac cee036c1 702bf95e",
     "residual-mse": "1e738a8f 577b9d68 b9bacdd4 c66908dd f7b11a97",
+    "residual-ms-ssim": "68276647 0b16a8bd 0d71a7cb 077895cf",
 }
 
 

@@ -17,7 +17,7 @@ from sae import images
 from sae.model.checkpoint import store
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = shutil.ignore_patterns(".*", "build", "*.egg-info", "unfinished")
+OTHERS = shutil.ignore_patterns(".*", "build", "*.egg-info")
 
 
 @pytest.fixture(scope="module")

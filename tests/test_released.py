@@ -23,6 +23,7 @@ STORED = {
     "conditional-mse": (28.5741, 30.7232),
     "conditional-ms-ssim": (26.2514, 27.9793),
     "residual-mse": (28.4464, 29.8864),
+    "residual-ms-ssim": (25.052, 26.5184),
 }
 
 
@@ -49,8 +50,6 @@ def test_an_encoder_makes_the_stored_stream(family):
 @pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
 def test_released_layers_are_whole_and_recorded(family):
     store = Store(family)
-    if not store.names():
-        pytest.skip(f"there are no released {family.name} layers")
     assert store.names() == family.layers
     for layer in store.cascade().layers:
         record = store.describe(layer.config.name)["training"]
