@@ -220,13 +220,15 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
 
 
 def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Draws held-out loss against patches, a panel for each "<family> <layer>"."""
-    columns = min(5, len(losses))
-    lines = math.ceil(len(losses) / columns)
-    size = _WIDTHS[2] * _CENTIMETRE, 4.2 * lines * _CENTIMETRE
+    """Draws held-out loss against patches, a panel for each "<family> <layer>", a row a family."""
+    rows = [list(names) for _, names in itertools.groupby(losses, lambda name: name.split()[0])]
+    size = _WIDTHS[2] * _CENTIMETRE, 4.2 * len(rows) * _CENTIMETRE
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes, name in itertools.zip_longest(grid.flat, losses):
+    grid = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
+    panels = [
+        pair for axes, names in zip(grid, rows) for pair in itertools.zip_longest(axes, names)
+    ]
+    for axes, name in panels:
         if name is None:
             axes.set_visible(False)
             continue
@@ -349,10 +351,16 @@ def _panel(
 
 
 def _label_layers(axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> None:
-    """Names the layers of our curves, where neither a curve nor a marker is in the way."""
+    """Names the layers of our curves, where neither a curve nor a marker is in the way.
+
+    Where some are trained for the quality that is shown, only these are named.
+    """
+    ours = [curve for curve in curves if curve.family and not curve.effort]
+    metric = "mse" if quality == "psnr" else "ms-ssim"
+    named = [curve for curve in ours if curve.optimised_for == metric] or ours
     names, colors = [], []
     for curve, look in zip(curves, looks(curves)):
-        if curve.family and not curve.effort:
+        if curve in named:
             inside = [point for point in curve.points(quality) if bpp[0] <= point[0] <= bpp[1]]
             names += inside
             colors += [look["color"]] * len(inside)
