@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sae import files
-from sae.config import DEFAULT_FOLDER
+from sae.config import DEFAULT_FOLDER, EFFORTS
 from sae.errors import SaeError
 from sae.measuring import bdrate, results, tables
 from sae.measuring.results import Curve
@@ -92,7 +92,10 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
     ours = [curve for curve in found if curve.family]
     for curve in (curve for curve in ours if not curve.effort):
         parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
-    text = _between(text, "results", "\n\n".join([*parts, _deltas(by_key)]))
+    parts.append(_deltas(by_key))
+    if any(curve.effort for curve in ours):
+        parts.append(_searches(ours))
+    text = _between(text, "results", "\n\n".join(parts))
     return _between(text, "sample", _sample(ours[0])) if ours else text
 
 
@@ -160,7 +163,7 @@ def _deltas(by_key: dict[str, Curve]) -> str:
         "| BD-rate of ours (from the range of quality in brackets) | in PSNR | in MS-SSIM (dB) |",
         "|---|---:|---:|",
     ]
-    for curve in by_key.values():
+    for curve in results.default(list(by_key.values())):
         for key in _COMPARED[curve.optimised_for] if curve.family else ():
             if key in by_key:
                 name = f"{curve.key} against {by_key[key].name}"
@@ -168,6 +171,24 @@ def _deltas(by_key: dict[str, Curve]) -> str:
         if curve.family and _EACH in by_key:
             name = f"{curve.key} against {by_key[_EACH].name}, image by image"
             lines.append(_row(name, curve, by_key[_EACH], bdrate.each_image))
+    return "\n".join(lines)
+
+
+def _searches(ours: Sequence[Curve]) -> str:
+    """Returns what searching for better latents costs and saves as a Markdown table."""
+    lines = [
+        "| search | steps a layer | seconds an image | a megapixel "
+        "| BD-rate against effort 0, in PSNR | in MS-SSIM (dB) |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    plain = {curve.family: curve for curve in ours if not curve.effort}
+    for curve in (curve for curve in ours if curve.effort and curve.family in plain):
+        rows = curve.images[-1]
+        pixels = sum(row["width"] * row["height"] for row in rows)
+        seconds = sum(row["encode-seconds"] for row in rows)
+        cells = [f"{EFFORTS[curve.effort]:,}", f"{seconds / len(rows):.0f}"]
+        name = " | ".join([curve.key, *cells, f"{1e6 * seconds / pixels:.0f}"])
+        lines.append(_row(name, curve, plain[curve.family], bdrate.delta))
     return "\n".join(lines)
 
 
