@@ -225,10 +225,8 @@ def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
     size = _WIDTHS[2] * _CENTIMETRE, 4.2 * len(rows) * _CENTIMETRE
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
-    panels = [
-        pair for axes, names in zip(grid, rows) for pair in itertools.zip_longest(axes, names)
-    ]
-    for axes, name in panels:
+    panels = (itertools.zip_longest(axes, names) for axes, names in zip(grid, rows))
+    for axes, name in itertools.chain.from_iterable(panels):
         if name is None:
             axes.set_visible(False)
             continue
