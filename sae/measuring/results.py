@@ -96,6 +96,11 @@ class Curve:
         settings = zip(self.bpp, values, self.labels)
         return sorted((rate, transform(v), label) for rate, v, label in settings if v is not None)
 
+    @property
+    def encode_seconds(self) -> float:
+        """Mean over the images, with all layers; of ours alone."""
+        return float(np.mean([row["encode-seconds"] for row in self.images[-1]]))
+
 
 def layer_label(name: str) -> str:
     """Returns "base", or "+EL1" for el1 and so on: what a stream's rate includes."""
@@ -238,6 +243,12 @@ def default(found: Sequence[Curve]) -> list[Curve]:
     """Returns those of the curves that are shown unless told otherwise, in their order."""
     by_key = {curve.key: curve for curve in found}
     return [by_key[key] for key in DEFAULT_CURVES if key in by_key]
+
+
+def searched(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
+    """Returns the curves with better latents, each with that of its family at effort 0."""
+    plain = {curve.family: curve for curve in found if curve.family and not curve.effort}
+    return [(c, plain[c.family]) for c in found if c.effort and c.family in plain]
 
 
 def of_image(curve: Curve, image: str) -> Curve | None:

@@ -93,8 +93,8 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
     for curve in (curve for curve in ours if not curve.effort):
         parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
     parts.append(_deltas(by_key))
-    if any(curve.effort for curve in ours):
-        parts.append(_searches(ours))
+    if pairs := results.searched(ours):
+        parts.append(_searches(pairs))
     text = _between(text, "results", "\n\n".join(parts))
     return _between(text, "sample", _sample(ours[0])) if ours else text
 
@@ -174,21 +174,19 @@ def _deltas(by_key: dict[str, Curve]) -> str:
     return "\n".join(lines)
 
 
-def _searches(ours: Sequence[Curve]) -> str:
+def _searches(pairs: Sequence[tuple[Curve, Curve]]) -> str:
     """Returns what searching for better latents costs and saves as a Markdown table."""
     lines = [
         "| search | steps a layer | seconds an image | a megapixel "
         "| BD-rate against effort 0, in PSNR | in MS-SSIM (dB) |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    plain = {curve.family: curve for curve in ours if not curve.effort}
-    for curve in (curve for curve in ours if curve.effort and curve.family in plain):
-        rows = curve.images[-1]
-        pixels = sum(row["width"] * row["height"] for row in rows)
-        seconds = sum(row["encode-seconds"] for row in rows)
-        cells = [f"{EFFORTS[curve.effort]:,}", f"{seconds / len(rows):.0f}"]
-        name = " | ".join([curve.key, *cells, f"{1e6 * seconds / pixels:.0f}"])
-        lines.append(_row(name, curve, plain[curve.family], bdrate.delta))
+    for curve, plain in pairs:
+        pixels = [row["width"] * row["height"] for row in curve.images[-1]]
+        seconds = curve.encode_seconds
+        cells = [f"{EFFORTS[curve.effort]:,}", f"{seconds:.0f}"]
+        cells.append(f"{1e6 * len(pixels) * seconds / sum(pixels):.0f}")
+        lines.append(_row(" | ".join([curve.key, *cells]), curve, plain, bdrate.delta))
     return "\n".join(lines)
 
 

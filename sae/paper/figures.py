@@ -246,21 +246,13 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
 
     By family, of those with more than one effort; in the quality that a family is trained for.
     """
-    plain = {curve.family: curve for curve in curves if curve.family and not curve.effort}
     saved: dict[str, list[tuple[float, float]]] = {}
-    for curve in curves:
-        if curve.effort and curve.family in plain:
-            reference = plain[curve.family]
-            quality = _QUALITY_OF[curve.optimised_for]
-            delta = bdrate.delta_or_reason(curve, reference, quality)
-            if not isinstance(delta, str):
-                points = saved.setdefault(curve.family.name, [(_seconds(reference), 0.0)])
-                points.append((_seconds(curve), delta.rate))
+    for curve, plain in results.searched(curves):
+        delta = bdrate.delta_or_reason(curve, plain, _QUALITY_OF[curve.optimised_for])
+        if not isinstance(delta, str):
+            points = saved.setdefault(curve.family.name, [(plain.encode_seconds, 0.0)])
+            points.append((curve.encode_seconds, delta.rate))
     return saved
-
-
-def _seconds(curve: Curve) -> float:
-    return float(np.mean([row["encode-seconds"] for row in curve.images[-1]]))
 
 
 def effort(saved: dict[str, list[tuple[float, float]]]) -> Figure:
@@ -354,8 +346,7 @@ def _label_layers(axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> No
     Where some are trained for the quality that is shown, only these are named.
     """
     ours = [curve for curve in curves if curve.family and not curve.effort]
-    metric = "mse" if quality == "psnr" else "ms-ssim"
-    named = [curve for curve in ours if curve.optimised_for == metric] or ours
+    named = [c for c in ours if _QUALITY_OF[c.optimised_for].startswith(quality)] or ours
     names, colors = [], []
     for curve, look in zip(curves, looks(curves)):
         if curve in named:
