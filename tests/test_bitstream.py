@@ -25,6 +25,7 @@ headers = st.builds(
     family=st.sampled_from(families.FAMILIES),
     width=st.integers(1, 30_000),
     height=st.integers(1, 30_000),
+    coarseness=st.integers(1, 255).map(lambda steps: steps / 8),
 )
 records = st.lists(
     st.builds(Record, st.binary(min_size=4, max_size=4), st.binary(max_size=40)),
@@ -39,13 +40,13 @@ def ends(records):
 
 
 def test_bytes_are_those_of_the_format_document():
-    raw = b"SAE" + bytes([2, 3]) + struct.pack("<II", 3, 2)
+    raw = b"SAE" + bytes([3, 3]) + struct.pack("<II", 3, 2) + b"\x09"
     first = struct.pack("<I", 2) + b"FPFP" + b"xy"
     second = struct.pack("<I", 0) + b"fpfp"
     expected = raw + first + struct.pack("<I", zlib.crc32(raw + first))
     expected += second + struct.pack("<I", zlib.crc32(raw + first + second))
     packed = bitstream.pack(
-        Header(families.named("conditional-mse"), width=3, height=2),
+        Header(families.named("conditional-mse"), width=3, height=2, coarseness=9 / 8),
         [Record(b"FPFP", b"xy"), Record(b"fpfp", b"")],
     )
     assert packed == expected
@@ -118,7 +119,7 @@ def test_every_changed_byte_is_seen(position):
 
 
 def test_a_record_of_another_stream_is_seen():
-    other = bitstream.pack(HEADER, [Record(b"\x01\x02\x03\x04", b"BASE string"), *RECORDS[1:]])
+    other = bitstream.pack(HEADER, [RECORDS[0]._replace(string=b"BASE string"), *RECORDS[1:]])
     end = ends(RECORDS)[0]
     with pytest.raises(SaeError, match="el1 is damaged"):
         bitstream.parse(STREAM[:end] + other[end:])
@@ -142,8 +143,9 @@ def test_layers_below_a_damaged_one_can_still_be_read():
         (STREAM[:4] + b"\x07" + STREAM[5:], "no family of code 7"),
         (STREAM[:5] + bytes(4) + STREAM[9:], "0 x 512"),
         (STREAM[:5] + b"\xff" * 8 + STREAM[13:], "limit of 1000000000"),
-        (STREAM[:13], "ends before its base layer"),
-        (STREAM[:13] + b"\xff" * 4 + STREAM[17:], "ends before its base layer"),
+        (STREAM[:13] + bytes(1) + STREAM[14:], "steps of 0"),
+        (STREAM[:14], "ends before its base layer"),
+        (STREAM[:14] + b"\xff" * 4 + STREAM[18:], "ends before its base layer"),
     ],
 )
 def test_bad_streams_are_refused_in_one_sentence(data, message):
@@ -164,7 +166,7 @@ def test_arbitrary_bytes_are_parsed_or_refused(data):
     for candidate in (
         data,
         STREAM[:5] + data,
-        STREAM[:13] + data,
+        STREAM[:14] + data,
         STREAM[: ends(RECORDS)[0]] + data,
     ):
         try:

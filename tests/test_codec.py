@@ -157,7 +157,7 @@ def test_decoder_gives_each_image_when_its_layer_is_complete(stream, ends, tiny_
         found = decoder.feed(stream[start : start + 50])
         expected += found
         assert len(expected) == sum(end <= start + 50 for end in ends)
-    assert decoder.header == (families.named("residual-mse"), 60, 45)
+    assert decoder.header == (families.named("residual-mse"), 60, 45, 1.0)
     for image, other in zip(expected, sae.Decoder(checkpoints=tiny_checkpoints).feed(stream)):
         np.testing.assert_array_equal(image, other)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sae.coding import codec
+from sae import images, metrics
+from sae.coding import bitstream, codec
+from sae.config import COARSENESS_UNIT
 from sae.model import prior_network
 from sae.model.bottleneck import uniform_noise
 from sae.model.cascade import Cascade
@@ -147,11 +149,42 @@ def test_quantization_takes_what_is_better_on_the_whole(bottleneck):
         np.testing.assert_array_equal(bottleneck.decompress(strings, (9, 11), [lower]), coded)
 
 
-def test_an_error_in_a_smooth_image_counts_more(conditional_cascade):
-    layer = conditional_cascade.layers[0]
-    y = tf.stack([tf.fill((4, 4, 8), error) for error in (0.0, 0.2, 0.5)])
-    # 0.03 is the usual mean error squared.
-    np.testing.assert_allclose(layer.emphasis(y), (2.0, 0.03 / 0.04, 0.5), rtol=1e-5)
+def test_an_image_with_more_errors_is_rounded_in_coarser_steps(conditional_cascade):
+    base = conditional_cascade.layers[0]
+    x = images.sample_photos()["coffee"][None, :64, :96] / np.float32(255)
+    y = base.analyse(x, Context.empty(x.shape))
+    found = [base.coarseness(share * y) for share in (0.0, 0.2, 1.0)]
+    assert found == sorted(found) and found[0] < 1 < found[-1]
+    assert all(one / COARSENESS_UNIT == round(one / COARSENESS_UNIT) for one in found)
+
+
+def test_a_latent_means_the_same_in_whatever_steps_it_is_given(conditional_cascade, x):
+    fine, coarse = Context.empty(x.shape), Context.empty(x.shape, 1.5)
+    for layer in conditional_cascade.layers:
+        y = layer.analyse(x, fine)
+        np.testing.assert_allclose(layer.analyse(x, coarse), y / 1.5, atol=1e-4)
+        fine, coarse = fine.extended(layer, y), coarse.extended(layer, y / 1.5)
+        np.testing.assert_allclose(coarse.x_hat, fine.x_hat, atol=1e-5)
+
+
+def test_a_file_says_how_coarse_it_is(conditional_store, ms_ssim_store, x):
+    image = np.uint8(255 * x[0])
+    data = codec.compress(image, 2, "conditional-mse", conditional_store.folder)
+    header = bitstream.parse(data).header
+    assert header.coarseness != 1
+    shorter = bitstream.truncate(data, 1)
+    assert codec.extend(shorter, image, 2, conditional_store.folder) == data
+    # In other steps, the latents of the file would be those of another image.
+    own, other = (
+        codec.decompress(
+            bitstream.pack(header._replace(coarseness=one), bitstream.parse(data).records),
+            checkpoints=conditional_store.folder,
+        )
+        for one in (header.coarseness, 1.0)
+    )
+    assert metrics.psnr(image, own) > metrics.psnr(image, other)
+    data = codec.compress(image, 2, "conditional-ms-ssim", ms_ssim_store.folder)
+    assert bitstream.parse(data).header.coarseness == 1
 
 
 def latents(seed, *shape):

@@ -73,8 +73,8 @@ def test_only_what_is_in_the_image_counts(tiny_cascade):
             tf.constant(inside),
             tf.zeros(x.shape),
             (),
-            tf.ones((3, 4, 1)),
             tf.constant(1.0),
+            tf.ones((3, 4, 1)),
         )
         state = step(effort._State(y_hat + 0.3, y_hat * 0, y_hat * 0), 0, 0.0, part)
         losses.append((float(measure(y_hat, part)), state.y.numpy()))

@@ -20,8 +20,8 @@ DATA = Path(__file__).resolve().parent / "data"
 
 # PSNR in dB of the stored stream's first layers, decoded when it was made.
 STORED = {
-    "conditional-mse": (28.5741, 30.7232),
-    "conditional-ms-ssim": (26.2514, 27.9793),
+    "conditional-mse": (28.8511, 30.7503),
+    "conditional-ms-ssim": (26.1442, 27.9144),
     "residual-mse": (28.4464, 29.8864),
     "residual-ms-ssim": (25.052, 26.5184),
 }
@@ -44,7 +44,7 @@ def test_an_encoder_makes_the_stored_stream(family):
     made = codec.compress(photo, len(STORED[family]), family)
     # Another processor may round a latent that lies half way to the other side.
     assert made == stored or abs(len(made) - len(stored)) <= 8
-    assert made[:21] == stored[:21]
+    assert made[:22] == stored[:22]
 
 
 @pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)

@@ -50,8 +50,8 @@ def search(
 ) -> tf.Tensor:
     """Returns a rounded latent, by the objective no worse than that of the analysis.
 
-    The objective has the layer's emphasis on the distortion. What is larger than a window is
-    searched window by window.
+    In the objective, distortion counts less the coarser the image is to be. What is larger than a
+    window is searched window by window.
 
     Args:
       x: float32 [1, H, W, 3] in [0, 1], with sides that are multiples of the stride.
@@ -64,7 +64,7 @@ def search(
       progress: called after each step.
     """
     y = layer.analyse(x, context)
-    y_hat, emphasis = layer.quantize(y, context).numpy(), layer.emphasis(y)[0]
+    y_hat = layer.quantize(y, context).numpy()
     height, width = size or x.shape[1:3]
     inside = np.zeros((*x.shape[:3], 1), np.float32)
     inside[:, :height, :width] = 1
@@ -77,8 +77,8 @@ def search(
             tf.constant(inside[of_image]),
             context.x_hat[of_image],
             tuple(latent[of_latent] for latent in context.latents),
+            tf.constant(context.coarseness, tf.float32),
             rows.searched()[:, None, None] * columns.searched()[:, None],
-            emphasis,
         )
         y_hat[of_latent] = _search(
             part, y[of_latent], tf.constant(y_hat[of_latent]), functions, EFFORTS[effort], progress
@@ -134,16 +134,16 @@ class _Part(NamedTuple):
       inside: 1 in the image, 0 in its padding, [1, H, W, 1].
       x_hat: reconstruction after the layer below.
       latents: of the lower layers.
+      coarseness: as in `Context`.
       searched: 1 for a position that is searched, else 0, [h, w, 1].
-      emphasis: on the distortion, as `Layer.emphasis` has it of the whole image.
     """
 
     x: tf.Tensor
     inside: tf.Tensor
     x_hat: tf.Tensor
     latents: tuple[tf.Tensor, ...]
+    coarseness: tf.Tensor
     searched: tf.Tensor
-    emphasis: tf.Tensor
 
 
 class _State(NamedTuple):
@@ -182,10 +182,11 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
     """Returns the traced step of a search, and the traced loss of a rounded latent."""
 
     def loss(y, part, quantization):
-        context = Context(part.latents, lambda: part.x_hat)
+        context = Context(part.latents, lambda: part.x_hat, part.coarseness)
         y_hat, bits = layer.rate(y, context, quantization)
         x_hat = part.x + part.inside * (layer.synthesise(y_hat, context) - part.x)
-        return objective.terms(*_mirrored(part.x, x_hat, bits), part.emphasis)["loss"][0]
+        emphasis = part.coarseness**-2
+        return objective.terms(*_mirrored(part.x, x_hat, bits), emphasis)["loss"][0]
 
     @tf.function
     def step(state, count, done, part):

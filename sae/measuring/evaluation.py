@@ -156,10 +156,12 @@ def _measure(
     began = time.perf_counter()
     data = codec.compress(image, len(names), store.family.name, store.folder, effort)
     encode_seconds = time.perf_counter() - began
-    records = bitstream.parse(data).records
+    header, records, _ = bitstream.parse(data)
     ends = [bitstream.size(records[: k + 1]) for k in range(len(names))]
     # Those of the latents that the analysis gives.
-    estimates = [None] * len(names) if effort else _estimates(image, store, len(names))
+    estimates = (
+        [None] * len(names) if effort else _estimates(image, store, len(names), header.coarseness)
+    )
     decoder, decode_seconds, rows = codec.Decoder(len(names), store.folder), 0.0, []
     for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
         began = time.perf_counter()
@@ -180,11 +182,11 @@ def _measure(
     return rows
 
 
-def _estimates(image: np.ndarray, store: Store, count: int) -> list[float]:
+def _estimates(image: np.ndarray, store: Store, count: int, coarseness: float) -> list[float]:
     """Returns the bits per pixel that the likelihoods give, up to each layer."""
     cascade = _cascade(store, count)
     x = tf.cast(images.pad(image, cascade.layers[0].stride)[None], tf.float32) / 255.0
-    bits = [float(layer_bits[0]) for _, layer_bits in cascade.code(x)]
+    bits = [float(layer_bits[0]) for _, layer_bits in cascade.code(x, coarseness)]
     return (np.cumsum(bits) / math.prod(image.shape[:2])).tolist()
 
 

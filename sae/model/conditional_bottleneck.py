@@ -50,9 +50,7 @@ class ConditionalBottleneck(Bottleneck):
         prior = _PRIOR(loc=means, scale=_scale(Floats, scales))
         return tf.reduce_sum(prior.log_prob(y), axis=1) / -math.log(2)
 
-    def quantize(
-        self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: tf.Tensor | float
-    ) -> tf.Tensor:
+    def quantize(self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: float) -> tf.Tensor:
         """Returns y rounded, each element to the integer next to it that is better on the whole.
 
         That is the nearest one, or the one beside it on the side of the mean where
@@ -61,7 +59,7 @@ class ConditionalBottleneck(Bottleneck):
         Args:
           y: float32 [B, h, w, depth].
           latents: of the lower layers.
-          worth: of an error squared, in bits, [B, 1, 1, 1] or one for all.
+          worth: of an error squared, in bits.
         """
 
         def chosen(part, means, scales):
@@ -70,18 +68,17 @@ class ConditionalBottleneck(Bottleneck):
         return tf.stop_gradient(self._network.traverse(chosen, tf.shape(y), latents, Floats))
 
     def encode(
-        self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: tf.Tensor | float
+        self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: float
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns y rounded as `quantize` does, and its strings [B], in one go."""
         y = np.asarray(y)
-        worth = np.broadcast_to(worth, y.shape)
 
         def chosen(part, means, scales):
             nearest = np.round(y[part])
             # Elsewhere there is no choice.
             open_ = nearest != np.round(means)
-            of_open = (x[open_] for x in (y[part], means, scales, worth[part]))
-            nearest[open_] = _quantized(Exact, *of_open)
+            of_open = (x[open_] for x in (y[part], means, scales))
+            nearest[open_] = _quantized(Exact, *of_open, worth)
             return nearest
 
         return self._compressed(chosen, y.shape, latents)

@@ -20,14 +20,18 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.config import LayerConfig
+from sae.config import COARSENESS_UNIT, LayerConfig
 from sae.model.bottleneck import Bottleneck, EntropyBottleneck, uniform_noise
 from sae.model.conditional_bottleneck import ConditionalBottleneck
 from sae.model.transforms import TRANSFORMS, Graph, Strips
 
 # Of an error of one step squared, in bits, to the encoder of a conditional layer: what lambda makes
-# of a step, which the base has larger, in an image with the usual mean error squared.
-_WORTH_BASE, _WORTH_ABOVE, _USUAL_ERROR = 32.0, 16.0, 0.03
+# of a step, which the base has larger.
+_WORTH_BASE, _WORTH_ABOVE = 32.0, 16.0
+# Coarsenesses that encoders choose, and the mean squared error of rounding the latent of a base to
+# whole steps for which they choose one. In finer steps, the white of a drawing becomes a larger
+# number than any that the layers were trained with.
+_FINEST, _COARSEST, _USUAL_ERROR = 0.875, 2.0, 0.023
 
 
 class Context:
@@ -36,23 +40,31 @@ class Context:
     Attributes:
       latents: the rounded latents of the lower layers, lowest first, each
         float32 [B, H/stride, W/stride, depth].
+      coarseness: how many times as large as usual the steps are in which conditional layers round
+        their latents, the same for all layers.
       x_hat: float32 [B, H, W, 3], the reconstruction after the layer below, not
         clipped; zero below the base layer. Computed when first asked for, and frozen:
         no gradient passes through it.
     """
 
-    def __init__(self, latents: tuple[tf.Tensor, ...], x_hat: Callable[[], tf.Tensor]):
-        self.latents = latents
+    def __init__(
+        self,
+        latents: tuple[tf.Tensor, ...],
+        x_hat: Callable[[], tf.Tensor],
+        coarseness: tf.Tensor | float = 1.0,
+    ):
+        self.latents, self.coarseness = latents, coarseness
         self._x_hat: tf.Tensor | Callable[[], tf.Tensor] = x_hat
 
     @classmethod
-    def empty(cls, shape) -> Context:
+    def empty(cls, shape, coarseness: tf.Tensor | float = 1.0) -> Context:
         """Returns the context of a base layer for images of `shape` = [B, H, W, 3]."""
-        return cls((), lambda: tf.zeros(shape))
+        return cls((), lambda: tf.zeros(shape), coarseness)
 
     def extended(self, layer: Layer, y_hat: tf.Tensor) -> Context:
         """Returns the context that a layer leaves when its latent is decoded."""
-        return Context((*self.latents, y_hat), lambda: layer.synthesise(y_hat, self))
+        latents = (*self.latents, y_hat)
+        return Context(latents, lambda: layer.synthesise(y_hat, self), self.coarseness)
 
     @property
     def x_hat(self) -> tf.Tensor:
@@ -102,12 +114,13 @@ class Layer(tf.Module):
         """Returns the rounded latent that an encoder takes for y; no gradient passes."""
         return tf.round(tf.stop_gradient(y))
 
-    def emphasis(self, y: tf.Tensor) -> tf.Tensor:
-        """Returns how much an encoder makes of an error in each image, [B]; usually one.
+    def coarseness(self, y: tf.Tensor) -> float:
+        """Returns the coarseness that suits the image of which a base layer has this latent.
 
-        PSNR is a logarithm, so the fewer errors an image has, the more does each change it.
+        Args:
+          y: as `analyse` returns it where the coarseness is one, of one image.
         """
-        return tf.ones(tf.shape(y)[:1])
+        return 1.0
 
     def synthesise(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the reconstruction x_hat after this layer, not clipped."""
@@ -250,6 +263,7 @@ class ConditionalLayer(Layer):
 
     def __init__(self, config, below=()):
         super().__init__(config, below)
+        self._worth = _WORTH_ABOVE if below else _WORTH_BASE
         if below:
             with tf.name_scope(f"{config.name}/foretell"):
                 sums = [np.eye(one.latent_depth, config.latent_depth) for one in self._below]
@@ -267,25 +281,22 @@ class ConditionalLayer(Layer):
         )
 
     def analyse(self, x, context):
-        return (self.analysis(x) - self._foretold(context)) / self.config.step
+        return (self.analysis(x) / context.coarseness - self._foretold(context)) / self.config.step
+
+    def coarseness(self, y):
+        errors = float(tf.reduce_mean(tf.square(y - tf.round(y))))
+        wanted = min(max(errors / _USUAL_ERROR, _FINEST), _COARSEST)
+        return round(wanted / COARSENESS_UNIT) * COARSENESS_UNIT
 
     def quantize(self, y, context):
-        return self.bottleneck.quantize(y, context.latents, self._worth(y))
+        return self.bottleneck.quantize(y, context.latents, self._worth)
 
     def encode(self, y, context):
-        return self.bottleneck.encode(y, context.latents, self._worth(y))
-
-    def emphasis(self, y):
-        errors = tf.reduce_mean(tf.square(y - tf.round(y)), axis=(1, 2, 3))
-        return tf.clip_by_value(_USUAL_ERROR / errors, 0.5, 2.0)
-
-    def _worth(self, y):
-        """Returns what an error of one step squared is worth, in bits [B, 1, 1, 1]."""
-        usual = _WORTH_ABOVE if self._below else _WORTH_BASE
-        return usual * tf.reshape(self.emphasis(y), (-1, 1, 1, 1))
+        return self.bottleneck.encode(y, context.latents, self._worth)
 
     def synthesise(self, y_hat, context):
-        return self.synthesis(self._foretold(context) + self.config.step * y_hat)
+        y = self._foretold(context) + self.config.step * y_hat
+        return self.synthesis(context.coarseness * y)
 
     def _foretold(self, context):
         if not self._below:
