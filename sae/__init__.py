@@ -18,7 +18,7 @@ from sae.errors import SaeError
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = ["Decoder", "SaeError", "compress", "decompress", "extend", "truncate"]
 
 

@@ -21,9 +21,9 @@ FIGURE_FORMATS = ("pdf", "pgf", "png")
 TABLE_FORMATS = ("markdown", "latex", "json")
 
 # Steps of the search for a layer's latent, by the effort asked for.
+EFFORTS = (0, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
 # Coarsenesses of latents are multiples of this.
 COARSENESS_UNIT = 1 / 8
-EFFORTS = (0, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
 
 
 def _shipped(name: str) -> Path:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sae import files
@@ -24,8 +24,8 @@ README = Path("README.md")
 MODELS = Path("docs/MODELS.md")
 FIGURE = Path("plots/kodak.png")
 TRAINING = Path("plots/training.png")
-# A base alone at the lambda of EL2; docs/MODELS.md has the commands.
-SINGLE = ROOT / "results" / "single" / "kodak"
+# Bases alone, for the lambda that the folder's name ends with; docs/MODELS.md has the commands.
+SINGLE = sorted((ROOT / "results").glob("single-*"))
 # What the README compares each family with; the paper's own curve first.
 _COMPARED = {
     "mse": (
@@ -120,7 +120,7 @@ def with_models(
 ) -> str:
     """Returns the model card's text with what lies between its markers written anew."""
     text = _between(text, "training", _trainings(records, checkpoints))
-    text = _between(text, "alone", _alone(found, results.curves(SINGLE)[0]))
+    text = _between(text, "alone", _alone(found))
     return _between(text, "worst", _extremes(found))
 
 
@@ -234,30 +234,48 @@ def _trainings(records: dict[str, dict], checkpoints: Path) -> str:
     return "\n".join(lines)
 
 
-def _alone(found: Sequence[Curve], single: Curve) -> str:
-    """Returns what layers spend and one model for the same PSNR as a Markdown table."""
+def _alone(found: Sequence[Curve]) -> str:
+    """Returns what layers for MSE spend, and one model for the same PSNR, as a Markdown table."""
     by_key = {curve.key: curve for curve in found}
-    ours, other = by_key.get("residual-mse"), by_key.get("published/balle-2017-mse")
-    if not (ours and other):
-        return "(not measured)"
-    pairs = [
-        (psnr, results.layer_label(label), rate, other.name, bdrate.rate_at(other, "psnr", psnr))
-        for rate, psnr, label in ours.points("psnr")
+    other, lines = by_key.get("published/balle-2017-mse"), []
+    for ours in results.default(found):
+        if not (ours.family and ours.optimised_for == "mse" and other):
+            continue
+        rows = [
+            (
+                psnr,
+                results.layer_label(label),
+                rate,
+                other.name,
+                bdrate.rate_at(other, "psnr", psnr),
+            )
+            for rate, psnr, label in ours.points("psnr")
+        ]
+        rows += [
+            (psnr, "interpolated", layers, name, rate)
+            for name, single in _singles(ours.key)
+            for rate, psnr, _ in single.points("psnr")
+            if (layers := bdrate.rate_at(ours, "psnr", psnr))
+        ]
+        for psnr, label, rate, name, single_rate in sorted(rows):
+            cells = [f"{rate:.4f}", name, "-", "-"]
+            if single_rate:
+                cells[2:] = f"{single_rate:.4f}", f"{100 * (rate / single_rate - 1):+.0f} %"
+            lines.append(f"| {' | '.join([ours.key, f'{psnr:.2f} dB', label, *cells])} |")
+    head = [
+        "| family | PSNR | layers | bpp | one model | bpp | layers spend |",
+        "|---|---:|---|---:|---|---:|---:|",
     ]
-    for rate, psnr, _ in single.points("psnr"):
-        if layers := bdrate.rate_at(ours, "psnr", psnr):
-            pairs.append((psnr, "interpolated", layers, "a base alone, lambda 300", rate))
-    lines = [
-        "| PSNR | layers | bpp | one model | bpp | layers spend |",
-        "|---:|---|---:|---|---:|---:|",
-    ]
-    for psnr, label, rate, name, single_rate in sorted(pairs, key=lambda pair: pair[0]):
-        cells = ["-", "-"]
-        if single_rate:
-            cells = [f"{single_rate:.4f}", f"{100 * (rate / single_rate - 1):+.0f} %"]
-        cells = [f"{psnr:.2f} dB", label, f"{rate:.4f}", name, *cells]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(head + lines) if lines else "(not measured)"
+
+
+def _singles(family: str) -> Iterator[tuple[str, Curve]]:
+    """Yields the names and curves of bases that stand alone."""
+    for folder in SINGLE:
+        name = f"a base alone, lambda {folder.name.removeprefix('single-')}"
+        for curve in results.curves(folder / "kodak"):
+            if curve.key == family:
+                yield name, curve
 
 
 def _extremes(found: Sequence[Curve]) -> str:
