@@ -151,18 +151,16 @@ def _measure(
     effort: int,
 ) -> list[dict]:
     """Compresses an image and decompresses it; returns a row for each layer."""
-    image = images.read(path)
+    image, count = images.read(path), len(names)
     height, width = image.shape[:2]
     began = time.perf_counter()
-    data = codec.compress(image, len(names), store.family.name, store.folder, effort)
+    data = codec.compress(image, count, store.family.name, store.folder, effort)
     encode_seconds = time.perf_counter() - began
     header, records, _ = bitstream.parse(data)
-    ends = [bitstream.size(records[: k + 1]) for k in range(len(names))]
+    ends = [bitstream.size(records[: k + 1]) for k in range(count)]
     # Those of the latents that the analysis gives.
-    estimates = (
-        [None] * len(names) if effort else _estimates(image, store, len(names), header.coarseness)
-    )
-    decoder, decode_seconds, rows = codec.Decoder(len(names), store.folder), 0.0, []
+    estimates = [None] * count if effort else _estimates(image, store, count, header.coarseness)
+    decoder, decode_seconds, rows = codec.Decoder(count, store.folder), 0.0, []
     for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
         began = time.perf_counter()
         (x_hat,) = decoder.feed(data[begin:end])

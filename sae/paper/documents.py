@@ -237,10 +237,15 @@ def _trainings(records: dict[str, dict], checkpoints: Path) -> str:
 def _alone(found: Sequence[Curve]) -> str:
     """Returns what layers for MSE spend, and one model for the same PSNR, as a Markdown table."""
     by_key = {curve.key: curve for curve in found}
-    other, lines = by_key.get("published/balle-2017-mse"), []
-    for ours in results.default(found):
-        if not (ours.family and ours.optimised_for == "mse" and other):
-            continue
+    other = by_key.get("published/balle-2017-mse")
+    families = [c for c in results.default(found) if c.family and c.optimised_for == "mse"]
+    if not (families and other):
+        return "(not measured)"
+    lines = [
+        "| family | PSNR | layers | bpp | one model | bpp | layers spend |",
+        "|---|---:|---|---:|---|---:|---:|",
+    ]
+    for ours in families:
         rows = [
             (
                 psnr,
@@ -252,30 +257,25 @@ def _alone(found: Sequence[Curve]) -> str:
             for rate, psnr, label in ours.points("psnr")
         ]
         rows += [
-            (psnr, "interpolated", layers, name, rate)
+            (psnr, "interpolated", rate, name, rate_of_one)
             for name, single in _singles(ours.key)
-            for rate, psnr, _ in single.points("psnr")
-            if (layers := bdrate.rate_at(ours, "psnr", psnr))
+            for rate_of_one, psnr, _ in single.points("psnr")
+            if (rate := bdrate.rate_at(ours, "psnr", psnr))
         ]
-        for psnr, label, rate, name, single_rate in sorted(rows):
-            cells = [f"{rate:.4f}", name, "-", "-"]
-            if single_rate:
-                cells[2:] = f"{single_rate:.4f}", f"{100 * (rate / single_rate - 1):+.0f} %"
-            lines.append(f"| {' | '.join([ours.key, f'{psnr:.2f} dB', label, *cells])} |")
-    head = [
-        "| family | PSNR | layers | bpp | one model | bpp | layers spend |",
-        "|---|---:|---|---:|---|---:|---:|",
-    ]
-    return "\n".join(head + lines) if lines else "(not measured)"
+        for psnr, label, rate, name, rate_of_one in sorted(rows):
+            cells = [ours.key, f"{psnr:.2f} dB", label, f"{rate:.4f}", name, "-", "-"]
+            if rate_of_one:
+                cells[-2:] = f"{rate_of_one:.4f}", f"{100 * (rate / rate_of_one - 1):+.0f} %"
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _singles(family: str) -> Iterator[tuple[str, Curve]]:
-    """Yields the names and curves of bases that stand alone."""
+    """Yields the names and curves of bases of a family that stand alone."""
     for folder in SINGLE:
-        name = f"a base alone, lambda {folder.name.removeprefix('single-')}"
-        for curve in results.curves(folder / "kodak"):
-            if curve.key == family:
-                yield name, curve
+        curves = {curve.key: curve for curve in results.curves(folder / "kodak")}
+        if family in curves:
+            yield f"a base alone, lambda {folder.name.removeprefix('single-')}", curves[family]
 
 
 def _extremes(found: Sequence[Curve]) -> str:
