@@ -307,6 +307,23 @@ def test_both_arithmetics_are_of_one_network():
         assert np.mean(np.abs(one - other)) < 0.07 * np.std(other)
 
 
+@pytest.mark.parametrize(("slices", "below"), [(1, 0), (3, BELOW)])
+def test_all_at_once_is_as_part_by_part(slices, below):
+    network = prior_network.PriorNetwork(DEPTH, below, 16, 5, "test", slices=slices)
+    for variable in network.trainable_variables:  # Biases too, which begin as zero.
+        variable.assign_add(tf.random.normal(variable.shape, stddev=0.1, seed=0))
+    y, lower = latents(907, 2, 9, 11)
+    y_hat, latents_below, found = np.round(y), [lower] if below else [], np.zeros((2, *y.shape))
+
+    def known(part, *parameters):
+        for whole, one in zip(found, parameters):
+            whole[part] = one
+        return y_hat[part]
+
+    network.traverse(known, y.shape, latents_below, Floats)
+    np.testing.assert_allclose(network.parameters(y_hat, latents_below), found, atol=1e-3)
+
+
 @pytest.mark.parametrize("reads", [prior_network._LATENT, prior_network._ACTIVATION])
 @pytest.mark.parametrize("size", [1e-4, 0.1, 30.0])
 def test_float32_holds_every_sum_in_every_order(reads, size):

@@ -38,17 +38,9 @@ class ConditionalBottleneck(Bottleneck):
         self._network = PriorNetwork(depth, *network, **options)
 
     def bits(self, y, y_hat, latents=()):
-        parts = []
-
-        def known(part, means, scales):
-            parts.append((y[part], means, scales))
-            return y_hat[part]
-
-        self._network.traverse(known, tf.shape(y_hat), latents, Floats)
-        # All parts in one row: so many small ones would take longer.
-        y, means, scales = (tf.concat([_row(x) for x in of_all], 1) for of_all in zip(*parts))
+        means, scales = self._network.parameters(y_hat, latents)
         prior = _PRIOR(loc=means, scale=_scale(Floats, scales))
-        return tf.reduce_sum(prior.log_prob(y), axis=1) / -math.log(2)
+        return tf.reduce_sum(prior.log_prob(y), axis=(1, 2, 3)) / -math.log(2)
 
     def quantize(self, y: tf.Tensor, latents: Sequence[tf.Tensor], worth: float) -> tf.Tensor:
         """Returns y rounded, each element to the integer next to it that is better on the whole.
@@ -168,7 +160,3 @@ def _quantized(arithmetic, y, means, scales, worth):
     # That of (y - nearest + inwards)^2 - (y - nearest)^2.
     lost = worth * math.log(2) * (1 + 2 * inwards * (y - nearest))
     return arithmetic.where((inwards != 0) & (saved > lost), nearest - inwards, nearest)
-
-
-def _row(x):
-    return tf.reshape(x, (tf.shape(x)[0], -1))
