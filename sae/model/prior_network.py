@@ -149,10 +149,9 @@ class PriorNetwork(tf.Module):
         seen = [seen[_positions(phase)] for phase in range(len(_PHASES))]
         around = [weights.around(k, seen[:k], below, shape) for k in range(len(_PHASES))]
         around = Floats.joined(around, shape)
-        slices = [
-            weights.of_slice(k, [y_hat[..., : channels.start]] if k else [], around)
-            for k, channels in enumerate(self._slices)
-        ]
+        sizes = [channels.stop - channels.start for channels in self._slices]
+        found = tf.split(y_hat, sizes, -1)
+        slices = [weights.of_slice(k, found[:k], around) for k in range(len(found))]
         means, scales = (tf.concat(of_all, -1) for of_all in zip(*slices))
         return means, scales
 
