@@ -137,7 +137,8 @@ class PriorNetwork(tf.Module):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the means and the scales' indices of a known latent, both of its shape.
 
-        They are what `traverse` has part by part, in floats, and at once; a small latent takes half the time then.
+        They are what `traverse` has part by part, in floats. All at once, a small latent takes
+        little more than half the time.
 
         Args:
           y_hat: [B, h, w, depth].
@@ -145,15 +146,14 @@ class PriorNetwork(tf.Module):
         """
         weights, shape = self._weights(Floats), tf.shape(y_hat)
         below = weights.from_below(latents)
-        seen = weights.seen(y_hat)
-        seen = [seen[_positions(phase)] for phase in range(len(_PHASES))]
-        around = [weights.around(k, seen[:k], below, shape) for k in range(len(_PHASES))]
-        around = Floats.joined(around, shape)
+        told, phases = weights.seen(y_hat), range(len(_PHASES))
+        seen = [told[_positions(phase)] for phase in phases]
+        planes = [weights.around(phase, seen[:phase], below, shape) for phase in phases]
+        around = Floats.joined(planes, shape)
         sizes = [channels.stop - channels.start for channels in self._slices]
         found = tf.split(y_hat, sizes, -1)
         slices = [weights.of_slice(k, found[:k], around) for k in range(len(found))]
-        means, scales = (tf.concat(of_all, -1) for of_all in zip(*slices))
-        return means, scales
+        return tuple(tf.concat(of_all, -1) for of_all in zip(*slices))
 
     def _weights(self, arithmetic) -> _Weights:
         """Returns the weights for an arithmetic; those to code with are kept."""
@@ -269,12 +269,12 @@ class _Weights(NamedTuple):
         return x
 
     def of_slice(self, number, found, around):
-        """Returns the means and the scales' indices, not rounded, of one slice of a phase.
+        """Returns the means and the scales' indices, not rounded, of one slice.
 
         Args:
           number: of the slice.
-          found: the elements of earlier slices of the phase.
-          around: as `around` returned it.
+          found: the elements of earlier slices, at the positions of a phase or at all.
+          around: as `around` returned it for these positions.
         """
         embedding, same, bias, parameters = self.slices[number]
         x = around if bias is None else around + bias
