@@ -21,7 +21,7 @@ FIGURE_FORMATS = ("pdf", "pgf", "png")
 TABLE_FORMATS = ("markdown", "latex", "json")
 
 # Steps of the search for a layer's latent, by the effort asked for.
-EFFORTS = (0, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
+EFFORTS = (0, 20, 30, 50, 70, 100, 130, 170, 230, 300)
 # Coarsenesses of latents are multiples of this.
 COARSENESS_UNIT = 1 / 8
 

@@ -148,4 +148,4 @@ def test_a_search_is_measured_beside_the_plain_latents(photo, tiny_store, tmp_pa
     assert figures.save(figure, tmp_path / "effort", ("png",))
     text = "<!-- results --><!-- /results --><!-- sample --><!-- /sample -->"
     table = documents.with_results(text, found)
-    assert "| residual-mse/effort-1 | 10 | " in table and f"| {saved[1][1]:+.1f} % (" in table
+    assert "| residual-mse/effort-1 | 20 | " in table and f"| {saved[1][1]:+.1f} % (" in table
