@@ -26,8 +26,9 @@ from sae.model.layer import Context, Layer
 from sae.model.objective import Objective
 
 # Of Adam, in units of the rounding: half a cosine down to a tenth of it. With so few steps, its
-# averages are to forget sooner than usual.
-_LEARNING_RATE, _BETA_1, _BETA_2 = 0.04, 0.8, 0.999
+# averages are to forget sooner than usual. For MSE its average of squares is one of all elements,
+# whose errors cost alike; MS-SSIM is most easily had where there is little contrast.
+_LEARNING_RATES, _BETA_1, _BETA_2 = {"mse": 0.01, "ms-ssim": 0.04}, 0.8, 0.999
 # How much steeper the chance of going up is than the fraction that is rounded, in logits.
 _STEEPNESS = 6.0
 # Of the relaxed choice between the two integers, at first and at last.
@@ -50,8 +51,8 @@ def search(
 ) -> tf.Tensor:
     """Returns a rounded latent, by the objective no worse than that of the analysis.
 
-    In the objective, distortion counts less the coarser the image is to be. What is larger than a
-    window is searched window by window.
+    In the objective, distortion counts as much as the layer's `emphasis` says, and the less the
+    coarser the image is to be. What is larger than a window is searched window by window.
 
     Args:
       x: float32 [1, H, W, 3] in [0, 1], with sides that are multiples of the stride.
@@ -185,7 +186,7 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
         context = Context(part.latents, lambda: part.x_hat, part.coarseness)
         y_hat, bits = layer.rate(y, context, quantization)
         x_hat = part.x + part.inside * (layer.synthesise(y_hat, context) - part.x)
-        emphasis = part.coarseness**-2
+        emphasis = layer.emphasis * part.coarseness**-2
         return objective.terms(*_mirrored(part.x, x_hat, bits), emphasis)["loss"][0]
 
     @tf.function
@@ -195,12 +196,15 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
             value = loss(_relaxed(state.y, count, done), part, "none")
         gradient = tape.gradient(value, state.y) * part.searched
         mean = _BETA_1 * state.mean + (1 - _BETA_1) * gradient
-        square = _BETA_2 * state.square + (1 - _BETA_2) * tf.square(gradient)
+        squares = tf.square(gradient)
+        if objective.metric == "mse":
+            squares = tf.ones_like(squares) * tf.reduce_mean(squares)
+        square = _BETA_2 * state.square + (1 - _BETA_2) * squares
         number = tf.cast(count + 1, tf.float32)
         direction = (mean / (1 - _BETA_1**number)) / (
             tf.sqrt(square / (1 - _BETA_2**number)) + 1e-8
         )
-        rate = _LEARNING_RATE * (0.1 + 0.9 * (1 + tf.cos(math.pi * done)) / 2)
+        rate = _LEARNING_RATES[objective.metric] * (0.1 + 0.9 * (1 + tf.cos(math.pi * done)) / 2)
         return _State(state.y - rate * direction, mean, square)
 
     return step, tf.function(lambda y_hat, part: loss(y_hat, part, "rounded"))

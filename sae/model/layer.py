@@ -89,10 +89,12 @@ class Layer(tf.Module):
       stride: pixels per position of the latent, in each direction.
       latent_side: how the names of those arrays begin that one layer cannot have of another.
       in_steps: how the names of those begin that count in steps of the layer's own.
+      emphasis: weight of the distortion where the latent is searched for.
     """
 
     latent_side = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
     in_steps: tuple[str, ...] = ()
+    emphasis = 1.0
 
     def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
         super().__init__(name=config.name)
@@ -260,6 +262,8 @@ class ConditionalLayer(Layer):
 
     latent_side = ("bottleneck/",)
     in_steps = ("analysis/conv_2/",)
+    # Errors that the layers above make good are to cost fewer bits here.
+    emphasis = 0.85
 
     def __init__(self, config, below=()):
         super().__init__(config, below)
