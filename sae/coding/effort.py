@@ -198,7 +198,7 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
         mean = _BETA_1 * state.mean + (1 - _BETA_1) * gradient
         squares = tf.square(gradient)
         if objective.metric == "mse":
-            squares = tf.ones_like(squares) * tf.reduce_mean(squares)
+            squares = tf.reduce_mean(squares)
         square = _BETA_2 * state.square + (1 - _BETA_2) * squares
         number = tf.cast(count + 1, tf.float32)
         direction = (mean / (1 - _BETA_1**number)) / (
