@@ -49,8 +49,9 @@ def evaluate(
       warning names: "image", "width", "height", "bytes" of the file up to the
       layer, "bpp" = 8 * bytes / (width * height), "bpp-layers" each layer's own
       share (the base's has the header), "bpp-estimated" from the likelihoods (of
-      effort 0 alone), "psnr-rgb" in dB, "ms-ssim-rgb", and the seconds spent on
-      encoding all layers and on decoding up to this one.
+      effort 0 alone), "psnr-rgb" in dB, "ms-ssim-rgb", and the processor's seconds,
+      whatever else the machine does, for encoding all layers and for decoding up to
+      this one.
 
     Raises:
       SaeError: there are no images, none can be read, or a layer is missing.
@@ -153,18 +154,18 @@ def _measure(
     """Compresses an image and decompresses it; returns a row for each layer."""
     image, count = images.read(path), len(names)
     height, width = image.shape[:2]
-    began = time.perf_counter()
+    began = time.process_time()
     data = codec.compress(image, count, store.family.name, store.folder, effort)
-    encode_seconds = time.perf_counter() - began
+    encode_seconds = time.process_time() - began
     header, records, _ = bitstream.parse(data)
     ends = [bitstream.size(records[: k + 1]) for k in range(count)]
     # Those of the latents that the analysis gives.
     estimates = [None] * count if effort else _estimates(image, store, count, header.coarseness)
     decoder, decode_seconds, rows = codec.Decoder(count, store.folder), 0.0, []
     for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
-        began = time.perf_counter()
+        began = time.process_time()
         (x_hat,) = decoder.feed(data[begin:end])
-        decode_seconds += time.perf_counter() - began
+        decode_seconds += time.process_time() - began
         shares = np.diff([0, *ends[: len(rows) + 1]]) * 8 / (width * height)
         rows.append(
             {

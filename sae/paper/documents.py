@@ -177,7 +177,7 @@ def _deltas(by_key: dict[str, Curve]) -> str:
 def _searches(pairs: Sequence[tuple[Curve, Curve]]) -> str:
     """Returns what searching for better latents costs and saves as a Markdown table."""
     lines = [
-        "| search | steps a layer | seconds an image | a megapixel "
+        "| search | steps a layer | core seconds an image | a megapixel "
         "| BD-rate against effort 0, in PSNR | in MS-SSIM (dB) |",
         "|---|---:|---:|---:|---:|---:|",
     ]

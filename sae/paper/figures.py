@@ -262,7 +262,7 @@ def effort(saved: dict[str, list[tuple[float, float]]]) -> Figure:
     for name, points in saved.items():
         color, marker = _OURS[name]
         axes.plot(*zip(*points), color=color, marker=marker, label=name)
-    axes.set(xscale="log", xlabel="seconds to encode an image", ylabel="BD-rate in %")
+    axes.set(xscale="log", xlabel="seconds of a core to encode an image", ylabel="BD-rate in %")
     axes.legend()
     return figure
 
