@@ -313,19 +313,17 @@ def test_a_signal_saves_and_other_options_are_refused(photos, tmp_path):
     assert state.read_bytes() == before
 
 
-def test_cores_share_a_batch(photos, tmp_path, tiny_config, store, capsys):
-    command = script(photos, tmp_path / "cores", "--strategy", "cores", steps=4)
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    alone = dataclasses.replace(store, folder=tmp_path / "single")
-    train(*tiny_config("base", last_step=4), alone, [photos])
-    losses = []
-    for text, folder in (said, "cores"), (capsys.readouterr().out, "single"):
-        losses.append(float(re.search(r"loss (\S+) at step 4", text)[1]))
-        record = json.loads(next((tmp_path / folder).rglob("layer.json")).read_text())["training"]
+def test_cores_share_a_batch(photos, tmp_path):
+    losses = {}
+    for strategy in ("single", "cores"):
+        command = script(photos, tmp_path / strategy, "--strategy", strategy, steps=4)
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        losses[strategy] = float(re.search(r"loss (\S+) at step 4", said)[1])
+        record = json.loads(next((tmp_path / strategy).rglob("layer.json")).read_text())["training"]
         assert record["patches"] == 4 * record["options"]["batchsize"]
     # The same patches, but for every replica noise of its own in place of rounding.
-    assert losses[0] == pytest.approx(losses[1], rel=0.05)
-    assert losses[0] != losses[1] or os.cpu_count() == 1
+    assert losses["cores"] == pytest.approx(losses["single"], rel=0.05)
+    assert losses["cores"] != losses["single"] or os.cpu_count() == 1
 
 
 def test_two_workers_take_the_same_steps(photos, tmp_path):

@@ -98,7 +98,7 @@ class Curve:
 
     @property
     def encode_seconds(self) -> float:
-        """Mean over the images, with all layers; of ours alone."""
+        """Of the processor, mean over the images, with all layers; of ours alone."""
         return float(np.mean([row["encode-seconds"] for row in self.images[-1]]))
 
 

@@ -238,7 +238,7 @@ def _alone(found: Sequence[Curve]) -> str:
     """Returns what layers for MSE spend, and one model for the same PSNR, as a Markdown table."""
     by_key = {curve.key: curve for curve in found}
     other = by_key.get("published/balle-2017-mse")
-    families = [c for c in results.default(found) if c.family and c.optimised_for == "mse"]
+    families = [c for c in found if c.family and c.optimised_for == "mse" and not c.effort]
     if not (families and other):
         return "(not measured)"
     lines = [
