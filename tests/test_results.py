@@ -301,10 +301,7 @@ def test_the_documents_agree_with_the_results():
     assert documents.with_results(text, found) == text, "run `make results`"
     text = (documents.ROOT / documents.MODELS).read_text()
     assert documents.with_models(text, found, records) == text, "run `make results`"
-    for path, digest in (
-        (documents.FIGURE, documents.digest(found)),
-        (documents.TRAINING, documents.digest_of(records)),
-    ):
+    for path, digest in documents.digests(found, records).items():
         assert Image.open(documents.ROOT / path).text["Description"] == digest, "run `make results`"
     with pytest.raises(SaeError, match="no place"):
         documents.with_results("", found)

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = Path("README.md")
 MODELS = Path("docs/MODELS.md")
 FIGURE = Path("plots/kodak.png")
+SEARCHES = Path("plots/effort.png")
 TRAINING = Path("plots/training.png")
 # Bases alone, for the lambda that the folder's name ends with; docs/MODELS.md has the commands.
 SINGLE = sorted((ROOT / "results").glob("single-*"))
@@ -53,12 +54,16 @@ def run(options: argparse.Namespace) -> None:
     """The command `results`."""
     output, checkpoints = Path(options.output), Path(options.checkpoints)
     found, records = results.curves(options.results), descriptions(checkpoints)
+    drawings = {
+        FIGURE: lambda: figures.rd(results.default(found), ("psnr", "ms-ssim-db"), columns=2),
+        SEARCHES: lambda: figures.effort(figures.saved_by_effort(found)),
+        TRAINING: lambda: figures.training({name: _losses(one) for name, one in records.items()}),
+    }
+    known = digests(found, records)
     with figures.style():
-        figure = figures.rd(results.default(found), ("psnr", "ms-ssim-db"), columns=2)
-        figures.save(figure, output / FIGURE.with_suffix(""), ("png",), Description=digest(found))
-        figure = figures.training({name: _losses(one) for name, one in records.items()})
-        stem, known = output / TRAINING.with_suffix(""), digest_of(records)
-        figures.save(figure, stem, ("png",), Description=known)
+        for path, digest in known.items():
+            stem = output / path.with_suffix("")
+            figures.save(drawings[path](), stem, ("png",), Description=digest)
     texts = {
         README: with_results((ROOT / README).read_text(encoding="utf-8"), found),
         MODELS: with_models(
@@ -67,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     }
     for path, text in texts.items():
         files.write_bytes(output / path, text.encode())
-    for path in (*texts, FIGURE, TRAINING):
+    for path in (*texts, *known):
         print(output / path)
 
 
@@ -95,6 +100,7 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
     parts.append(_deltas(by_key))
     if pairs := results.searched(ours):
         parts.append(_searches(pairs))
+        parts.append(f"![Rate that searches save]({SEARCHES.as_posix()})")
     text = _between(text, "results", "\n\n".join(parts))
     return _between(text, "sample", _sample(ours[0])) if ours else text
 
@@ -124,14 +130,19 @@ def with_models(
     return _between(text, "worst", _extremes(found))
 
 
-def digest(found: Sequence[Curve]) -> str:
-    """Returns a digest of what the figure of the curves shows, which its file keeps."""
-    return digest_of([dataclasses.asdict(curve) for curve in results.default(found)])
-
-
-def digest_of(facts: object) -> str:
-    """Returns a digest of JSON values."""
-    return "results " + hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def digests(found: Sequence[Curve], records: dict[str, dict]) -> dict[Path, str]:
+    """Returns digests of what there is for each figure to show, which their files keep."""
+    searched = [curve for curve, _ in results.searched(found)]
+    facts = {
+        FIGURE: list(map(dataclasses.asdict, results.default(found))),
+        SEARCHES: list(map(dataclasses.asdict, searched)),
+        TRAINING: records,
+    }
+    return {
+        path: "results " + hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+        for path, shown in facts.items()
+        if shown
+    }
 
 
 def _layers(ours: Curve, published: Curve | None) -> str:

@@ -2,7 +2,7 @@
 
 Scalable codecs are drawn solid and single-rate ones dashed; numbers that others
 published have hollow markers and measured ones filled. The colours are those of
-Okabe and Ito (2008), which colour-blind readers can tell apart.
+Okabe and Ito (2008), then of Tol (2021, muted), which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ _OURS = {
     "conditional-ms-ssim": ("#0072B2", "o"),
     "residual-ms-ssim": ("#56B4E9", "s"),
 }
-_OTHERS = ("#009E73", "#CC79A7", "#000000", "#8C8C8C", "#7A4B00", "#332288", "#999933")
-_MARKERS = ("^", "D", "v", "P", "X", "<", ">", "h")
+_OTHERS = (
+    *("#009E73", "#CC79A7", "#000000", "#8C8C8C", "#7A4B00"),
+    *("#332288", "#999933", "#117733", "#882255"),
+)
+_MARKERS = ("^", "D", "v", "P", "X", "<", ">", "h", "*")
 _STYLE = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -97,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
             if curve.family and not curve.effort:
                 drawings[f"rate-{curve.key}"] = rate_by_layer(curve)
                 drawings[f"images-{curve.key}"] = every_image(measured, curve)
-        if savings := saved_by_effort(measured):
+        if savings := saved_by_effort(chosen if options.curves else found):
             drawings["effort"] = effort(savings)
         for name, figure in drawings.items():
             for path in save(figure, Path(options.output) / name, options.format):
@@ -262,7 +265,8 @@ def effort(saved: dict[str, list[tuple[float, float]]]) -> Figure:
     for name, points in saved.items():
         color, marker = _OURS[name]
         axes.plot(*zip(*points), color=color, marker=marker, label=name)
-    axes.set(xscale="log", xlabel="seconds of a core to encode an image", ylabel="BD-rate in %")
+    axes.set(xscale="log", xlabel="seconds of a core to encode an image")
+    axes.set_ylabel("BD-rate (%) against effort 0")
     axes.legend()
     return figure
 
