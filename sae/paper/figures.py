@@ -23,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pgf import LatexError
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -162,8 +163,7 @@ def rd(
         raise SaeError(f"None of these curves has {' or '.join(qualities)} in that range of rates.")
     if title:
         figure.suptitle(title, fontsize=8)
-    shown = {c.name: drawn[c.name] for c in curves if c.name in drawn}
-    legend = _legend(figure, shown, "lower")
+    legend = _legend(figure, _entries(curves, drawn), "lower")
     if height is None:
         below = legend.get_window_extent().height / figure.dpi
         figure.set_figheight(figure.get_figheight() + below)
@@ -218,7 +218,7 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
         axes.set(xlabel="", ylabel="")
     figure.supxlabel("bits per pixel", fontsize=8)
     figure.supylabel("PSNR (dB)", fontsize=8)
-    _legend(figure, drawn, "upper")
+    _legend(figure, _entries(curves, drawn), "upper")
     return figure
 
 
@@ -420,6 +420,20 @@ def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, fl
     rates = [rate for curve in curves if curve.kind == "ours" for rate in curve.bpp]
     rates = rates or [rate for curve in curves for rate in curve.bpp]
     return (0.8 * min(rates), 1.3 * max(rates)) if log else (0.0, 1.12 * max(rates))
+
+
+def _entries(curves: Sequence[Curve], drawn: dict[str, object]) -> dict[str, object]:
+    """Returns the legend's lines by name: ours, one for all their searches, then the others."""
+    shown = [curve for curve in curves if curve.name in drawn]
+    plain = {curve.family for curve in shown if not curve.effort}
+    entries = {}
+    for curve in sorted(shown, key=lambda c: (c.family is None, c.effort)):
+        if curve.effort and curve.family in plain:
+            line = Line2D([], [], color="#444444", linestyle=":", linewidth=1.5)
+            entries[f"SAE, ours, effort {curve.effort}"] = line
+        else:
+            entries[curve.name] = drawn[curve.name]
+    return entries
 
 
 def _legend(figure: Figure, drawn: dict[str, object], side: str) -> Legend:
