@@ -97,6 +97,11 @@ class Curve:
         return sorted((rate, transform(v), label) for rate, v, label in settings if v is not None)
 
     @property
+    def plain(self) -> bool:
+        """Whether it is one of ours, with the latents that the analysis gives."""
+        return self.family is not None and not self.effort
+
+    @property
     def encode_seconds(self) -> float:
         """Of the processor, mean over the images, with all layers; of ours alone."""
         return float(np.mean([row["encode-seconds"] for row in self.images[-1]]))
@@ -247,7 +252,7 @@ def default(found: Sequence[Curve]) -> list[Curve]:
 
 def searched(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
     """Returns the curves with better latents, each with that of its family at effort 0."""
-    plain = {curve.family: curve for curve in found if curve.family and not curve.effort}
+    plain = {curve.family: curve for curve in found if curve.plain}
     return [(c, plain[c.family]) for c in found if c.effort and c.family in plain]
 
 

@@ -95,7 +95,7 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
     by_key = {curve.key: curve for curve in found}
     parts = [f"![Rate and distortion on Kodak]({FIGURE.as_posix()})"]
     ours = [curve for curve in found if curve.family]
-    for curve in (curve for curve in ours if not curve.effort):
+    for curve in (curve for curve in ours if curve.plain):
         parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
     parts.append(_deltas(by_key))
     if pairs := results.searched(ours):
@@ -249,7 +249,7 @@ def _alone(found: Sequence[Curve]) -> str:
     """Returns what layers for MSE spend, and one model for the same PSNR, as a Markdown table."""
     by_key = {curve.key: curve for curve in found}
     other = by_key.get("published/balle-2017-mse")
-    families = [c for c in found if c.family and c.optimised_for == "mse" and not c.effort]
+    families = [c for c in found if c.plain and c.optimised_for == "mse"]
     if not (families and other):
         return "(not measured)"
     lines = [
@@ -296,7 +296,7 @@ def _extremes(found: Sequence[Curve]) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for curve in found:
-        if not curve.family or curve.effort:
+        if not curve.plain:
             continue
         for label, rows in zip(curve.labels, curve.images):
             by_psnr = sorted(rows, key=lambda row: row["psnr-rgb"] or float("inf"))

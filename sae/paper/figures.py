@@ -47,8 +47,15 @@ _OURS = {
     "residual-ms-ssim": ("#56B4E9", "s"),
 }
 _OTHERS = (
-    *("#009E73", "#CC79A7", "#000000", "#8C8C8C", "#7A4B00"),
-    *("#332288", "#999933", "#117733", "#882255"),
+    "#009E73",
+    "#CC79A7",
+    "#000000",
+    "#8C8C8C",
+    "#7A4B00",
+    "#332288",
+    "#999933",
+    "#117733",
+    "#882255",
 )
 _MARKERS = ("^", "D", "v", "P", "X", "<", ">", "h", "*")
 _STYLE = {
@@ -98,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
                 single, options.quality[:1], options.bpp, options.range, title=image, **size
             )
         for curve in chosen:
-            if curve.family and not curve.effort:
+            if curve.plain:
                 drawings[f"rate-{curve.key}"] = rate_by_layer(curve)
                 drawings[f"images-{curve.key}"] = every_image(measured, curve)
         if savings := saved_by_effort(chosen if options.curves else found):
@@ -349,7 +356,7 @@ def _label_layers(axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> No
 
     Where some are trained for the quality that is shown, only these are named.
     """
-    ours = [curve for curve in curves if curve.family and not curve.effort]
+    ours = [curve for curve in curves if curve.plain]
     named = [c for c in ours if _QUALITY_OF[c.optimised_for].startswith(quality)] or ours
     names, colors = [], []
     for curve, look in zip(curves, looks(curves)):
@@ -429,7 +436,9 @@ def _entries(curves: Sequence[Curve], drawn: dict[str, object]) -> dict[str, obj
     entries = {}
     for curve in sorted(shown, key=lambda c: (c.family is None, c.effort)):
         if curve.effort and curve.family in plain:
-            line = Line2D([], [], color="#444444", linestyle=":", linewidth=1.5)
+            line = Line2D([], [])
+            line.update_from(drawn[curve.name])
+            line.set(color="#444444", marker="")
             entries[f"SAE, ours, effort {curve.effort}"] = line
         else:
             entries[curve.name] = drawn[curve.name]

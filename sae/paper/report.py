@@ -51,7 +51,7 @@ def write(
     found = results.curves(results_folder)
     ours = [curve for curve in found if curve.family]
     # The search for latents takes too long to repeat it for the images.
-    plain = [curve for curve in ours if not curve.effort]
+    plain = [curve for curve in ours if curve.plain]
     if not plain:
         raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
     chosen = results.default(found) + [curve for curve in found if curve.kind == "measured"]
