@@ -28,11 +28,11 @@ from sae.model.objective import Objective
 # Of Adam, in units of the rounding: half a cosine down to a tenth of it. With so few steps, its
 # averages are to forget sooner than usual. For MSE its average of squares is one of all elements,
 # whose errors cost alike; MS-SSIM is most easily had where there is little contrast.
-_LEARNING_RATES, _BETA_1, _BETA_2 = {"mse": 0.01, "ms-ssim": 0.04}, 0.8, 0.999
+_LEARNING_RATES, _BETA_1, _BETA_2 = {"mse": 0.01, "ms-ssim": 0.02}, 0.8, 0.999
 # How much steeper the chance of going up is than the fraction that is rounded, in logits.
 _STEEPNESS = 6.0
 # Of the relaxed choice between the two integers, at first and at last.
-_TEMPERATURES = 1.0, 0.4
+_TEMPERATURES = {"mse": (1.0, 0.4), "ms-ssim": (0.7, 0.3)}
 # So often the latent is rounded for good and measured.
 _TRIALS = 10
 # Sides in positions of the latent. The margin of a window is not searched: the pixels that
@@ -193,7 +193,9 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
     def step(state, count, done, part):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state.y)
-            value = loss(_relaxed(state.y, count, done), part, "none")
+            first, last = _TEMPERATURES[objective.metric]
+            y_tilde = _relaxed(state.y, count, first * (last / first) ** done)
+            value = loss(y_tilde, part, "none")
         gradient = tape.gradient(value, state.y) * part.searched
         mean = _BETA_1 * state.mean + (1 - _BETA_1) * gradient
         squares = tf.square(gradient)
@@ -210,16 +212,14 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
     return step, tf.function(lambda y_hat, part: loss(y_hat, part, "rounded"))
 
 
-def _relaxed(y: tf.Tensor, count: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
+def _relaxed(y: tf.Tensor, count: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
     """Returns y rounded at random, nearly; differentiable.
 
     Args:
       y: any float32.
       count: int32, another noise for each.
-      done: how far the temperature has come, from 0 to 1.
+      temperature: of the choice.
     """
-    first, last = _TEMPERATURES
-    temperature = first * (last / first) ** done
     below = tf.floor(y)
     noise = uniform_noise(tf.shape(y), tf.stack([count, 0])) + 0.5
     logit = _STEEPNESS * _logit(y - below) + _logit(noise)
