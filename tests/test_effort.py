@@ -37,7 +37,7 @@ def loss(x, y_hat, context, layer, objective):
 
 
 @pytest.mark.parametrize(
-    ("name", "window"), [*((name, effort._WINDOW) for name in STORES), ("conditional_store", 10)]
+    ("name", "window"), [*((name, effort._WINDOW) for name in STORES), ("conditional_store", 12)]
 )
 def test_it_finds_better_latents(name, window, request, monkeypatch):
     monkeypatch.setattr(effort, "_WINDOW", window)
@@ -55,7 +55,7 @@ def test_it_finds_better_latents(name, window, request, monkeypatch):
         assert after < before
         context = plain.extended(layer, y_hat)
     assert len(done) == 2 * effort.count_steps(3, photo.shape[:2], 16)
-    assert (len(done) > 2 * EFFORTS[3]) == (window == 10)
+    assert (len(done) > 2 * EFFORTS[3]) == (window == 12)
 
 
 def test_only_what_is_in_the_image_counts(tiny_cascade):
