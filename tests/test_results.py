@@ -253,7 +253,7 @@ def test_the_names_of_layers_lie_on_no_curve(log):
         figure = figures.rd(curves, log=log)
         figure.draw_without_rendering()
     (axes,) = figure.axes
-    ours = [c for c in curves if c.family and c.optimised_for == "mse" and not c.effort]
+    ours = [c for c in curves if c.plain and c.optimised_for == "mse"]
     layers = [results.layer_label(layer) for curve in ours for layer in curve.labels]
     assert sorted(t.get_text() for t in axes.texts) == sorted(layers)
     names = [text.get_window_extent() for text in axes.texts]

@@ -95,8 +95,9 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
     by_key = {curve.key: curve for curve in found}
     parts = [f"![Rate and distortion on Kodak]({FIGURE.as_posix()})"]
     ours = [curve for curve in found if curve.family]
-    for curve in (curve for curve in ours if curve.plain):
-        parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
+    for curve in ours:
+        if curve.plain:
+            parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
     parts.append(_deltas(by_key))
     if pairs := results.searched(ours):
         parts.append(_searches(pairs))

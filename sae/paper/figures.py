@@ -432,10 +432,10 @@ def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, fl
 def _entries(curves: Sequence[Curve], drawn: dict[str, object]) -> dict[str, object]:
     """Returns the legend's lines by name: ours, one for all their searches, then the others."""
     shown = [curve for curve in curves if curve.name in drawn]
-    plain = {curve.family for curve in shown if not curve.effort}
+    searched = [curve.key for curve, _ in results.searched(shown)]
     entries = {}
     for curve in sorted(shown, key=lambda c: (c.family is None, c.effort)):
-        if curve.effort and curve.family in plain:
+        if curve.key in searched:
             line = Line2D([], [])
             line.update_from(drawn[curve.name])
             line.set(color="#444444", marker="")
