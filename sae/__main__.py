@@ -198,7 +198,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     report.add_argument(
         "--images", default="kodak", metavar="DIR", help="that were measured (kodak)"
     )
-    report.add_argument("--only", nargs="+", metavar="NAME", help="show these of the images")
+    report.add_argument("--only", nargs="+", metavar="NAME", help="of images to show")
     _add_checkpoints(report)
     report.add_argument("--output", default="plots/report.html", metavar="FILE", help="to write")
     report.set_defaults(run=_lazily("sae.paper.report", "run"))
