@@ -34,6 +34,7 @@ def save_tiny(folder, family, names):
     """Saves tiny layers of a family, random but with spread latents; returns their store."""
     import tensorflow as tf
 
+    import sae.coding.codec  # noqa: F401, since it wants to be imported before TensorFlow runs
     from sae.model.checkpoint import Store
     from sae.model.layer import build
 
