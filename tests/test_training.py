@@ -268,10 +268,10 @@ def test_killed_and_resumed_is_never_killed(photos, tmp_path, store):
     subprocess.run(script(photos, tmp_path / "whole", *options), check=True)
     state = tmp_path / "killed" / "residual-mse" / "base" / "training" / "state.npz"
     for _ in range(2):
+        before = state.stat().st_mtime_ns if state.exists() else 0
         process = subprocess.Popen(
             script(photos, tmp_path / "killed", *options, "--save_every", "0")
         )
-        before = state.stat().st_mtime_ns if state.exists() else 0
         while not state.exists() or state.stat().st_mtime_ns == before:
             assert process.poll() is None, "the training ended before it could be killed"
             time.sleep(0.01)

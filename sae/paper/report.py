@@ -169,8 +169,8 @@ def _images(
     names = [row["image"] for row in ours[0].images[0]]
     if only:
         if unknown := set(only) - set(names):
-            named = ", ".join(sorted(unknown))
-            raise SaeError(f"There are no results of {named}; there are of {names[0]}, for one.")
+            missing = ", ".join(sorted(unknown))
+            raise SaeError(f"There are no results of {missing}; there are some of {names[0]}.")
         names = [name for name in names if name in only]
     shown = []
     for name in tqdm(names, desc="images", unit="image"):
