@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from sae.config import LayerConfig
+from sae.model.cosine_transform import STRIDE, cosine_basis
 
 # Large latents are synthesised in strips of so many positions, 3 megapixels.
 _STRIP = 12_000
@@ -205,15 +205,10 @@ def _paper_synthesis(config: LayerConfig) -> Transform:
     )
 
 
-_STRIDE = 16
-# Luma and two differences of colours, and how much less than luma these are worth coding.
-_COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
-_WORTH = (1, 12, 40)
-
 # Optimisers take steps that suit weights of about one, which those of the matrices become by the
 # first of these factors. By the others, convolutions change the latent, in steps of its rounding,
 # and the image but little at first.
-_MATRIX = 1 / np.sqrt(3 * _STRIDE**2)
+_MATRIX = 1 / np.sqrt(3 * STRIDE**2)
 _TO_LATENT, _FROM_LATENT, _TO_IMAGE = 0.1, 0.25, 0.1
 
 
@@ -232,7 +227,7 @@ class _Shortcut(tf.Module):
         for variable in beside.layers[-1].trainable_variables:
             variable.assign(tf.zeros_like(variable))
         with tf.name_scope(scope):
-            self._scaled = tf.Variable(_cosines(config.latent_depth) / _MATRIX, name="matrix")
+            self._scaled = tf.Variable(cosine_basis(config.latent_depth) / _MATRIX, name="matrix")
 
     @property
     def _matrix(self) -> tf.Tensor:
@@ -245,7 +240,7 @@ class _ShortcutAnalysis(_Shortcut):
         self._gain = _TO_LATENT * config.step
 
     def __call__(self, x):
-        blocks = tf.nn.space_to_depth(x - 0.5, _STRIDE)
+        blocks = tf.nn.space_to_depth(x - 0.5, STRIDE)
         return tf.tensordot(blocks, self._matrix, 1) + self._gain * self._beside(x)
 
 
@@ -261,7 +256,7 @@ class _ShortcutSynthesis(_Shortcut):
 
     def __call__(self, y):
         blocks = tf.tensordot(y, self._matrix, (-1, -1))
-        x = 0.5 + tf.nn.depth_to_space(blocks, _STRIDE)
+        x = 0.5 + tf.nn.depth_to_space(blocks, STRIDE)
         x += _TO_IMAGE * self._beside(_FROM_LATENT * y)
         for residual in self._filter:
             x = residual(x)
@@ -289,18 +284,6 @@ class _Residual(tf.Module):
         return x + tf.nn.conv2d(seen, self._second, 1, "SAME")
 
 
-def _cosines(depth: int) -> np.ndarray:
-    """Returns the `depth` lowest frequencies of a DCT of blocks, [16, 16, 3, depth]."""
-    n = np.arange(_STRIDE)
-    waves = np.cos(np.pi * (n + 0.5) * n[:, None] / _STRIDE) * np.sqrt(2 / _STRIDE)
-    waves[0] /= np.sqrt(2)
-    frequencies = itertools.product(n, n, range(len(_COLOURS)))
-    low_first = sorted(frequencies, key=lambda f: ((f[0] ** 2 + f[1] ** 2 + 1) * _WORTH[f[2]], f))
-    rows, columns, colours = np.transpose(low_first[:depth])
-    blocks = np.einsum("ki,kj,kc->ijck", waves[rows], waves[columns], _COLOURS[colours])
-    return blocks.astype(np.float32)
-
-
 class Transforms(NamedTuple):
     """A pair of transforms.
 
@@ -321,6 +304,6 @@ class Transforms(NamedTuple):
 # back, which begin as a discrete cosine transform (Li et al., ICLR 2025, arXiv 2501.13751, have
 # wavelets beside every convolution). So a layer is a transform codec before its first step.
 TRANSFORMS = {
-    "paper": Transforms(_STRIDE, _paper_analysis, _paper_synthesis),
-    "shortcut": Transforms(_STRIDE, _ShortcutAnalysis, _ShortcutSynthesis),
+    "paper": Transforms(STRIDE, _paper_analysis, _paper_synthesis),
+    "shortcut": Transforms(STRIDE, _ShortcutAnalysis, _ShortcutSynthesis),
 }

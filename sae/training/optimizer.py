@@ -21,16 +21,13 @@ import tensorflow as tf
 
 from sae.errors import SaeError
 
-# Side of a basis: its refreshment takes time with the cube of it.
-_LARGEST = 2048
-
 
 class SOAP(tf.keras.optimizers.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner.
 
     Matrices have two modes. The kernel of a convolution, [k, k, in, out], is
     taken as [k * k, in, out] and has three, so that the bases are small and a
-    step costs about what Adam's does. A mode of more than 2048 has no basis, as in
+    step costs about what Adam's does. A mode of more than `largest_basis` has none, as in
     the paper where one would cost too much: of a kernel learned in the Fourier
     domain, only the frequencies have one. Tensors of any other rank (vectors, and
     the densities of a factorised prior) take Adam's steps.
@@ -48,6 +45,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         0 to leave gradients as they are.
       clip_beta: decay of that average.
       epsilon: added to the root of the square.
+      largest_basis: side of the largest basis; refreshing one takes time with its cube.
     """
 
     def __init__(
@@ -60,6 +58,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         clip: float = 0.0,
         clip_beta: float = 0.98,
         epsilon: float = 1e-8,
+        largest_basis: int = 2048,
         name: str = "SOAP",
         jit_compile: bool = False,
         **kwargs,
@@ -69,6 +68,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         self.beta_1, self.beta_2, self.shampoo_beta = beta_1, beta_2, shampoo_beta
         self.refresh_every, self.epsilon = refresh_every, epsilon
         self.clip, self.clip_beta = clip, clip_beta
+        self.largest_basis = largest_basis
 
     def build(self, var_list):
         super().build(var_list)
@@ -77,7 +77,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         self._modes, self._norms = [], []
         self._means, self._squares, self._factors, self._bases = [], [], [], []
         for variable in var_list:
-            shape, modes = _folded(variable.shape)
+            shape, modes = _folded(variable.shape, self.largest_basis)
             self._modes.append(modes)
             self._norms.append(self._slot(variable, "norm", ()) if self.clip else None)
             self._means.append(self._slot(variable, "mean", shape))
@@ -169,7 +169,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
 
     def get_config(self):
         decays = ("beta_1", "beta_2", "shampoo_beta", "clip_beta")
-        names = (*decays, "refresh_every", "clip", "epsilon")
+        names = (*decays, "refresh_every", "clip", "epsilon", "largest_basis")
         return {
             **super().get_config(),
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),
@@ -177,14 +177,14 @@ class SOAP(tf.keras.optimizers.Optimizer):
         }
 
 
-def _folded(shape):
+def _folded(shape, largest):
     """Returns the shape in which a variable is taken, and its modes that have a basis."""
     shape = list(shape)
     if len(shape) not in (2, 4):
         return shape, []
     if len(shape) == 4:
         shape = [shape[0] * shape[1], *shape[2:]]
-    return shape, [mode for mode, side in enumerate(shape) if 1 < side <= _LARGEST]
+    return shape, [mode for mode, side in enumerate(shape) if 1 < side <= largest]
 
 
 def _gram(x, mode):

@@ -1,0 +1,33 @@
+"""The discrete cosine transform of blocks with which linear transforms begin."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+STRIDE = 16
+# One luma and two chroma axes, and by how much less than luma their frequencies matter.
+_COLORS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+_IMPORTANCE = (1, 12, 40)
+
+
+def cosine_basis(depth: int) -> np.ndarray:
+    """Returns the `depth` lowest frequencies of an orthonormal DCT of color blocks.
+
+    Args:
+      depth: number of frequencies, at most 768.
+
+    Returns:
+      float32 [16, 16, 3, depth], lowest frequency first; chroma counts as higher than luma.
+    """
+    n = np.arange(STRIDE)
+    waves = np.cos(np.pi * (n + 0.5) * n[:, None] / STRIDE) * np.sqrt(2 / STRIDE)
+    waves[0] /= np.sqrt(2)
+    frequencies = itertools.product(n, n, range(len(_COLORS)))
+    low_first = sorted(
+        frequencies, key=lambda f: ((f[0] ** 2 + f[1] ** 2 + 1) * _IMPORTANCE[f[2]], f)
+    )
+    rows, columns, colors = np.transpose(low_first[:depth])
+    blocks = np.einsum("ki,kj,kc->ijck", waves[rows], waves[columns], _COLORS[colors])
+    return blocks.astype(np.float32)

@@ -1,0 +1,265 @@
+"""Entropy models of the planes: means and scales of every element, and the bits of its digits.
+
+An element of the latent y is logistic. In plane 0, `SliceContext` gives mean and scale of its
+integer in the order of coding: the channels in slices, lowest frequencies first, and the positions
+of a slice in four passes, those of a grid of 2 x 2. Later slices read all earlier ones around
+their position, later passes also the earlier passes of their own slice. (He et al., CVPR 2022,
+for slices of growing size; He et al., CVPR 2021, for passes in place of single positions.) Slices
+before passes: after the first slice there is a picture of all positions.
+
+    pass of each position      0 2 0 2
+                               3 1 3 1
+                               0 2 0 2
+
+In a plane above, `PlaneContext` gives mean and scale of all elements in one pass over the
+decoded planes. Both networks read embeddings, since a scale depends on magnitudes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+from sae.model.modules import Convolution, variable
+
+# Rows and columns modulo two, in the order of coding.
+PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))
+# Scales are _SMALLEST_SCALE * _RATIO^k, k = 0 .. _SCALES - 1; networks give 0 for the scale 1.
+_SMALLEST_SCALE, _RATIO, _SCALES = 0.03, 1.125, 64
+_SCALE_ONE, _SCALE_STEPS = 30.0, 8.0
+# Latents are clipped to this magnitude before they are embedded.
+_LARGEST_INPUT = 64.0
+
+
+class SliceContext(tf.Module):
+    """The context model of plane 0.
+
+    Args:
+      scope: prefix of the variables' names.
+      sizes: number of channels of each slice, in the order of coding.
+      filters: channels of the features from which means and scales come.
+      embedding: channels of an embedded slice.
+      compute_dtype: as of `Convolution`.
+    """
+
+    def __init__(
+        self, scope: str, sizes: Sequence[int], filters: int, embedding: int, compute_dtype
+    ):
+        super().__init__()
+        self._sizes = list(sizes)
+        self._slices = [
+            _SliceNetwork(f"{scope}/slice_{k}", size, filters, embedding, compute_dtype)
+            for k, size in enumerate(sizes)
+        ]
+        # Conditions later slices on an earlier one.
+        self._channel_contexts = [
+            Convolution(
+                f"{scope}/channel_context_{k}",
+                3,
+                embedding,
+                filters,
+                bias=False,
+                compute_dtype=compute_dtype,
+            )
+            for k in range(len(sizes) - 1)
+        ]
+
+    def parameters(self, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns means and scale indices of all elements of a known plane 0.
+
+        Args:
+          q: rounded latent, [B, h, w, depth].
+
+        Returns:
+          Two tensors of its shape: means, in steps, and scale indices in [0, 63], not rounded.
+        """
+        context, parts = tf.zeros(()), []
+        for k, part in enumerate(tf.split(q, self._sizes, -1)):
+            embedded = self._slices[k].embed(part)
+            features = context + self._slices[k].spatial_context(embedded)
+            parts.append(self._slices[k].entropy_parameters(features))
+            if k < len(self._channel_contexts):
+                context += self._channel_contexts[k](embedded)
+        means, scales = zip(*parts)
+        return tf.concat(means, -1), tf.concat(scales, -1)
+
+
+class _SliceNetwork(tf.Module):
+    """What the context model has for one slice."""
+
+    def __init__(self, scope, size, filters, embedding, compute_dtype):
+        super().__init__()
+        self._size, self._filters = size, filters
+
+        def convolution(name, *shape, **options):
+            return Convolution(f"{scope}/{name}", *shape, compute_dtype=compute_dtype, **options)
+
+        self._embed = convolution("embed", 1, size, embedding)
+        self._spatial = convolution("spatial", 3, embedding, filters, 2, bias=False)
+        self._pass_bias = variable(scope, "pass_bias", tf.zeros((len(PASSES), filters)))
+        self._joint = [convolution(f"joint_{k}", 1, filters, filters) for k in range(2)]
+        self._output = _ParameterHead(f"{scope}/output", filters, size, compute_dtype)
+
+    def embed(self, part):
+        """Returns the features by which other elements are conditioned on a slice."""
+        return tf.nn.relu(self._embed(_clipped(part)))
+
+    def spatial_context(self, embedded):
+        """Returns the features that every position has from the earlier passes of its slice."""
+        batch, height, width, _ = tf.unstack(tf.shape(embedded))
+        features = []
+        for number, (row, column) in enumerate(PASSES):
+            size = (batch, (height + 1 - row) // 2, (width + 1 - column) // 2, self._filters)
+            x = tf.zeros(size) + self._pass_bias[number]
+            if number:
+                kernel = self._spatial.kernel * _earlier_taps(number)
+                # Two below and to the right, so that a kernel fits on the smallest latents.
+                padded = tf.pad(embedded, ((0, 0), (1 - row, 2), (1 - column, 2), (0, 0)))
+                taps = self._spatial.product(padded, kernel, "VALID")
+                x += taps[:, : size[1], : size[2]]
+            features.append(x)
+        return interleave(features, (height, width))
+
+    def entropy_parameters(self, features):
+        """Returns means and scale indices of a slice from the features of its positions."""
+        x = tf.nn.relu(features)
+        for joint in self._joint:
+            x = tf.nn.relu(joint(x))
+        return self._output(x)
+
+
+class PlaneContext(tf.Module):
+    """The context model of a plane above 0: one pass over the planes before it.
+
+    Args:
+      scope: prefix of the variables' names.
+      planes: number of planes before it.
+      depth: channels of the latent.
+      filters: channels between the convolutions.
+      compute_dtype: as of `Convolution`.
+    """
+
+    def __init__(self, scope: str, planes: int, depth: int, filters: int, compute_dtype):
+        super().__init__()
+
+        def convolution(name, support, channels):
+            return Convolution(
+                f"{scope}/{name}", support, channels, filters, compute_dtype=compute_dtype
+            )
+
+        self._embed = convolution("embed", 1, 2 * planes * depth)
+        self._residual = [
+            convolution(f"residual_{k}", support, filters) for k, support in enumerate((3, 3, 1))
+        ]
+        self._output = _ParameterHead(f"{scope}/output", filters, depth, compute_dtype)
+
+    def parameters(self, planes: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns means and scale indices, [B, h, w, depth], in steps of this plane.
+
+        Args:
+          planes: integers of the planes before, lowest first, each [B, h, w, depth].
+        """
+        inputs = [v for q in reversed(planes) for v in (_clipped(q), _clipped(tf.abs(q)))]
+        x = tf.nn.relu(self._embed(tf.concat(inputs, -1)))
+        for residual in self._residual:
+            x += tf.nn.relu(residual(x))
+        return self._output(x)
+
+
+class _ParameterHead(tf.Module):
+    """Means and scale indices from features, position by position."""
+
+    def __init__(self, scope, channels, depth, compute_dtype):
+        super().__init__()
+        self._convolution = Convolution(scope, 1, channels, 2 * depth, compute_dtype=compute_dtype)
+        kernel = self._convolution.kernel
+        kernel.assign(0.1 * kernel)
+
+    def __call__(self, x):
+        means, scales = tf.split(self._convolution(x), 2, -1)
+        # Beyond the bounds, gradients that lead back are kept.
+        scales = tfc.lower_bound(_SCALE_STEPS * scales + _SCALE_ONE, 0.0)
+        return means, tfc.upper_bound(scales, _SCALES - 1.0)
+
+
+# Without fusion, these elementwise functions take as long as the networks above.
+@tf.function(jit_compile=True, autograph=False)
+def integer_bits(values, means, scales):
+    """Returns the bits [B] of the unit intervals around values, [B, h, w, depth].
+
+    Args:
+      values: integers, or integers plus uniform noise in [-0.5, 0.5].
+      means: of the logistic, in the unit of values.
+      scales: indices of its scale.
+    """
+    log_mass = _log_mass(values - 0.5, values + 0.5, means, scales)
+    return tf.reduce_sum(log_mass, (1, 2, 3)) / -math.log(2.0)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def code_digits(digits, parents, means, scales):
+    """Returns the bits of digits, and the digits to be expected.
+
+    A digit's probability is the mass of its third of the parent's interval.
+
+    Args:
+      digits: -1, 0 or 1, [B, h, w, depth].
+      parents: three times the integers of the plane below, of the same shape.
+      means, scales: as of `integer_bits`.
+
+    Returns:
+      The bits [B], differentiable; and the mean digits under these probabilities, in [-1, 1],
+      [B, h, w, depth], without gradient.
+    """
+    logs = tf.nn.log_softmax(
+        tf.stack(
+            [
+                _log_mass(parents + digit - 0.5, parents + digit + 0.5, means, scales)
+                for digit in (-1.0, 0.0, 1.0)
+            ]
+        ),
+        axis=0,
+    )
+    taken = tf.where(digits < 0, logs[0], tf.where(digits > 0, logs[2], logs[1]))
+    expected = tf.stop_gradient(tf.exp(logs[2]) - tf.exp(logs[0]))
+    return tf.reduce_sum(taken, (1, 2, 3)) / -math.log(2.0), expected
+
+
+def _log_mass(low, high, means, scales):
+    """Returns the logarithm of a logistic's mass in intervals."""
+    precision = tf.exp(-math.log(_RATIO) * scales) / _SMALLEST_SCALE
+    low, high = (low - means) * precision, (high - means) * precision
+    width = tf.maximum(high - low, 1e-6)
+    return (
+        tf.math.log_sigmoid(high) + tf.math.log_sigmoid(-low) + tf.math.log(-tf.math.expm1(-width))
+    )
+
+
+def interleave(parts: Sequence[tf.Tensor], size: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    """Returns [B, h, w, C] whose positions of each pass are given, [B, about h/2, about w/2, C]."""
+    height, width = ((side + 1) // 2 for side in size)
+    # On odd sizes some passes lack a row or a column, which lies outside and is cut off.
+    padded = [
+        tf.pad(p, ((0, 0), (0, height - tf.shape(p)[1]), (0, width - tf.shape(p)[2]), (0, 0)))
+        for p in parts
+    ]
+    in_raster_order = [padded[PASSES.index(position)] for position in sorted(PASSES)]
+    whole = tf.nn.depth_to_space(tf.concat(in_raster_order, -1), 2)
+    return whole[:, : size[0], : size[1]]
+
+
+def _clipped(x):
+    return tf.clip_by_value(x, -_LARGEST_INPUT, _LARGEST_INPUT)
+
+
+def _earlier_taps(number):
+    """Returns which taps of a 3 x 3 kernel lie on passes before one, float32 [3, 3, 1, 1]."""
+    row, column = PASSES[number]
+    taps = [
+        [PASSES.index(((row + dy) % 2, (column + dx) % 2)) < number for dx in (-1, 0, 1)]
+        for dy in (-1, 0, 1)
+    ]
+    return tf.constant(taps, tf.float32)[:, :, None, None]

@@ -1,0 +1,245 @@
+"""The progressive model: one auto-encoder and one latent, refined plane by plane.
+
+    y = analysis(x)                          in steps of plane 0
+    q_2 = round(9 y), q_1 = round(q_2 / 3), q_0 = round(q_1 / 3)
+    plane 0: the integers q_0; plane p above: the digits q_p - 3 q_{p-1} in {-1, 0, 1}
+    x_hat = synthesis(y_hat, level)
+
+A ratio of three nests uniform quantizers in one another, at no loss against the best scalar
+quantizer of each plane. The level is the plane up to which the latent is decoded; between two
+planes' ends it is fractional.
+
+Both transforms have a linear path beside a convolutional one (Li et al., ICLR 2025, arXiv
+2501.13751, have wavelets there). It begins as a cosine transform of blocks, and the convolutional
+path is zero-initialized: before its first step the model is a transform codec.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from sae.model.cosine_transform import STRIDE, cosine_basis
+from sae.model.modules import GDN, Convolution, PlaneTable, variable
+from sae.model.plane_priors import PlaneContext, SliceContext, code_digits, integer_bits
+
+PLANES, RATIO = 3, 3
+
+# Optimizers take steps that suit weights of about one, which those of the linear paths become by
+# the first of these factors. By the others the convolutional paths contribute little at first.
+_LINEAR_SCALE = (3 * STRIDE**2) ** -0.5
+_TO_LATENT, _FROM_LATENT, _TO_IMAGE = 0.1, 0.25, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgressiveConfig:
+    """The architecture.
+
+    Attributes:
+      latent_depth: channels of the latent.
+      hidden_filters: channels between the convolutions of the transforms.
+      step: quantization step of plane 0, on the scale of images in [0, 1].
+      slices: channels of each slice of plane 0; the rest of the latent is one more.
+      context_filters: channels of the features of plane 0's context model.
+      slice_embedding: channels of an embedded slice.
+      plane_filters: channels of the context models of the planes above.
+    """
+
+    latent_depth: int = 320
+    hidden_filters: int = 96
+    step: float = 1.1
+    slices: tuple[int, ...] = (10, 22, 48, 80)
+    context_filters: int = 96
+    slice_embedding: int = 48
+    plane_filters: int = 128
+
+    @property
+    def slice_sizes(self) -> tuple[int, ...]:
+        """Channels of all slices of plane 0."""
+        return (*self.slices, self.latent_depth - sum(self.slices))
+
+
+class Planes(NamedTuple):
+    """The planes of a latent.
+
+    Attributes:
+      integers: of each plane, [B, h, w, depth].
+      y_hat: latent decoded to the end of each plane, in steps of plane 0: the mean of every
+        element in its interval under the distribution that codes the next plane.
+      bits: of each plane alone, [B], differentiable.
+    """
+
+    integers: list[tf.Tensor]
+    y_hat: list[tf.Tensor]
+    bits: list[tf.Tensor]
+
+
+class ProgressiveModel(tf.Module):
+    """The model; images are float32 [B, H, W, 3] in [0, 1], H and W multiples of 16.
+
+    Args:
+      config: the architecture.
+      compute_dtype: of products in convolutions, float32 or bfloat16.
+    """
+
+    def __init__(self, config: ProgressiveConfig, compute_dtype: tf.DType = tf.float32):
+        super().__init__()
+        self.config = config
+        depth = config.latent_depth
+        self._analysis = _Analysis(config, compute_dtype)
+        self._synthesis = _Synthesis(config, compute_dtype)
+        self._contexts = [
+            SliceContext(
+                "plane_0",
+                config.slice_sizes,
+                config.context_filters,
+                config.slice_embedding,
+                compute_dtype,
+            ),
+            *(
+                PlaneContext(f"plane_{p}", p, depth, config.plane_filters, compute_dtype)
+                for p in range(1, PLANES)
+            ),
+        ]
+
+    def analysis(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns the latent of x in steps of plane 0, [B, H/16, W/16, depth], not rounded."""
+        return self._analysis(x)
+
+    def quantize(self, y: tf.Tensor) -> list[tf.Tensor]:
+        """Returns the integers of every plane; no gradient passes."""
+        planes = [tf.round(tf.stop_gradient(y) * float(RATIO ** (PLANES - 1)))]
+        while len(planes) < PLANES:
+            planes.insert(0, tf.round(planes[0] / RATIO))
+        return planes
+
+    def code(
+        self,
+        y: tf.Tensor,
+        noise: tf.Tensor | None = None,
+        gradient_scales: Sequence[tf.Tensor] | None = None,
+    ) -> Planes:
+        """Returns the planes of a latent, with their bits.
+
+        Contexts are rounded latents, without gradient. In plane 0 noise stands for rounding. Above
+        it, bits are those of the true interval, whose bounds shift with y for the gradient.
+
+        Args:
+          y: as `analysis` returns it.
+          noise: uniform in [-0.5, 0.5], of the shape of y; None for the bits of rounded latents.
+          gradient_scales: factor [B] for each plane of the gradient from its bits to y.
+        """
+        integers, y_hat, bits = self.quantize(y), [], []
+        for p, (context, q) in enumerate(zip(self._contexts, integers)):
+            unit = float(RATIO**p)
+            shift = (y - tf.stop_gradient(y)) * unit
+            if gradient_scales is not None:
+                shift *= gradient_scales[p][:, None, None, None]
+            if p == 0:
+                values = q + shift if noise is None else tf.stop_gradient(y) + noise + shift
+                bits.append(integer_bits(values, *context.parameters(q)))
+            else:
+                parents = float(RATIO) * integers[p - 1]
+                parameters = context.parameters(integers[:p])
+                digit_bits, expected = code_digits(q - parents, parents + shift, *parameters)
+                bits.append(digit_bits)
+                y_hat.append((parents + expected) / unit)
+        y_hat.append(integers[-1] / unit)
+        return Planes(integers, y_hat, bits)
+
+    def synthesis(self, y_hat: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+        """Returns the reconstruction, [B, H, W, 3], not clipped.
+
+        Args:
+          y_hat: decoded latent in steps of plane 0, [B, H/16, W/16, depth].
+          level: up to which plane it is decoded, float32 [B] in [0, 2].
+        """
+        return self._synthesis(y_hat, level)
+
+    @property
+    def prior_variables(self) -> tuple[tf.Variable, ...]:
+        """Variables of the entropy models."""
+        return tuple(v for context in self._contexts for v in context.trainable_variables)
+
+    @property
+    def decoder_variables(self) -> tuple[tf.Variable, ...]:
+        """Variables that can be trained while latents are fixed."""
+        return (*self._synthesis.trainable_variables, *self.prior_variables)
+
+
+class _Linear(tf.Module):
+    """A matrix between blocks of 16 x 16 pixels and the latent, initially a cosine transform."""
+
+    def __init__(self, scope, depth):
+        super().__init__()
+        basis = cosine_basis(depth).reshape(-1, depth)
+        self._matrix = variable(scope, "matrix", basis / _LINEAR_SCALE)
+
+    def forward(self, x):
+        """Returns [B, H/16, W/16, depth] for images."""
+        return tf.tensordot(tf.nn.space_to_depth(x, STRIDE), _LINEAR_SCALE * self._matrix, 1)
+
+    def backward(self, y):
+        """Returns images [B, H, W, 3] for latents."""
+        blocks = tf.tensordot(y, _LINEAR_SCALE * self._matrix, ((-1,), (-1,)))
+        return tf.nn.depth_to_space(blocks, STRIDE)
+
+
+class _Analysis(tf.Module):
+    def __init__(self, config, compute_dtype):
+        super().__init__()
+        scope, filters, depth = "analysis", config.hidden_filters, config.latent_depth
+        dtype = {"compute_dtype": compute_dtype}
+        self._step, self._linear = config.step, _Linear(scope, depth)
+        # 4 x 4 pixels each: what a 9 x 9 convolution of stride 4 covers, in a third of the time.
+        self._convolutions = [
+            Convolution(f"{scope}/conv_0", 3, 3 * 4**2, filters, **dtype),
+            Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **dtype),
+            Convolution(f"{scope}/conv_2", 3, filters, depth, 2, bias=False, zero=True, **dtype),
+        ]
+        self._gdn = [GDN(f"{scope}/gdn_{k}", filters, **dtype) for k in range(2)]
+
+    def __call__(self, x):
+        h = tf.nn.space_to_depth(x, 4)
+        for convolution, gdn in zip(self._convolutions, self._gdn):
+            h = gdn(convolution(h))
+        return self._linear.forward(x - 0.5) / self._step + _TO_LATENT * self._convolutions[-1](h)
+
+
+class _Synthesis(tf.Module):
+    def __init__(self, config, compute_dtype):
+        super().__init__()
+        scope, filters, depth = "synthesis", config.hidden_filters, config.latent_depth
+        up = {"transposed": True, "compute_dtype": compute_dtype}
+        self._step, self._linear = config.step, _Linear(scope, depth)
+        self._linear_gain = PlaneTable(f"{scope}/linear_gain", PLANES, depth, 1.0)
+        self._latent_gain = PlaneTable(f"{scope}/latent_gain", PLANES, depth, 1.0)
+        self._convolutions = [
+            Convolution(f"{scope}/conv_0", 3, depth, filters, 2, **up),
+            Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **up),
+        ]
+        self._igdn = [GDN(f"{scope}/igdn_{k}", filters, True, compute_dtype) for k in range(2)]
+        self._gain = [PlaneTable(f"{scope}/gain_{k}", PLANES, filters, 1.0) for k in range(2)]
+        self._bias = [PlaneTable(f"{scope}/bias_{k}", PLANES, filters, 0.0) for k in range(2)]
+        self._output = Convolution(
+            f"{scope}/conv_2",
+            3,
+            filters,
+            3 * 4**2,
+            bias=False,
+            zero=True,
+            compute_dtype=compute_dtype,
+        )
+
+    def __call__(self, y_hat, level):
+        y = self._step * y_hat
+        h = _FROM_LATENT * y * self._latent_gain(level)
+        for convolution, igdn, gain, bias in zip(
+            self._convolutions, self._igdn, self._gain, self._bias
+        ):
+            h = igdn(convolution(h)) * gain(level) + bias(level)
+        linear = self._linear.backward(y * self._linear_gain(level))
+        return 0.5 + linear + _TO_IMAGE * tf.nn.depth_to_space(self._output(h), 4)

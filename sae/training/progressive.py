@@ -1,0 +1,335 @@
+"""The training of a progressive model: one run for all planes.
+
+Every image of a batch is given a plane p, and the loss is the mean of w_p (D_p + lambda_p R_p),
+R_p the whole rate up to there and w_p about 1 / (lambda_p R_p). The entropy models learn from all
+images at once: each plane's bits count for their variables as they would on average, and for the
+latent as the image's own loss has them. The learning rate is constant and a moving average of the
+weights, over the last part of all steps, is what is measured and released (Karras et al., CVPR
+2024, for its power law); `cooldown` ends a training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from sae.config import TrainingConfig
+from sae.errors import SaeError
+from sae.model import checkpoint
+from sae.model.bottleneck import uniform_noise
+from sae.model.objective import DISTORTIONS
+from sae.model.progressive import PLANES, ProgressiveConfig, ProgressiveModel
+from sae.training.optimizer import SOAP
+from sae.training.patches import Patches
+from sae.training.progress import require_finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a progressive model is trained.
+
+    Attributes:
+      metric: of the distortion, a key of `sae.model.objective.DISTORTIONS`.
+      lambdas: weight of the rate in bits per pixel, for each plane.
+      rates: bits per pixel about which the planes end, for the weights of their losses.
+      batchsize: patches per step.
+      patchsize: side of a patch in pixels.
+      held_out_side: side of the middles of held-out photos in pixels.
+      smallest_side: photos are not shrunk below this side in pixels.
+      learning_rate: constant until the cooldown.
+      warmup: steps over which the learning rate rises.
+      average: exponent of the average of weights; it spans about 1 / `average` of the steps.
+      clip: gradient norms are cut to so many times their moving average.
+      seed: of the initial weights, the noise, the planes and the order of patches.
+    """
+
+    metric: str = "mse"
+    lambdas: tuple[float, ...] = (3000.0, 3000.0 / 9, 3000.0 / 81)
+    rates: tuple[float, ...] = (0.12, 0.55, 1.7)
+    batchsize: int = 8
+    patchsize: int = 128
+    held_out_side: int = 256
+    smallest_side: int = 256
+    learning_rate: float = 4e-3
+    warmup: int = 100
+    average: float = 12.0
+    clip: float = 2.0
+    seed: int = 0
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weight of each plane's loss, float32."""
+        return np.float32([1 / (lmbda * rate) for lmbda, rate in zip(self.lambdas, self.rates)])
+
+
+class Trainer:
+    """Model, optimizer and average of the weights, with the functions that move them.
+
+    Args:
+      config: the architecture.
+      settings: of the training.
+      compute_dtype: of products in convolutions.
+    """
+
+    def __init__(self, config: ProgressiveConfig, settings: Settings, compute_dtype: tf.DType):
+        tf.keras.utils.set_random_seed(settings.seed)
+        self.settings = settings
+        self.model = ProgressiveModel(config, compute_dtype)
+        self.variables = self.model.trainable_variables
+        # Larger bases take longer to refresh than they gain.
+        self.optimizer = SOAP(clip=settings.clip, largest_basis=512)
+        self.optimizer.build(self.variables)
+        self.average = [tf.Variable(v, trainable=False) for v in self.variables]
+        self.step = tf.function(self._step)
+        self.scores = tf.function(self._scores)
+
+    def batch_levels(self, number: int) -> np.ndarray:
+        """Returns the plane of each image of a step, float32 [batchsize]; all occur."""
+        count = self.settings.batchsize
+        rng = np.random.default_rng([self.settings.seed, 2, number])
+        rounds = [rng.permutation(PLANES) for _ in range(-(-count // PLANES))]
+        return np.float32(np.concatenate(rounds)[:count])
+
+    def _loss(self, x, levels, seed):
+        settings, weights = self.settings, self.settings.weights
+        count = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
+        chosen = tf.one_hot(tf.cast(levels, tf.int32), PLANES)
+        # What a bit of plane p costs an image up to plane l: [l, p].
+        costs = np.tril(np.ones((PLANES, PLANES), np.float32))
+        costs *= (weights * np.float32(settings.lambdas))[:, None]
+        usual = costs.mean(0)
+        scales = tf.unstack(tf.transpose(tf.matmul(chosen, costs / usual)))
+
+        y = self.model.analysis(x)
+        planes = self.model.code(y, uniform_noise(tf.shape(y), seed), scales)
+        rate = tf.add_n([u * tf.reduce_mean(b) / count for u, b in zip(usual, planes.bits)])
+        y_hat = tf.einsum("bp,bphwc->bhwc", chosen, tf.stack(planes.y_hat, 1))
+        # Gradients pass the rounding unchanged.
+        x_hat = self.model.synthesis(y + tf.stop_gradient(y_hat - y), levels)
+        distortion = DISTORTIONS[settings.metric](x, x_hat)
+        return tf.reduce_mean(tf.linalg.matvec(chosen, weights) * distortion) + rate
+
+    def _step(self, patches, levels, learning_rate):
+        x = tf.cast(patches, tf.float32) / 255.0
+        seed = tf.stack([tf.constant(self.settings.seed, tf.int64), self.optimizer.iterations])
+        with tf.GradientTape() as tape:
+            loss = self._loss(x, levels, seed)
+        gradients = tape.gradient(loss, self.variables)
+        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.apply_gradients(zip(gradients, self.variables))
+        step = tf.cast(self.optimizer.iterations, tf.float32)
+        kept = (1.0 - 1.0 / step) ** (self.settings.average + 1.0)
+        for average, variable in zip(self.average, self.variables):
+            average.assign(kept * average + (1.0 - kept) * variable)
+        return loss
+
+    def _scores(self, patches):
+        """Returns loss, bpp, distortion and PSNR at each plane's end, [planes, 4, B]."""
+        x = tf.cast(patches, tf.float32) / 255.0
+        count, bpp, rows = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32), 0.0, []
+        planes = self.model.code(self.model.analysis(x))
+        for p, lmbda in enumerate(self.settings.lambdas):
+            bpp += planes.bits[p] / count
+            level = tf.fill(tf.shape(x)[:1], float(p))
+            x_hat = self.model.synthesis(planes.y_hat[p], level)
+            distortion = DISTORTIONS[self.settings.metric](x, x_hat)
+            error = tf.reduce_mean(tf.square(x - tf.clip_by_value(x_hat, 0.0, 1.0)), (1, 2, 3))
+            psnr = -10.0 * tf.math.log(error) / np.log(10.0)
+            rows.append(tf.stack([distortion + lmbda * bpp, bpp, distortion, psnr]))
+        return tf.stack(rows)
+
+    def validate(self, patches: np.ndarray) -> list[dict[str, float]]:
+        """Returns for each plane's end the means of loss, bpp, distortion and psnr."""
+        batches = [self.scores(patches[k : k + 8]).numpy() for k in range(0, len(patches), 8)]
+        means = np.concatenate(batches, -1).mean(-1)
+        return [dict(zip(("loss", "bpp", "distortion", "psnr"), map(float, row))) for row in means]
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Puts the average in the place of the weights."""
+        kept = [v.numpy() for v in self.variables]
+        for variable, average in zip(self.variables, self.average):
+            variable.assign(average)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self.variables, kept):
+                variable.assign(value)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns all that a training resumes from, by name."""
+        arrays = {}
+        for variable, average in zip(self.variables, self.average):
+            arrays[f"weights/{_key(variable)}"] = variable.numpy()
+            arrays[f"average/{_key(variable)}"] = average.numpy()
+        for index, variable in enumerate(self.optimizer.variables):
+            arrays[f"optimizer/{index}"] = variable.numpy()
+        return arrays
+
+    def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Restores what `arrays` returned; KeyError or ValueError where it does not fit."""
+        for variable, average in zip(self.variables, self.average):
+            variable.assign(arrays[f"weights/{_key(variable)}"])
+            average.assign(arrays[f"average/{_key(variable)}"])
+        for index, variable in enumerate(self.optimizer.variables):
+            variable.assign(arrays[f"optimizer/{index}"])
+
+
+def _key(variable: tf.Variable) -> str:
+    return variable.name.removesuffix(":0")
+
+
+class Run:
+    """A training in a folder, saved every few minutes and resumed where it was saved.
+
+    `state.npz` has all that it resumes from, `log.jsonl` a line for each validation.
+
+    Args:
+      folder: of the run.
+      trainer: what is trained.
+      patches: its photos.
+      held_out: patches for validation, uint8 [N, S, S, 3].
+    """
+
+    def __init__(self, folder: Path, trainer: Trainer, patches: Patches, held_out: np.ndarray):
+        self.folder, self.trainer, self.patches = folder, trainer, patches
+        self._held_out = held_out
+        self.hours = 0.0
+        self._state = folder / "state.npz"
+        if self._state.exists():
+            arrays = checkpoint.load_arrays(self._state)
+            trainer.set_arrays(arrays)
+            self.hours = float(arrays["hours"])
+
+    @property
+    def number(self) -> int:
+        """Number of steps taken."""
+        return int(self.trainer.optimizer.iterations)
+
+    def save(self) -> None:
+        """Writes the state."""
+        hours = np.array(self.hours)
+        checkpoint.save_arrays(self._state, {**self.trainer.arrays(), "hours": hours})
+
+    def train(
+        self,
+        minutes: float,
+        learning_rate: Callable[[int, float], float],
+        save_every: float,
+        validate_every: int,
+    ) -> None:
+        """Trains for some minutes, or until SIGTERM or SIGINT, and saves.
+
+        Args:
+          minutes: length of this part.
+          learning_rate: of a step's number and the fraction of this part that is over.
+          save_every: seconds between two states.
+          validate_every: steps between two validations.
+
+        Raises:
+          SaeError: the loss is no longer finite.
+        """
+        trainer, settings = self.trainer, self.trainer.settings
+        stopping: list[int] = []
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, lambda number, _: stopping.append(number))
+        side = settings.patchsize
+        batches = iter(self.patches.dataset(settings.batchsize, self.number, side=side))
+        writer = tf.summary.create_file_writer(str(self.folder))
+        began = last = saved = time.monotonic()
+        while not stopping and time.monotonic() - began < 60 * minutes:
+            number = self.number
+            rate = learning_rate(number, (time.monotonic() - began) / (60 * minutes))
+            loss = trainer.step(next(batches), trainer.batch_levels(number), np.float32(rate))
+            now = time.monotonic()
+            self.hours, last = self.hours + (now - last) / 3600, now
+            if (number + 1) % 100 == 0:
+                require_finite(number + 1, float(loss))
+                with writer.as_default(step=number + 1):
+                    tf.summary.scalar("train/loss", loss)
+                    tf.summary.scalar("train/learning_rate", rate)
+            if (number + 1) % validate_every == 0:
+                self._validate(writer)
+                last = time.monotonic()
+            if now - saved > save_every:
+                self.save()
+                saved = time.monotonic()
+        self._validate(writer)
+        self.save()
+
+    def _validate(self, writer) -> None:
+        raw = self.trainer.validate(self._held_out)
+        with self.trainer.averaged():
+            average = self.trainer.validate(self._held_out)
+        line = {"step": self.number, "hours": round(self.hours, 3), "raw": raw, "average": average}
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        with writer.as_default(step=self.number):
+            for plane, scores in enumerate(average):
+                for name, value in scores.items():
+                    tf.summary.scalar(f"held-out/plane_{plane}/{name}", value)
+        shown = "  ".join(f"{s['loss']:.2f} {s['bpp']:.4f} {s['psnr']:.3f}" for s in average)
+        print(
+            f"step {self.number}, {self.hours:.2f} h: {shown} | raw "
+            f"{'  '.join(format(s['loss'], '.2f') for s in raw)}",
+            flush=True,
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains a model in a folder, and goes on where a training there was saved."""
+    settings, config = Settings(), ProgressiveConfig()
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="of the run")
+    parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="training photos")
+    parser.add_argument("--minutes", type=float, default=60.0, help="[%(default)s]")
+    parser.add_argument("--learning_rate", type=float, default=settings.learning_rate)
+    parser.add_argument("--batchsize", type=int, default=settings.batchsize)
+    parser.add_argument("--smallest_side", type=int, default=settings.smallest_side)
+    parser.add_argument("--hidden_filters", type=int, default=config.hidden_filters)
+    parser.add_argument("--validate_every", type=int, default=2000, help="steps [%(default)s]")
+    parser.add_argument("--save_every", type=float, default=240.0, help="seconds [%(default)s]")
+    parser.add_argument("--bfloat16", action="store_true", help="convolutions in bfloat16")
+    parser.add_argument("--threads", type=int, default=1, help="[%(default)s]")
+    options = parser.parse_args(arguments)
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(options.threads)
+    settings = dataclasses.replace(
+        settings,
+        learning_rate=options.learning_rate,
+        batchsize=options.batchsize,
+        smallest_side=options.smallest_side,
+    )
+    config = dataclasses.replace(config, hidden_filters=options.hidden_filters)
+    dtype = tf.bfloat16 if options.bfloat16 else tf.float32
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        held_out, patches = (
+            Patches(options.data, TrainingConfig(1.0, 1, patchsize=side, seed=settings.seed))
+            for side in (settings.held_out_side, settings.smallest_side)
+        )
+        trainer = Trainer(config, settings, dtype)
+        run = Run(options.folder, trainer, patches, held_out.validation())
+
+        def learning_rate(number, done):
+            return settings.learning_rate * min(1.0, (number + 1) / settings.warmup)
+
+        run.train(options.minutes, learning_rate, options.save_every, options.validate_every)
+    except SaeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""The progressive model: nested planes, causal contexts, probabilities, and its training."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sae.config import TrainingConfig
+from sae.model.checkpoint import load_arrays
+from sae.model.plane_priors import PASSES, SliceContext, code_digits, integer_bits
+from sae.model.progressive import PLANES, ProgressiveConfig, ProgressiveModel
+from sae.training.patches import Patches
+from sae.training.progressive import Run, Settings, Trainer
+
+TINY = ProgressiveConfig(
+    latent_depth=12,
+    hidden_filters=8,
+    slices=(2, 4),
+    context_filters=8,
+    slice_embedding=6,
+    plane_filters=8,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    tf.keras.utils.set_random_seed(1)
+    return ProgressiveModel(TINY)
+
+
+def random_latent(shape, spread=2.0):
+    return np.random.default_rng(2).normal(scale=spread, size=shape).astype(np.float32)
+
+
+def test_planes_are_nested(model):
+    y = random_latent((2, 3, 4, 12), 5.0)
+    planes = model.quantize(tf.constant(y))
+    assert len(planes) == PLANES
+    for p, q in enumerate(planes):
+        # A double rounding by odd ratios is one rounding.
+        np.testing.assert_array_equal(q, np.round(y * 3**p))
+        assert np.abs(q / 3**p - y).max() <= 0.5 / 3**p + 1e-6
+    for lower, upper in zip(planes, planes[1:]):
+        assert set(np.unique(upper - 3 * lower)) <= {-1, 0, 1}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 4), (5, 3)])
+def test_a_slice_context_reads_only_what_is_coded_before(size):
+    tf.keras.utils.set_random_seed(1)
+    context = SliceContext("context", TINY.slice_sizes, 8, 6, tf.float32)
+    q = np.round(random_latent((1, *size, 12)))
+    slices = np.repeat(np.arange(3), TINY.slice_sizes)
+    order = np.zeros((*size, 12), int)
+    for row, column in itertools.product(*map(range, size)):
+        order[row, column] = 4 * slices + PASSES.index((row % 2, column % 2))
+    before = np.stack(context.parameters(tf.constant(q)))
+    changed_later = False
+    for part in np.unique(order):
+        perturbed = np.where(order >= part, q + 3, q)
+        after = np.stack(context.parameters(tf.constant(perturbed, tf.float32)))
+        same = np.broadcast_to(order <= part, before.shape[1:])
+        np.testing.assert_allclose(after[:, same], before[:, same], atol=1e-5)
+        changed_later |= not np.allclose(after, before, atol=1e-3)
+    assert changed_later
+
+
+def test_masses_of_integers_and_digits_sum_to_one():
+    shape = (401, 1, 1, 1)
+    means, scales = tf.fill(shape, 0.3), tf.fill(shape, 35.0)
+    integers = tf.reshape(tf.range(-200.0, 201.0), shape)
+    bits = integer_bits(integers, means, scales).numpy()
+    assert np.sum(2.0**-bits) == pytest.approx(1, abs=1e-4)
+    for parent in (-2.0, 0.0, 7.0):
+        digits = tf.reshape([-1.0, 0.0, 1.0], (3, 1, 1, 1))
+        parents = tf.fill((3, 1, 1, 1), 3 * parent)
+        bits, expected = code_digits(digits, parents, means[:3], scales[:3])
+        probabilities = 2.0 ** -bits.numpy()
+        assert np.sum(probabilities) == pytest.approx(1, abs=1e-4)
+        mean = probabilities[2] - probabilities[0]
+        np.testing.assert_allclose(np.ravel(expected), mean, atol=1e-5)
+        # The logistic's mean is 0.3: digits of other parents are drawn towards it.
+        assert parent == 0 or np.sign(mean) == -np.sign(parent)
+
+
+def test_digits_cost_what_a_finer_integer_costs():
+    """Under one logistic, the parent and its digit together are the finer integer."""
+
+    def one(value):
+        return tf.fill((1, 1, 1, 1), np.float32(value))
+
+    mean, finer_scale = 1.3, 20 + np.log(3) / np.log(1.125)
+    finer = integer_bits(one(4), one(3 * mean), one(finer_scale)).numpy()
+    parent = integer_bits(one(1), one(mean), one(20)).numpy()
+    digit, _ = code_digits(one(1), one(3), one(3 * mean), one(finer_scale))
+    assert digit.numpy() + parent == pytest.approx(finer, abs=1e-3)
+
+
+def test_a_fresh_model_is_a_transform_codec(photos):
+    model = ProgressiveModel(ProgressiveConfig(latent_depth=64, slices=(8,), hidden_filters=8))
+    x = tf.image.decode_png((photos / "astronaut.png").read_bytes())[None, :256, :256]
+    x = tf.cast(x, tf.float32) / 255.0
+    psnr = [
+        float(tf.image.psnr(x, model.synthesis(y_hat, tf.constant([float(p)])), 1.0))
+        for p, y_hat in enumerate(model.code(model.analysis(x)).y_hat)
+    ]
+    assert 18 < psnr[0] < psnr[1] - 1 < psnr[2] - 1
+
+
+def test_levels_between_planes_are_interpolated(model):
+    y = tf.constant(random_latent((3, 2, 2, 12)))
+    table = model._synthesis._linear_gain.table
+    table.assign(np.float32([[1.0], [2.0], [4.0]]) * np.ones((3, 12), np.float32))
+    low = model.synthesis(y[:1], tf.constant([1.0]))
+    middle = model.synthesis(y[:1], tf.constant([1.25]))
+    high = model.synthesis(y[:1], tf.constant([2.0]))
+    table.assign(np.ones((3, 12), np.float32))
+    np.testing.assert_allclose(middle, 0.75 * low + 0.25 * high, atol=1e-5)
+    assert np.abs(high - low).max() > 0.1
+
+
+def test_gradient_scales_act_on_the_latent_alone(model):
+    y = tf.constant(random_latent((2, 2, 2, 12)))
+
+    def gradients(scale):
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            scales = [tf.fill((2,), scale)] * PLANES
+            bits = model.code(y, tf.zeros_like(y) + 0.2, scales).bits
+            total = tf.reduce_sum(tf.add_n(bits))
+        return tape.gradient(total, [y, *model.prior_variables])
+
+    one, third = gradients(1.0), gradients(1 / 3)
+    assert np.abs(one[0]).max() > 0.1
+    np.testing.assert_allclose(third[0], one[0] / 3, rtol=1e-4, atol=1e-5)
+    for a, b in zip(one[1:], third[1:]):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def make_run(photos):
+    """Makes runs of one trainer: compiling another takes half a minute."""
+    settings = Settings(batchsize=4, patchsize=32, warmup=1, smallest_side=64, held_out_side=64)
+    patches = Patches([photos], TrainingConfig(1.0, 1, patchsize=64))
+    trainer = Trainer(TINY, settings, tf.float32)
+    fresh = trainer.arrays()
+
+    def make(folder):
+        folder.mkdir(exist_ok=True)
+        trainer.set_arrays(fresh)
+        return Run(folder, trainer, patches, patches.validation())
+
+    return make
+
+
+def steps(run, count):
+    """Trains for some steps: a clock that is over after them."""
+    first = run.number
+
+    def learning_rate(number, _):
+        if number - first + 1 == count:
+            signal.raise_signal(signal.SIGTERM)
+        return 5e-3
+
+    run.train(10.0, learning_rate, save_every=1e9, validate_every=10**9)
+
+
+def test_a_training_lowers_the_loss_and_resumes_exactly(make_run, tmp_path):
+    steps(make_run(tmp_path / "whole"), 24)
+    steps(make_run(tmp_path / "parts"), 10)
+    resumed = make_run(tmp_path / "parts")
+    assert resumed.number == 10
+    steps(resumed, 14)
+    first, second = (load_arrays(tmp_path / name / "state.npz") for name in ("whole", "parts"))
+    assert first.pop("hours") > 0 and second.pop("hours") > 0
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], name)
+    lines = [json.loads(line) for line in (resumed.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 24]
+    begin, end = (sum(row["loss"] for row in line["raw"]) for line in lines)
+    assert end < begin
+
+
+def test_every_plane_occurs_in_a_batch(make_run, tmp_path):
+    trainer = make_run(tmp_path).trainer
+    draws = [trainer.batch_levels(number) for number in range(20)]
+    assert all(set(draw) == {0, 1, 2} for draw in draws)
+    assert len({tuple(draw) for draw in draws}) > 5
