@@ -104,20 +104,22 @@ def test_a_fresh_model_is_a_transform_codec(photos):
     model = ProgressiveModel(ProgressiveConfig(latent_depth=64, slices=(8,), hidden_filters=8))
     x = tf.image.decode_png((photos / "astronaut.png").read_bytes())[None, :256, :256]
     x = tf.cast(x, tf.float32) / 255.0
-    psnr = [
-        float(tf.image.psnr(x, model.synthesis(y_hat, tf.constant([float(p)])), 1.0))
-        for p, y_hat in enumerate(model.code(model.analysis(x)).y_hat)
-    ]
+    planes = model.code(model.analysis(x))
+    psnr = []
+    for p, decoded in enumerate(zip(planes.y_hat, planes.expected)):
+        x_hat = model.synthesis(*decoded, tf.constant([float(p)]))
+        psnr.append(float(tf.image.psnr(x, x_hat, 1.0)))
     assert 18 < psnr[0] < psnr[1] - 1 < psnr[2] - 1
 
 
 def test_levels_between_planes_are_interpolated(model):
     y = tf.constant(random_latent((3, 2, 2, 12)))
-    table = model._synthesis._linear_gain.table
+    table = model._synthesis._linear_gains[0].table
     table.assign(np.float32([[1.0], [2.0], [4.0]]) * np.ones((3, 12), np.float32))
-    low = model.synthesis(y[:1], tf.constant([1.0]))
-    middle = model.synthesis(y[:1], tf.constant([1.25]))
-    high = model.synthesis(y[:1], tf.constant([2.0]))
+    low, middle, high = (
+        model.synthesis(y[:1], tf.zeros_like(y[:1]), tf.constant([level]))
+        for level in (1.0, 1.25, 2.0)
+    )
     table.assign(np.ones((3, 12), np.float32))
     np.testing.assert_allclose(middle, 0.75 * low + 0.25 * high, atol=1e-5)
     assert np.abs(high - low).max() > 0.1

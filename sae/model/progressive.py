@@ -67,14 +67,19 @@ class Planes(NamedTuple):
 
     Attributes:
       integers: of each plane, [B, h, w, depth].
-      y_hat: latent decoded to the end of each plane, in steps of plane 0: the mean of every
-        element in its interval under the distribution that codes the next plane.
       bits: of each plane alone, [B], differentiable.
+      expected: at the end of each plane, how far the mean of every element in its interval, under
+        the distribution that codes the next plane, lies from the center, in steps of plane 0.
     """
 
     integers: list[tf.Tensor]
-    y_hat: list[tf.Tensor]
     bits: list[tf.Tensor]
+    expected: list[tf.Tensor]
+
+    @property
+    def y_hat(self) -> list[tf.Tensor]:
+        """Centers of the intervals at the end of each plane, in steps of plane 0."""
+        return [q / float(RATIO**p) for p, q in enumerate(self.integers)]
 
 
 class ProgressiveModel(tf.Module):
@@ -132,7 +137,7 @@ class ProgressiveModel(tf.Module):
           noise: uniform in [-0.5, 0.5], of the shape of y; None for the bits of rounded latents.
           gradient_scales: factor [B] for each plane of the gradient from its bits to y.
         """
-        integers, y_hat, bits = self.quantize(y), [], []
+        integers, bits, expected = self.quantize(y), [], []
         for p, (context, q) in enumerate(zip(self._contexts, integers)):
             unit = float(RATIO**p)
             shift = (y - tf.stop_gradient(y)) * unit
@@ -144,20 +149,21 @@ class ProgressiveModel(tf.Module):
             else:
                 parents = float(RATIO) * integers[p - 1]
                 parameters = context.parameters(integers[:p])
-                digit_bits, expected = code_digits(q - parents, parents + shift, *parameters)
+                digit_bits, digits = code_digits(q - parents, parents + shift, *parameters)
                 bits.append(digit_bits)
-                y_hat.append((parents + expected) / unit)
-        y_hat.append(integers[-1] / unit)
-        return Planes(integers, y_hat, bits)
+                expected.append(digits / unit)
+        expected.append(tf.zeros_like(y))
+        return Planes(integers, bits, expected)
 
-    def synthesis(self, y_hat: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+    def synthesis(self, y_hat: tf.Tensor, expected: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
         """Returns the reconstruction, [B, H, W, 3], not clipped.
 
         Args:
           y_hat: decoded latent in steps of plane 0, [B, H/16, W/16, depth].
+          expected: as of `Planes`, of the shape of y_hat.
           level: up to which plane it is decoded, float32 [B] in [0, 2].
         """
-        return self._synthesis(y_hat, level)
+        return self._synthesis(y_hat, expected, level)
 
     @property
     def prior_variables(self) -> tuple[tf.Variable, ...]:
@@ -215,8 +221,14 @@ class _Synthesis(tf.Module):
         scope, filters, depth = "synthesis", config.hidden_filters, config.latent_depth
         up = {"transposed": True, "compute_dtype": compute_dtype}
         self._step, self._linear = config.step, _Linear(scope, depth)
-        self._linear_gain = PlaneTable(f"{scope}/linear_gain", PLANES, depth, 1.0)
-        self._latent_gain = PlaneTable(f"{scope}/latent_gain", PLANES, depth, 1.0)
+        # Of the two inputs to each path: decoded centers, and how far means lie from them.
+        self._linear_gains, self._latent_gains = (
+            [
+                PlaneTable(f"{scope}/{path}_gain", PLANES, depth, 1.0),
+                PlaneTable(f"{scope}/{path}_expected_gain", PLANES, depth, 0.0),
+            ]
+            for path in ("linear", "latent")
+        )
         self._convolutions = [
             Convolution(f"{scope}/conv_0", 3, depth, filters, 2, **up),
             Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **up),
@@ -234,12 +246,15 @@ class _Synthesis(tf.Module):
             compute_dtype=compute_dtype,
         )
 
-    def __call__(self, y_hat, level):
-        y = self._step * y_hat
-        h = _FROM_LATENT * y * self._latent_gain(level)
+    def __call__(self, y_hat, expected, level):
+        linear, h = (
+            self._step * (y_hat * gains[0](level) + expected * gains[1](level))
+            for gains in (self._linear_gains, self._latent_gains)
+        )
+        h *= _FROM_LATENT
         for convolution, igdn, gain, bias in zip(
             self._convolutions, self._igdn, self._gain, self._bias
         ):
             h = igdn(convolution(h)) * gain(level) + bias(level)
-        linear = self._linear.backward(y * self._linear_gain(level))
-        return 0.5 + linear + _TO_IMAGE * tf.nn.depth_to_space(self._output(h), 4)
+        x = 0.5 + self._linear.backward(linear)
+        return x + _TO_IMAGE * tf.nn.depth_to_space(self._output(h), 4)

@@ -113,9 +113,12 @@ class Trainer:
         y = self.model.analysis(x)
         planes = self.model.code(y, uniform_noise(tf.shape(y), seed), scales)
         rate = tf.add_n([u * tf.reduce_mean(b) / count for u, b in zip(usual, planes.bits)])
-        y_hat = tf.einsum("bp,bphwc->bhwc", chosen, tf.stack(planes.y_hat, 1))
+        y_hat, expected = (
+            tf.einsum("bp,bphwc->bhwc", chosen, tf.stack(values, 1))
+            for values in (planes.y_hat, planes.expected)
+        )
         # Gradients pass the rounding unchanged.
-        x_hat = self.model.synthesis(y + tf.stop_gradient(y_hat - y), levels)
+        x_hat = self.model.synthesis(y + tf.stop_gradient(y_hat - y), expected, levels)
         distortion = DISTORTIONS[settings.metric](x, x_hat)
         return tf.reduce_mean(tf.linalg.matvec(chosen, weights) * distortion) + rate
 
@@ -141,7 +144,7 @@ class Trainer:
         for p, lmbda in enumerate(self.settings.lambdas):
             bpp += planes.bits[p] / count
             level = tf.fill(tf.shape(x)[:1], float(p))
-            x_hat = self.model.synthesis(planes.y_hat[p], level)
+            x_hat = self.model.synthesis(planes.y_hat[p], planes.expected[p], level)
             distortion = DISTORTIONS[self.settings.metric](x, x_hat)
             error = tf.reduce_mean(tf.square(x - tf.clip_by_value(x_hat, 0.0, 1.0)), (1, 2, 3))
             psnr = -10.0 * tf.math.log(error) / np.log(10.0)
@@ -172,8 +175,8 @@ class Trainer:
         for variable, average in zip(self.variables, self.average):
             arrays[f"weights/{_key(variable)}"] = variable.numpy()
             arrays[f"average/{_key(variable)}"] = average.numpy()
-        for index, variable in enumerate(self.optimizer.variables):
-            arrays[f"optimizer/{index}"] = variable.numpy()
+        for variable in self.optimizer.variables:
+            arrays[f"optimizer/{_key(variable)}"] = variable.numpy()
         return arrays
 
     def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
@@ -181,8 +184,8 @@ class Trainer:
         for variable, average in zip(self.variables, self.average):
             variable.assign(arrays[f"weights/{_key(variable)}"])
             average.assign(arrays[f"average/{_key(variable)}"])
-        for index, variable in enumerate(self.optimizer.variables):
-            variable.assign(arrays[f"optimizer/{index}"])
+        for variable in self.optimizer.variables:
+            variable.assign(arrays[f"optimizer/{_key(variable)}"])
 
 
 def _key(variable: tf.Variable) -> str:
