@@ -9,9 +9,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("dirname", "mkdir", "cp", "touch", "rm", "sh", "chmod")
+TOOLS = ("dirname", "mkdir", "cp", "touch", "rm", "sh", "chmod", "sed")
+COPIED = (
+    "Makefile",
+    "requirements.txt",
+    "requirements.lock",
+    "tools/requirements-dev.txt",
+    "tools/make_venv.sh",
+)
 
 # A Python that says it is of another version: answers the question about itself,
 # and on `-m venv --clear .venv` makes one of the same kind, with a pip that takes notes.
@@ -49,7 +63,7 @@ class Computer:
         self.bin.mkdir()
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
-        for path in ("Makefile", "requirements.txt", "requirements-dev.txt", "tools/make_venv.sh"):
+        for path in COPIED:
             (self.checkout / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, self.checkout / path)
         (self.checkout / "sae").symlink_to(ROOT / "sae")
@@ -81,6 +95,17 @@ class Computer:
 
 
 SET_UP = ".venv/installed"
+
+
+def requirements(text):
+    """Returns the requirements in lines of text, apart from comments."""
+    return [Requirement(line) for line in text.splitlines() if line[:1] not in ("#", "")]
+
+
+def locked():
+    """Returns the pins of the lock, without their hashes."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [Requirement(line.rstrip(" \\")) for line in lines if line[:1].isalnum()]
 
 
 @pytest.mark.parametrize("version", [(3, 9, 18), (3, 10, 1), (3, 11, 7)])
@@ -155,7 +180,7 @@ def test_a_python_named_must_suit(computer):
 def test_installs_when_the_requirements_changed(computer):
     computer.add_python(computer.bin / "python3", (3, 11, 7))
     assert computer.make(".venv/installed-dev").returncode == 0
-    assert computer.installed() == ["requirements.txt", "requirements-dev.txt"]
+    assert computer.installed() == ["requirements.txt", "tools/requirements-dev.txt"]
     assert computer.make(".venv/installed-dev").returncode == 0
     assert computer.installed() == []
     stamp = (computer.checkout / SET_UP).stat().st_mtime
@@ -215,16 +240,33 @@ def test_training_needs_photos(computer):
     assert "make train DATA=DIR" in result.stderr
 
 
-def test_the_lock_is_of_the_requirements():
-    asked = [
-        line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1] != "#"
-    ]
-    pins = [
-        pin for pin in (ROOT / "requirements.lock").read_text().split("\n") if pin[:1].isalnum()
-    ]
-    locked = {pin.split(" ")[0] for pin in pins}
-    assert set(asked) <= locked
-    assert all(pin.endswith("\\") for pin in pins), "each has its hashes"
+def test_installs_what_the_lock_pins(computer):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    assert computer.make(SET_UP).returncode == 0
+    assert "-c .venv/pins.txt" in (computer.checkout / "pip.log").read_text()
+    pins = (computer.checkout / ".venv/pins.txt").read_text().splitlines()
+    assert pins == [str(pin).replace("; ", " ; ").replace('"', "'") for pin in locked()]
+
+
+def test_the_lock_pins_the_requirements():
+    for one in requirements((ROOT / "requirements.txt").read_text()):
+        pins = [pin for pin in locked() if canonicalize_name(pin.name) == one.name]
+        assert pins, one
+        for pin in pins:
+            (version,) = pin.specifier
+            assert version.operator == "==" and version.version in one.specifier, pin
+
+
+def test_the_lock_has_hashes():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [k for k, line in enumerate(lines) if line[:1].isalnum()]
+    assert all(lines[k + 1].strip().startswith("--hash=sha256:") for k in pins)
+
+
+def test_the_requirements_are_those_of_the_package_and_of_its_reports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    own = [*project["dependencies"], *project["optional-dependencies"]["report"]]
+    assert requirements((ROOT / "requirements.txt").read_text()) == requirements("\n".join(own))
 
 
 def test_make_alone_lists_the_targets():
@@ -234,7 +276,7 @@ def test_make_alone_lists_the_targets():
         ["make"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     targets = [line.split()[1] for line in result.stdout.splitlines()]
-    expected = "help demo train reproduce kodak results test lint clean"
+    expected = "help demo train reproduce kodak results test test-fast lint docs clean"
     assert targets == expected.split()
     phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "PHONY" in line)
     assert phony.split()[1:] == targets
