@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
 def _add_codec(commands: argparse._SubParsersAction) -> None:
     """Adds the commands between images and .sae files, all in sae/coding/transcode.py."""
 
-    def command(name: str, help: str, source: str, target: str | None = None):
+    def command(
+        name: str, help: str, source: str, target: str | None = None
+    ) -> argparse.ArgumentParser:
         parser = _command(commands, name, help)
         parser.add_argument("source", metavar=source, help="to read; - is standard input")
         if target:
@@ -53,7 +55,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
         parser.set_defaults(run=_lazily("sae.coding.transcode", name))
         return parser
 
-    def add_layers(parser, help: str, required: bool = False):
+    def add_layers(parser: argparse.ArgumentParser, help: str, required: bool = False) -> None:
         parser.add_argument("--layers", type=_count, metavar="K", required=required, help=help)
 
     def add_background(parser):

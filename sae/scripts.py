@@ -17,6 +17,8 @@ from sae.model import families
 from sae.model.presets import PRESETS, defaults
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from sae.model.checkpoint import Store
 
 _HELP = {
@@ -110,7 +112,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
             dest=field.name,
             metavar=None if field.name in _CHOICES else field.type.upper(),
             choices=_CHOICES.get(field.name),
-            type={"int": int, "float": float, "str": str}[field.type],
+            type={"int": int, "float": float, "str": str}[str(field.type)],
             help=_HELP[field.name],
         )
 
@@ -166,7 +168,7 @@ def run_training(options: argparse.Namespace) -> None:
         train(architecture, training, store, options.data, options.save_every, options.force)
 
 
-def _strategy(name: str, batchsize: int):
+def _strategy(name: str, batchsize: int) -> tf.distribute.Strategy:
     """Returns the distribution strategy; must come before anything else of TensorFlow."""
     import tensorflow as tf
 

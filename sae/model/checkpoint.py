@@ -80,7 +80,7 @@ class Store:
         Raises:
           SaeError: one is missing, or damaged.
         """
-        found = {}
+        found: dict[str, dict] = {}
         for name in self.family.layers[:count]:
             description = self.describe(name)
             if description is None:
