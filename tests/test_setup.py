@@ -12,10 +12,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import sae
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("dirname", "mkdir", "cp", "touch", "rm", "sh", "chmod", "sed")
@@ -280,3 +283,44 @@ def test_make_alone_lists_the_targets():
     assert targets == expected.split()
     phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "PHONY" in line)
     assert phony.split()[1:] == targets
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_ci_takes_the_kodak_images_beside_the_clone_or_of_a_folder_that_is_named(tmp_path, named):
+    clone, beside, mine = (tmp_path / name for name in ("a clone", "beside/data/kodak", "my kodak"))
+    (clone / "kodak").mkdir(parents=True)
+    shutil.copytree(ROOT / ".ci", clone / ".ci")
+    for folder in (beside, mine):
+        folder.mkdir(parents=True)
+        (folder / "kodim01.png").write_text(folder.name)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/make").write_text('#!/bin/sh\ntest "$*" = test && exit 3\n')
+    (tmp_path / "bin/make").chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    environment |= {"KODAK_DIR": str(mine)} if named else {}
+    result = subprocess.run(["bash", clone / ".ci/run"], env=environment, cwd=tmp_path)
+    assert result.returncode == 3
+    assert (clone / "kodak/kodim01.png").read_text() == ("my kodak" if named else "kodak")
+
+
+def release_notes(tag, root=ROOT):
+    command = [sys.executable, root / "tools/release_notes.py", tag]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_notes_of_a_release_are_its_section_of_the_changelog(tmp_path):
+    for path in ("tools/release_notes.py", "sae/__init__.py"):
+        (tmp_path / path).parent.mkdir()
+        shutil.copy(ROOT / path, tmp_path / path)
+    mine, log = f"v{sae.__version__}", tmp_path / "CHANGELOG.md"
+    log.write_text(f"# Changelog\n\n## 99.0\n\nA\n\n## {mine[1:]}, today\n\nB\n\n## 0.1\n\nC\n")
+    assert release_notes(mine, tmp_path).stdout == "B\n"
+    other = release_notes("v99.0", tmp_path)
+    assert other.returncode == 1
+    assert other.stderr == f"The tag v99.0 is not of version {mine[1:]}; tag {mine}.\n"
+    log.write_text("# Changelog\n\n## 99.0\n\nA\n")
+    assert release_notes(mine, tmp_path).returncode == 1
+
+
+def test_the_next_release_has_notes():
+    assert release_notes(f"v{sae.__version__}").returncode == 0
