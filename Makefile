@@ -44,7 +44,7 @@ test: .venv/installed-dev lint  ## lint and run the tests
 	@$(python) -m pytest -n 2 --dist loadfile
 
 test-fast: .venv/installed-dev  ## run the tests that are not marked slow, in a minute
-	@$(python) -m pytest -n 2 --dist loadfile -m "not slow"
+	@$(python) -m pytest -n 2 --dist loadfile -m "not slow" --durations=5
 
 lint: .venv/installed-dev  ## check style, format and types
 	@$(python) -m ruff check
