@@ -1,4 +1,4 @@
-# Targets run in .venv, which holds the pinned requirements and is made when first needed.
+# Targets run in .venv, which holds what requirements.lock pins and is made when first needed.
 #
 #   PYTHON   the Python 3.9, 3.10 or 3.11 to make .venv with (looked for)
 #   DATA     folders of training photos
@@ -10,11 +10,13 @@
 FAMILY = residual-mse
 CHECKPOINTS = checkpoints
 python = .venv/bin/python
+# The lock without its hashes, which pip would ask of every package here.
+install = $(python) -m pip install --disable-pip-version-check -c .venv/pins.txt
 
-.PHONY: help demo train reproduce kodak results test lint clean
+.PHONY: help demo train reproduce kodak results test test-fast lint docs clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
 
 demo: .venv/installed  ## base to EL3 on sample photos or Kodak: one table, one figure
 	@$(python) -m sae demo
@@ -41,20 +43,32 @@ results: .venv/installed  ## draw the figure and the table of the README from re
 test: .venv/installed-dev lint  ## lint and run the tests
 	@$(python) -m pytest -n 2 --dist loadfile
 
-lint: .venv/installed-dev  ## check style and format
+test-fast: .venv/installed-dev  ## run the tests that are not marked slow, in a minute
+	@$(python) -m pytest -n 2 --dist loadfile -m "not slow" --durations=5
+
+lint: .venv/installed-dev  ## check style, format and types
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
+	@$(python) -m mypy
+
+docs: .venv/installed-docs  ## build the site of the documents into build/site
+	@$(python) -m mkdocs build --strict --config-file tools/mkdocs.yml
 
 clean:  ## remove .venv, .uv and caches; checkpoints, images and results stay
-	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .uv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Touched last, so that an installation that failed is taken up again.
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt requirements.lock
 	@sh tools/make_venv.sh "$(PYTHON)"
-	@$(python) -m pip install --disable-pip-version-check -r requirements.txt
+	@sed -n 's/^\([a-z].*[^ ]\) *\\$$/\1/p' requirements.lock > .venv/pins.txt
+	@$(install) -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt .venv/installed
-	@$(python) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+.venv/installed-dev: tools/requirements-dev.txt .venv/installed
+	@$(install) --quiet -r tools/requirements-dev.txt
+	@touch $@
+
+.venv/installed-docs: pyproject.toml .venv/installed
+	@$(install) --quiet --editable ".[docs]"
 	@touch $@

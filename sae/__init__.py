@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 from sae.errors import SaeError
+
+if TYPE_CHECKING:
+    from sae.coding.bitstream import truncate
+    from sae.coding.codec import Decoder, compress, decompress, extend
 
 # Before TensorFlow is imported: its start-up log lines are not the user's business, and oneDNN,
 # which it takes by itself where there is AVX-512, trains twice as fast without that, too.
@@ -22,12 +27,12 @@ __version__ = "1.0.0"
 __all__ = ["Decoder", "SaeError", "compress", "decompress", "extend", "truncate"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name in __all__:
         module = "sae.coding.bitstream" if name == "truncate" else "sae.coding.codec"
         return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'sae' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])

@@ -8,19 +8,20 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from sae import __version__
+from sae import __version__, scripts
 from sae.config import (
     ANCHORS,
     DEFAULT_FOLDER,
     DEFAULT_RESULTS,
     EFFORTS,
     FIGURE_FORMATS,
+    LAYER_NAMES,
     METRICS,
     PEERS,
     QUALITIES,
     TABLE_FORMATS,
 )
-from sae.errors import SaeError
+from sae.errors import SaeError, explaining_the_extra
 from sae.model.families import FAMILIES
 
 
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"sae {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_codec(commands)
+    _add_training(commands)
     _add_evaluation(commands)
     _add_presentation(commands)
     return top
@@ -40,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
 def _add_codec(commands: argparse._SubParsersAction) -> None:
     """Adds the commands between images and .sae files, all in sae/coding/transcode.py."""
 
-    def command(name: str, help: str, source: str, target: str | None = None):
+    def command(
+        name: str, help: str, source: str, target: str | None = None
+    ) -> argparse.ArgumentParser:
         parser = _command(commands, name, help)
         parser.add_argument("source", metavar=source, help="to read; - is standard input")
         if target:
@@ -51,7 +55,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
         parser.set_defaults(run=_lazily("sae.coding.transcode", name))
         return parser
 
-    def add_layers(parser, help: str, required: bool = False):
+    def add_layers(parser: argparse.ArgumentParser, help: str, required: bool = False) -> None:
         parser.add_argument("--layers", type=_count, metavar="K", required=required, help=help)
 
     def add_background(parser):
@@ -88,6 +92,14 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     add_background(extend)
     _add_effort(extend)
     _add_checkpoints(extend)
+
+
+def _add_training(commands: argparse._SubParsersAction) -> None:
+    """Adds the command that trains a layer, with the options of the train_*.py scripts."""
+    train = _command(commands, "train", "Train a layer, on the lower ones in the checkpoints.")
+    train.add_argument("name", choices=LAYER_NAMES, metavar="LAYER", help=", ".join(LAYER_NAMES))
+    scripts.add_training(train)
+    train.set_defaults(run=_lazily("sae.scripts", "run_training"))
 
 
 def _add_evaluation(commands: argparse._SubParsersAction) -> None:
@@ -309,10 +321,13 @@ def main(arguments: list[str] | None = None) -> int:
             f"sae: warning: {message}", file=sys.stderr
         )
         try:
-            return options.run(options) or 0
+            with explaining_the_extra():
+                return options.run(options) or 0
         except SaeError as error:
             print(f"sae: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            return 130
 
 
 if __name__ == "__main__":

@@ -26,16 +26,15 @@ EFFORTS = (0, 20, 30, 50, 70, 100, 130, 170, 230, 300)
 COARSENESS_UNIT = 1 / 8
 
 
-def _shipped(name: str) -> Path:
-    """Returns a folder that a wheel has inside the package, and a clone beside it."""
-    package = Path(__file__).resolve().parent
-    inside = package / "shipped" / name
-    return inside if inside.is_dir() else package.parent / name
-
-
-# The released weights, and what was measured of them.
-DEFAULT_FOLDER = _shipped("checkpoints")
-DEFAULT_RESULTS = _shipped("results/kodak")
+# The released weights, and what was measured of them: a wheel has them inside the package, a
+# clone beside it.
+_PACKAGE = Path(__file__).resolve().parent
+INSTALLED = (_PACKAGE / "shipped").is_dir()
+_DATA = _PACKAGE / "shipped" if INSTALLED else _PACKAGE.parent
+DEFAULT_FOLDER = _DATA / "checkpoints"
+DEFAULT_RESULTS = _DATA / "results/kodak"
+# Trainings change nothing inside an installed package.
+TRAINING_FOLDER = Path("checkpoints") if INSTALLED else DEFAULT_FOLDER
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from sae import images
 from sae.config import DEFAULT_FOLDER
@@ -23,7 +24,7 @@ from sae.training.loop import train
 HELD_OUT = ("chelsea", "coffee")
 _LAYERS = ("base", "el1", "el2", "el3")
 # Small patches and few steps: a curve with the right shape, not a good one.
-_SHORT = {"last_step": 400, "batchsize": 4, "patchsize": 128, "learning_rate": 3e-3}
+_SHORT: dict[str, Any] = {"last_step": 400, "batchsize": 4, "patchsize": 128, "learning_rate": 3e-3}
 
 
 def run(options: argparse.Namespace) -> None:

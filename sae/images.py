@@ -154,7 +154,7 @@ def pad(image: np.ndarray, multiple: int) -> np.ndarray:
 def sample_photos() -> dict[str, np.ndarray]:
     """Returns the photos that ship inside scikit-image, uint8 [H, W, 3] by name, sorted."""
     folder = importlib.resources.files("skimage") / "data"
-    return {Path(name).stem: read(folder / name) for name in _SAMPLE_PHOTOS}
+    return {Path(name).stem: read(Path(str(folder / name))) for name in _SAMPLE_PHOTOS}
 
 
 def _name(source: Source) -> str:
@@ -198,7 +198,7 @@ def _opaque(image: Image.Image, background: str | None, name: str) -> Image.Imag
     if not image.has_transparency_data:
         return image
     layered = image.convert("RGBA")
-    if layered.getextrema()[3][0] == 255:
+    if layered.getchannel("A").getextrema()[0] == 255:
         return layered.convert("RGB")
     if background is None:
         raise SaeError(
@@ -228,7 +228,7 @@ def _srgb(image: Image.Image, source: Source) -> Image.Image:
             profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             # Between two descriptions of sRGB, conversion would only add rounding.
             if not ImageCms.getProfileDescription(profile).startswith("sRGB"):
-                return ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")
+                return ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")  # type: ignore[return-value]  # None in place.
         except (ImageCms.PyCMSError, OSError):
             warnings.warn(
                 f"The colour profile of {_name(source)} cannot be used; its samples are taken "

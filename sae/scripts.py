@@ -11,12 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae.config import DEFAULT_FOLDER, LAYER_NAMES, METRICS, LayerConfig, TrainingConfig
+from sae.config import LAYER_NAMES, METRICS, TRAINING_FOLDER, LayerConfig, TrainingConfig
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.presets import PRESETS, defaults
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from sae.model.checkpoint import Store
 
 _HELP = {
@@ -65,7 +67,7 @@ _SPELLINGS = {
 
 def train(name: str, arguments: list[str] | None = None) -> None:
     """Trains layer `name` as the command line says, and exits."""
-    _run(_train, _training_parser(name), arguments)
+    _run(run_training, _training_parser(name), arguments)
 
 
 def test(name: str, arguments: list[str] | None = None) -> None:
@@ -79,6 +81,12 @@ def _training_parser(name: str) -> argparse.ArgumentParser:
         epilog="Options without a value here take the preset's; see sae/model/presets.py.",
     )
     parser.set_defaults(name=name)
+    add_training(parser)
+    return parser
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a training, besides the name of the layer."""
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
     )
@@ -104,10 +112,9 @@ def _training_parser(name: str) -> argparse.ArgumentParser:
             dest=field.name,
             metavar=None if field.name in _CHOICES else field.type.upper(),
             choices=_CHOICES.get(field.name),
-            type={"int": int, "float": float, "str": str}[field.type],
+            type={"int": int, "float": float, "str": str}[str(field.type)],
             help=_HELP[field.name],
         )
-    return parser
 
 
 def _options() -> list[dataclasses.Field]:
@@ -126,9 +133,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints",
         type=Path,
-        default=DEFAULT_FOLDER,
+        default=TRAINING_FOLDER,
         metavar="DIR",
-        help="of all layers (those beside the scripts)",
+        help="of all layers (checkpoints)",
     )
 
 
@@ -143,7 +150,8 @@ def _store(options: argparse.Namespace) -> Store:
     return Store(family, options.checkpoints)
 
 
-def _train(options: argparse.Namespace) -> None:
+def run_training(options: argparse.Namespace) -> None:
+    """Trains the layer `options.name`; the command `train`."""
     given = {k: v for k, v in vars(options).items() if k in _HELP and v is not None}
     store = _store(options)
     architecture, training = defaults(options.name, store.family, options.preset)
@@ -160,7 +168,7 @@ def _train(options: argparse.Namespace) -> None:
         train(architecture, training, store, options.data, options.save_every, options.force)
 
 
-def _strategy(name: str, batchsize: int):
+def _strategy(name: str, batchsize: int) -> tf.distribute.Strategy:
     """Returns the distribution strategy; must come before anything else of TensorFlow."""
     import tensorflow as tf
 

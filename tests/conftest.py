@@ -7,11 +7,16 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sae import images
 from sae.config import LAYER_NAMES
 from sae.model import families
 from sae.model.presets import defaults
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 # Begun first, so that no worker is left alone with them at the end.
 LONGEST = ("test_training.py", "test_smoke.py", "test_codec.py")

@@ -10,6 +10,8 @@ import sae
 from sae import images
 from sae.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def page(tiny_checkpoints, tmp_path_factory):

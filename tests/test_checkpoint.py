@@ -43,6 +43,7 @@ def test_a_restored_layer_is_the_same(tiny_cascade, tiny_store):
     assert strings(again) == strings(tiny_cascade)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_makes_the_same_strings(tiny_cascade, tiny_checkpoints):
     script = (
         "import sys; sys.path[:0] = ['.', 'tests']\n"

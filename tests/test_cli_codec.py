@@ -129,6 +129,7 @@ def test_links_are_followed_and_pipes_written_through(folder, call):
     assert stat.S_ISFIFO(os.stat("pipe").st_mode)
 
 
+@pytest.mark.slow
 def test_targets_are_reported(folder, call):
     _, _, error = call("compress", "photo.png", "photo.sae", "--target-bpp", 0.001)
     assert "1 layers (to base)" in error
@@ -138,6 +139,7 @@ def test_targets_are_reported(folder, call):
     assert "not reached" in error
 
 
+@pytest.mark.slow
 def test_folders_go_on_past_bad_files(folder, photo, call):
     os.mkdir("in")
     for name in ("a", "c"):
@@ -223,6 +225,7 @@ def test_wrong_options_are_refused(arguments, capsys):
     assert "usage" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pipes(folder, photo, tiny_checkpoints):
     options = ("--checkpoints", tiny_checkpoints)
     coded = process("compress", "-", "-", *options, input=(folder / "photo.png").read_bytes())

@@ -74,6 +74,7 @@ def test_a_decoder_says_of_changed_weights_that_they_are_others(stream, tiny_sto
             decode(stream, checkpoints=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (16, 16), (17, 40), (40, 17)])
 def test_round_trip_at_every_layer(height, width, tiny_checkpoints):
     image = images.sample_photos()["coffee"][100 : 100 + height, 100 : 100 + width]
@@ -91,6 +92,7 @@ def test_round_trip_at_every_layer(height, width, tiny_checkpoints):
     assert len({stage.tobytes() for stage in stages}) > 1
 
 
+@pytest.mark.slow
 def test_encoder_and_decoder_see_the_same_contexts(photo, tiny_checkpoints, monkeypatch):
     seen = {"write": [], "read": []}
 
@@ -166,6 +168,7 @@ def test_decoder_stops_at_the_layers_asked_for(stream, tiny_checkpoints):
     assert len(sae.Decoder(layers=2, checkpoints=tiny_checkpoints).feed(stream + b"more")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("present", [1, 2, 4])
 @pytest.mark.parametrize("wanted", [None, LAYERS])
 def test_layers_added_later_are_the_same_bytes(present, wanted, photo, stream, tiny_checkpoints):
@@ -186,6 +189,7 @@ def test_extend_refuses_what_it_cannot_do(photo, stream, tiny_checkpoints):
         sae.extend(sae.truncate(stream, 1), photo[:-1], checkpoints=tiny_checkpoints)
 
 
+@pytest.mark.slow
 def test_targets_take_the_fewest_layers_that_reach_them(photo, ends, tiny_checkpoints):
     def bpp(end):
         return 8 * end / (45 * 60)
@@ -319,6 +323,7 @@ def test_only_what_is_asked_for_is_computed(photo, conditional_store, monkeypatc
     assert calls == {"prior": 2 * 3 * 4, "synthesis": 1}
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -374,6 +379,7 @@ def elsewhere(photo, checkpoints, folder, threads=None, one_core=False):
     return (folder / "stream.sae").read_bytes(), decoded["images"], decoded["x_hat"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
 def test_processes_with_other_numbers_of_threads_and_other_copies_decode_alike(tmp_path):
     # Wide layers and this size, since others happen to give the same sums anyway.
@@ -397,6 +403,7 @@ def test_importing_the_package_does_not_import_tensorflow():
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [5, 9, 19])
 def test_kodak_round_trip(number, tiny_checkpoints):
     path = f"kodak/kodim{number:02}.png"

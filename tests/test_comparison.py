@@ -15,6 +15,8 @@ from sae.errors import SaeError
 from sae.measuring import evaluation, results
 from sae.paper import comparison, figures, report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(photos, tiny_store, tmp_path_factory):

@@ -167,6 +167,7 @@ def test_a_latent_means_the_same_in_whatever_steps_it_is_given(conditional_casca
         np.testing.assert_allclose(coarse.x_hat, fine.x_hat, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_says_how_coarse_it_is(conditional_store, ms_ssim_store, x):
     image = np.uint8(255 * x[0])
     data = codec.compress(image, 2, "conditional-mse", conditional_store.folder)
@@ -347,6 +348,7 @@ def test_float32_holds_every_sum_in_every_order(reads, size):
             np.testing.assert_array_equal(summed[:, -1], whole)
 
 
+@pytest.mark.slow
 def test_the_estimate_compiles_under_xla(bottleneck):
     y, lower = latents(907, 2, 5, 4)
     compiled = tf.function(

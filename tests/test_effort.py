@@ -21,6 +21,8 @@ from sae.model.layer import Context
 from sae.model.objective import Objective
 from sae.paper import documents, figures
 
+pytestmark = pytest.mark.slow
+
 STORES = ("tiny_store", "conditional_store", "ms_ssim_store")
 
 

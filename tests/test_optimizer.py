@@ -128,6 +128,7 @@ def test_a_restored_state_goes_on_bit_for_bit(cut):
     np.testing.assert_array_equal(resumed, whole)
 
 
+@pytest.mark.slow
 def test_replicas_take_the_same_step():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     alone, mirrored = tf.Variable(tf.ones((3, 3, 4, 2))), None

@@ -15,6 +15,8 @@ from sae.model.checkpoint import Store
 from sae.model.presets import defaults
 from sae.training.state import differences
 
+pytestmark = pytest.mark.slow
+
 # coffee.png is a part of the photo of that name in scikit-image (CC0).
 DATA = Path(__file__).resolve().parent / "data"
 

@@ -51,6 +51,7 @@ def commands(monkeypatch, tiny_store, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_everything_is_made_once(arguments, commands, tmp_path, capsys):
     assert __main__.main(arguments) == 0
     made = tmp_path / "made-2"

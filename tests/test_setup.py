@@ -9,9 +9,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import sae
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("dirname", "mkdir", "cp", "touch", "rm", "sh", "chmod")
+TOOLS = ("dirname", "mkdir", "cp", "touch", "rm", "sh", "chmod", "sed")
+COPIED = (
+    "Makefile",
+    "requirements.txt",
+    "requirements.lock",
+    "tools/requirements-dev.txt",
+    "tools/make_venv.sh",
+)
 
 # A Python that says it is of another version: answers the question about itself,
 # and on `-m venv --clear .venv` makes one of the same kind, with a pip that takes notes.
@@ -49,7 +66,7 @@ class Computer:
         self.bin.mkdir()
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
-        for path in ("Makefile", "requirements.txt", "requirements-dev.txt", "tools/make_venv.sh"):
+        for path in COPIED:
             (self.checkout / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / path, self.checkout / path)
         (self.checkout / "sae").symlink_to(ROOT / "sae")
@@ -81,6 +98,17 @@ class Computer:
 
 
 SET_UP = ".venv/installed"
+
+
+def requirements(text):
+    """Returns the requirements in lines of text, apart from comments."""
+    return [Requirement(line) for line in text.splitlines() if line[:1] not in ("#", "")]
+
+
+def locked():
+    """Returns the pins of the lock, without their hashes."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [Requirement(line.rstrip(" \\")) for line in lines if line[:1].isalnum()]
 
 
 @pytest.mark.parametrize("version", [(3, 9, 18), (3, 10, 1), (3, 11, 7)])
@@ -155,7 +183,7 @@ def test_a_python_named_must_suit(computer):
 def test_installs_when_the_requirements_changed(computer):
     computer.add_python(computer.bin / "python3", (3, 11, 7))
     assert computer.make(".venv/installed-dev").returncode == 0
-    assert computer.installed() == ["requirements.txt", "requirements-dev.txt"]
+    assert computer.installed() == ["requirements.txt", "tools/requirements-dev.txt"]
     assert computer.make(".venv/installed-dev").returncode == 0
     assert computer.installed() == []
     stamp = (computer.checkout / SET_UP).stat().st_mtime
@@ -215,16 +243,33 @@ def test_training_needs_photos(computer):
     assert "make train DATA=DIR" in result.stderr
 
 
-def test_the_lock_is_of_the_requirements():
-    asked = [
-        line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1] != "#"
-    ]
-    pins = [
-        pin for pin in (ROOT / "requirements.lock").read_text().split("\n") if pin[:1].isalnum()
-    ]
-    locked = {pin.split(" ")[0] for pin in pins}
-    assert set(asked) <= locked
-    assert all(pin.endswith("\\") for pin in pins), "each has its hashes"
+def test_installs_what_the_lock_pins(computer):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    assert computer.make(SET_UP).returncode == 0
+    assert "-c .venv/pins.txt" in (computer.checkout / "pip.log").read_text()
+    pins = (computer.checkout / ".venv/pins.txt").read_text().splitlines()
+    assert pins == [str(pin).replace("; ", " ; ").replace('"', "'") for pin in locked()]
+
+
+def test_the_lock_pins_the_requirements():
+    for one in requirements((ROOT / "requirements.txt").read_text()):
+        pins = [pin for pin in locked() if canonicalize_name(pin.name) == one.name]
+        assert pins, one
+        for pin in pins:
+            (version,) = pin.specifier
+            assert version.operator == "==" and version.version in one.specifier, pin
+
+
+def test_the_lock_has_hashes():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pins = [k for k, line in enumerate(lines) if line[:1].isalnum()]
+    assert all(lines[k + 1].strip().startswith("--hash=sha256:") for k in pins)
+
+
+def test_the_requirements_are_those_of_the_package_and_of_its_reports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    own = [*project["dependencies"], *project["optional-dependencies"]["report"]]
+    assert requirements((ROOT / "requirements.txt").read_text()) == requirements("\n".join(own))
 
 
 def test_make_alone_lists_the_targets():
@@ -234,7 +279,48 @@ def test_make_alone_lists_the_targets():
         ["make"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     targets = [line.split()[1] for line in result.stdout.splitlines()]
-    expected = "help demo train reproduce kodak results test lint clean"
+    expected = "help demo train reproduce kodak results test test-fast lint docs clean"
     assert targets == expected.split()
     phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "PHONY" in line)
     assert phony.split()[1:] == targets
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_ci_takes_the_kodak_images_beside_the_clone_or_of_a_folder_that_is_named(tmp_path, named):
+    clone, beside, mine = (tmp_path / name for name in ("a clone", "beside/data/kodak", "my kodak"))
+    (clone / "kodak").mkdir(parents=True)
+    shutil.copytree(ROOT / ".ci", clone / ".ci")
+    for folder in (beside, mine):
+        folder.mkdir(parents=True)
+        (folder / "kodim01.png").write_text(folder.name)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/make").write_text('#!/bin/sh\ntest "$*" = test && exit 3\n')
+    (tmp_path / "bin/make").chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    environment |= {"KODAK_DIR": str(mine)} if named else {}
+    result = subprocess.run(["bash", clone / ".ci/run"], env=environment, cwd=tmp_path)
+    assert result.returncode == 3
+    assert (clone / "kodak/kodim01.png").read_text() == ("my kodak" if named else "kodak")
+
+
+def release_notes(tag, root=ROOT):
+    command = [sys.executable, root / "tools/release_notes.py", tag]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_notes_of_a_release_are_its_section_of_the_changelog(tmp_path):
+    for path in ("tools/release_notes.py", "sae/__init__.py"):
+        (tmp_path / path).parent.mkdir()
+        shutil.copy(ROOT / path, tmp_path / path)
+    mine, log = f"v{sae.__version__}", tmp_path / "CHANGELOG.md"
+    log.write_text(f"# Changelog\n\n## 99.0\n\nA\n\n## {mine[1:]}, today\n\nB\n\n## 0.1\n\nC\n")
+    assert release_notes(mine, tmp_path).stdout == "B\n"
+    other = release_notes("v99.0", tmp_path)
+    assert other.returncode == 1
+    assert other.stderr == f"The tag v99.0 is not of version {mine[1:]}; tag {mine}.\n"
+    log.write_text("# Changelog\n\n## 99.0\n\nA\n")
+    assert release_notes(mine, tmp_path).returncode == 1
+
+
+def test_the_next_release_has_notes():
+    assert release_notes(f"v{sae.__version__}").returncode == 0

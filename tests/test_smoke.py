@@ -17,6 +17,8 @@ from sae.config import LAYER_NAMES
 from sae.measuring import results
 from sae.paper import figures
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -30,6 +30,8 @@ from sae.training.loop import train
 from sae.training.schedule import learning_rate
 from sae.training.step import make_step
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -216,6 +216,7 @@ def parse(data: bytes, layers: int | None = None, max_pixels: int = MAX_PIXELS) 
     parser.feed(data)
     if not parser.records:
         raise SaeError("The .sae stream ends before its base layer does; nothing can be decoded.")
+    assert parser.header is not None, "records come after a header"
     return Stream(parser.header, parser.records, cut=parser.pending > 0)
 
 

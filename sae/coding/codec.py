@@ -246,6 +246,7 @@ class Decoder:
         decoded = []
         for record in self._parser.feed(data):
             if self._coder is None:
+                assert self.header is not None, "records come after a header"
                 trained = Store(self.header.family, Path(self._checkpoints)).names()
                 layers = len(trained[: self._layers]) or 1
                 self._coder = _Coder(self.header, layers, self._checkpoints, records=[record])
@@ -280,7 +281,9 @@ class _Coder:
         self._store = Store(header.family, Path(checkpoints))
         self.layers, self._fingerprints = _load(self._store, layers, records)
         self._stride = self.layers[0].stride
-        self._size = tuple(side + -side % self._stride for side in (header.height, header.width))
+        sides = (header.height, header.width)
+        height, width = (side + -side % self._stride for side in sides)
+        self._size = height, width
         self._context: Context | None = None
         self._done = 0
 
@@ -342,6 +345,7 @@ class _Coder:
     def image(self) -> np.ndarray:
         """Returns the image after the layers so far, uint8 [H, W, 3]."""
         with tf.device("CPU:0"):
+            assert self._context is not None, "an image comes after a layer"
             x_hat = self._context.x_hat[0, : self.header.height, : self.header.width]
             return tf.saturate_cast(tf.round(255.0 * x_hat), tf.uint8).numpy()
 

@@ -123,8 +123,8 @@ def each_image(curve: Curve, anchor: Curve, quality: str) -> Delta:
     pairs = [(results.of_image(curve, name), results.of_image(anchor, name)) for name in names]
     if not pairs or not all(one and other for one, other in pairs):
         raise SaeError(f"{curve.name} and {anchor.name} are not known image by image.")
-    found = [delta_or_reason(one, other, quality) for one, other in pairs]
-    found = [one for one in found if isinstance(one, Delta)]
+    either = [delta_or_reason(one, other, quality) for one, other in pairs if one and other]
+    found = [one for one in either if isinstance(one, Delta)]
     if not found:
         raise SaeError(f"{curve.name} and {anchor.name} do not overlap in {QUALITIES[quality]}.")
     low, high, rate, value, share = np.mean(

@@ -85,6 +85,7 @@ def save(
     for name, images_of_layer in rows.items():
         path = results.folder(target, folder) / key / f"{name}.json"
         description = store.describe(name)
+        assert description is not None, "its layers have been read"
         results.save(
             path,
             name=f"sae-{key.replace('/', '-')}-{name}",
@@ -161,7 +162,8 @@ def _measure(
     ends = [bitstream.size(records[: k + 1]) for k in range(count)]
     # Those of the latents that the analysis gives.
     estimates = [None] * count if effort else _estimates(image, store, count, header.coarseness)
-    decoder, decode_seconds, rows = codec.Decoder(count, store.folder), 0.0, []
+    decoder, decode_seconds = codec.Decoder(count, store.folder), 0.0
+    rows: list[dict] = []
     for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
         began = time.process_time()
         (x_hat,) = decoder.feed(data[begin:end])

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -136,9 +137,9 @@ def mean(rows: Sequence[dict]) -> dict:
 
     None where a row has None, or an infinite PSNR.
     """
-    result = {}
+    result: dict[str, Any] = {}
     for key in rows[0]:
-        values = [row.get(key) for row in rows]
+        values: list[Any] = [row.get(key) for row in rows]
         if any(v is None or v == math.inf for v in values):
             result[key] = None
         elif not isinstance(values[0], str) and key not in ("width", "height"):
@@ -146,7 +147,9 @@ def mean(rows: Sequence[dict]) -> dict:
     return result
 
 
-def save(path: str | Path, name: str, description: str, settings: Sequence[dict], **facts) -> None:
+def save(
+    path: str | Path, name: str, description: str, settings: Sequence[dict], **facts: object
+) -> None:
     """Writes a results file, whole or not at all, with what produced it.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -52,7 +53,9 @@ class Bottleneck(tf.Module, abc.ABC):
     def __init__(self, depth: int):
         super().__init__()
         self.depth = depth
-        self.cdf = self.cdf_offset = None
+        # Arrays, once there are tables.
+        self.cdf: Any = None
+        self.cdf_offset: Any = None
 
     @abc.abstractmethod
     def bits(self, y: tf.Tensor, y_hat: tf.Tensor, latents: Sequence[tf.Tensor] = ()) -> tf.Tensor:
@@ -90,7 +93,9 @@ class Bottleneck(tf.Module, abc.ABC):
         return y_hat
 
     @abc.abstractmethod
-    def _decode(self, strings, shape, latents) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
+    def _decode(
+        self, strings: tf.Tensor, shape: Sequence[int], latents: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, Callable[[], tf.Tensor]]:
         """Returns what `strings` begin with, whatever comes after it, and how to code it again."""
 
     def build_tables(self) -> None:
@@ -144,7 +149,7 @@ class EntropyBottleneck(Bottleneck):
         super().__init__(depth)
         with tf.name_scope(name):
             self.prior = tfc.NoisyDeepFactorized(batch_shape=(depth,))
-        self._coder = None
+        self._coder: tfc.ContinuousBatchedEntropyModel = None
 
     def bits(self, y, y_hat, latents=()):
         return tf.reduce_sum(self.prior.log_prob(y), axis=(1, 2, 3)) / -math.log(2)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sae import files
-from sae.config import DEFAULT_FOLDER, METRICS, LayerConfig
+from sae.config import DEFAULT_FOLDER, INSTALLED, METRICS, TRAINING_FOLDER, LayerConfig
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.families import Family
@@ -64,8 +64,9 @@ class Store:
 
     def command(self, name: str, *options: str) -> str:
         """Returns the command that trains a layer into this store."""
-        words = ["python", f"train_{name}.py", "--family", self.family.name]
-        if self.folder.resolve() != DEFAULT_FOLDER:
+        words = ["sae", "train", name] if INSTALLED else ["python", f"train_{name}.py"]
+        words += ["--family", self.family.name]
+        if self.folder.resolve() != TRAINING_FOLDER.resolve():
             words += ["--checkpoints", str(self.folder)]
         return " ".join([*words, *options])
 
@@ -79,7 +80,7 @@ class Store:
         Raises:
           SaeError: one is missing, or damaged.
         """
-        found = {}
+        found: dict[str, dict] = {}
         for name in self.family.layers[:count]:
             description = self.describe(name)
             if description is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -33,7 +34,7 @@ class ConditionalBottleneck(Bottleneck):
       context_depth, ...: as `PriorNetwork` takes them.
     """
 
-    def __init__(self, depth: int, *network, **options):
+    def __init__(self, depth: int, *network: Any, **options: Any):
         super().__init__(depth)
         self._network = PriorNetwork(depth, *network, **options)
 
@@ -70,7 +71,7 @@ class ConditionalBottleneck(Bottleneck):
             # Elsewhere there is no choice.
             open_ = nearest != np.round(means)
             of_open = (x[open_] for x in (y[part], means, scales))
-            nearest[open_] = _quantized(Exact, *of_open, worth)
+            nearest[open_] = _quantized(Exact, *of_open, worth)  # type: ignore[call-arg]  # Three.
             return nearest
 
         return self._compressed(chosen, y.shape, latents)

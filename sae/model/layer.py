@@ -57,7 +57,7 @@ class Context:
         self._x_hat: tf.Tensor | Callable[[], tf.Tensor] = x_hat
 
     @classmethod
-    def empty(cls, shape, coarseness: tf.Tensor | float = 1.0) -> Context:
+    def empty(cls, shape: Sequence[int], coarseness: tf.Tensor | float = 1.0) -> Context:
         """Returns the context of a base layer for images of `shape` = [B, H, W, 3]."""
         return cls((), lambda: tf.zeros(shape), coarseness)
 
@@ -92,7 +92,7 @@ class Layer(tf.Module):
       emphasis: weight of the distortion where the latent is searched for.
     """
 
-    latent_side = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
+    latent_side: tuple[str, ...] = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
     in_steps: tuple[str, ...] = ()
     emphasis = 1.0
 

@@ -7,6 +7,7 @@ Auto-encoder", MIPR 2019.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from sae.config import LAYER_NAMES, LayerConfig, TrainingConfig
 from sae.errors import SaeError
@@ -27,7 +28,7 @@ _CONDITIONAL_DEPTH = {"base": 96, "el1": 192, "el2": 288, "el3": 352, "el4": 448
 _STEP = {"base": 1.1, "el1": 0.45, "el2": 0.25, "el3": 0.14, "el4": 0.08}
 
 # As published. The steps of EL2 are not, and are taken to be those of EL1.
-_PAPER = {
+_PAPER: dict[str, dict[str, Any]] = {
     "base": {"batchsize": 8, "learning_rate": 1e-4, "last_step": 100_000},
     "el1": {"batchsize": 1, "learning_rate": 1e-3, "last_step": 500_000},
     "el2": {"batchsize": 1, "learning_rate": 1e-5, "last_step": 500_000},

@@ -18,7 +18,7 @@ _STRIP = 12_000
 _REACH = 2
 
 # GDN is x / (beta + gamma |x|^alpha)^epsilon.
-_GDN = {
+_GDN: dict[str, dict[str, float]] = {
     "simplified": {"alpha_parameter": 1, "epsilon_parameter": 1},
     "paper": {"alpha_parameter": 2, "epsilon_parameter": 0.5},
 }
@@ -47,7 +47,7 @@ class FourierKernel(tfc.RDFTParameter):
             for taps in (np.fft.irfft2(part * units, units.shape[1:2] * 2) for part in (1, 1j))
         )
 
-    def __call__(self, compute_dtype=None) -> tf.Tensor:
+    def __call__(self, compute_dtype: tf.DType | None = None) -> tf.Tensor:
         """Returns the kernel, [support, support, channels, filters]."""
         support, _, channels, filters = self.shape
         real, imag = (tf.reshape(part, (channels * filters, -1)) for part in (self.real, self.imag))
@@ -133,7 +133,7 @@ class Strips(tf.Module):
 
 
 def _convolution(
-    config: LayerConfig, name: str, channels: int, filters: int, support: int, **options
+    config: LayerConfig, name: str, channels: int, filters: int, support: int, **options: object
 ) -> tfc.SignalConv2D:
     """Returns a convolution of the library with a kernel of the configured kind."""
     with tf.name_scope(name):

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from sae import images
 from sae.coding import bitstream, codec
@@ -96,8 +98,8 @@ def compare(
     columns = 1 + len(ours)
     side = _WIDTH / columns * height / width
     with figures.style():
-        figure = Figure(figsize=(_WIDTH, (side + 0.19) * (len(rows) + 1)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
+        layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
+        figure = Figure(figsize=(_WIDTH, (side + 0.19) * (len(rows) + 1)), layout=layout)
         grid = figure.subplots(len(rows) + 1, columns, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -128,12 +130,12 @@ def _panel(original: np.ndarray, image: np.ndarray, size: int) -> Panel:
     return Panel(image, size, f"{row['bpp']:.3f} / {row['psnr-rgb']:.2f} / {similarity}")
 
 
-def _show(axes, image: np.ndarray, title: str) -> None:
+def _show(axes: Axes, image: np.ndarray, title: str) -> None:
     axes.imshow(image, interpolation="none")
     axes.set_title(title, fontsize=6, pad=2, linespacing=1.1)
 
 
-def _key(axes, figure: Figure, bright: matplotlib.image.AxesImage) -> None:
+def _key(axes: Axes, figure: Figure, bright: matplotlib.image.AxesImage) -> None:
     """Explains captions and error maps in the free place under the original."""
     text = (
         "captions: bpp /\nPSNR (dB) / MS-SSIM\nof the whole image\n\nmean absolute\nerror of 255:"

@@ -15,10 +15,12 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import textalloc
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pgf import LatexError
 from matplotlib.figure import Figure
@@ -162,7 +164,7 @@ def rd(
     width, panels = _WIDTHS[columns], len(qualities)
     size = width * _CENTIMETRE, (height or _HEIGHTS[columns]) * _CENTIMETRE
     figure = Figure(figsize=size, layout="constrained")
-    drawn: dict[str, object] = {}
+    drawn: dict[str, Any] = {}
     bpp = bpp or range_of_ours(curves, log)
     for axes, quality in zip(figure.subplots(1, panels, squeeze=False)[0], qualities):
         drawn.update(_panel(axes, curves, quality, bpp, limits, log))
@@ -211,7 +213,7 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
         figsize=(_WIDTHS[2] * _CENTIMETRE, (2.9 * lines + 1.2) * _CENTIMETRE), layout="constrained"
     )
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    drawn: dict[str, object] = {}
+    drawn: dict[str, Any] = {}
     rates = [row["bpp"] for rows in ours.images for row in rows]
     bpp = 0.8 * min(rates), 1.25 * max(rates)
     limits = limits_of([p for one in singles for curve in one for p in curve.points("psnr")], bpp)
@@ -260,6 +262,7 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
     for curve, plain in results.searched(curves):
         delta = bdrate.delta_or_reason(curve, plain, _QUALITY_OF[curve.optimised_for])
         if not isinstance(delta, str):
+            assert curve.family is not None, "others are not searched"
             points = saved.setdefault(curve.family.name, [(plain.encode_seconds, 0.0)])
             points.append((curve.encode_seconds, delta.rate))
     return saved
@@ -306,7 +309,7 @@ def save(
         facts = {"pdf": {"CreationDate": None}, "png": {"Software": "sae", **metadata}}
         with files.replacing(path) as file:
             try:
-                options = {"metadata": facts[name]} if name in facts else {}
+                options: dict[str, Any] = {"metadata": facts[name]} if name in facts else {}
                 figure.savefig(file, format=name, dpi=_DPI, **options)
             except LatexError as error:
                 message = str(error.args[0]).splitlines()[0]
@@ -327,8 +330,8 @@ def _texsystem() -> str | None:
 
 
 def _panel(
-    axes, curves: Sequence[Curve], quality: str, bpp: tuple, limits: tuple | None, log: bool
-) -> dict[str, object]:
+    axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple, limits: tuple | None, log: bool
+) -> dict[str, Any]:
     """Draws curves into axes; returns the lines by name."""
     drawn, in_sight = {}, []
     for curve, look in zip(curves, looks(curves)):
@@ -351,7 +354,7 @@ def _panel(
     return drawn
 
 
-def _label_layers(axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> None:
+def _label_layers(axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> None:
     """Names the layers of our curves, where neither a curve nor a marker is in the way.
 
     Where some are trained for the quality that is shown, only these are named.
@@ -365,12 +368,12 @@ def _label_layers(axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> No
             names += inside
             colors += [look["color"]] * len(inside)
     if names:
-        lines = [line.get_data() for line in axes.lines]
+        lines: list[tuple[Any, Any]] = [line.get_data() for line in axes.lines]
         rates, qualities, layers = zip(*names)
         textalloc.allocate(
             axes,
-            rates,
-            qualities,
+            list(rates),
+            list(qualities),
             [results.layer_label(name) for name in layers],
             x_scatter=np.concatenate([x for x, _ in lines]),
             y_scatter=np.concatenate([y for _, y in lines]),
@@ -429,7 +432,7 @@ def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, fl
     return (0.8 * min(rates), 1.3 * max(rates)) if log else (0.0, 1.12 * max(rates))
 
 
-def _entries(curves: Sequence[Curve], drawn: dict[str, object]) -> dict[str, object]:
+def _entries(curves: Sequence[Curve], drawn: dict[str, Any]) -> dict[str, Any]:
     """Returns the legend's lines by name: ours, one for all their searches, then the others."""
     shown = [curve for curve in curves if curve.name in drawn]
     searched = [curve.key for curve, _ in results.searched(shown)]
@@ -445,7 +448,7 @@ def _entries(curves: Sequence[Curve], drawn: dict[str, object]) -> dict[str, obj
     return entries
 
 
-def _legend(figure: Figure, drawn: dict[str, object], side: str) -> Legend:
+def _legend(figure: Figure, drawn: dict[str, Any], side: str) -> Legend:
     """Puts a legend outside the axes, in as many columns as the figure is wide for."""
     for columns in range(min(5, len(drawn)), 0, -1):
         legend = figure.legend(

@@ -177,7 +177,7 @@ def _images(
         original = images.read(Path(folder) / name)
         families = [
             {
-                "name": curve.family.title,
+                "name": curve.family.title,  # type: ignore[union-attr]  # It is ours.
                 "layers": _decoded(original, name, curve, checkpoints),
             }
             for curve in ours

@@ -181,8 +181,8 @@ def _source(warm_start: str, store: Store, lower: Sequence[str]) -> Path:
 def _name_what_stands_on_another(store: Store, layer: Layer) -> None:
     """Names the higher layers where they were trained on what this layer was before."""
     upper = store.family.layers[store.family.layers.index(layer.name) + 1 :]
-    described = {name: store.describe(name) for name in upper}
-    names = [name for name, description in described.items() if description]
+    described = {name: found for name in upper if (found := store.describe(name))}
+    names = list(described)
     if names and described[names[0]]["below"] != layer.fingerprint:
         print(f"What stands on another {layer.name} can no longer be used; train it again:")
         for name in names:

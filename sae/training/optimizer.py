@@ -61,7 +61,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         largest_basis: int = 2048,
         name: str = "SOAP",
         jit_compile: bool = False,
-        **kwargs,
+        **kwargs: object,
     ):
         super().__init__(name=name, jit_compile=jit_compile, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)

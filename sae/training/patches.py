@@ -66,7 +66,7 @@ class Patches:
         }
         facts = sorted((path.name, path.stat().st_size) for path in usable)
         self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-        self._named = set()
+        self._named: set[Path] = set()
 
     def _usable(self, path: Path) -> bool:
         try:
@@ -157,7 +157,7 @@ class Patches:
         if scale >= 1:
             return photo
         size = (max(round(side * scale), self.config.patchsize) for side in (width, height))
-        return np.asarray(Image.fromarray(photo).resize(tuple(size), Image.Resampling.BICUBIC))
+        return np.asarray(Image.fromarray(photo).resize(list(size), Image.Resampling.BICUBIC))
 
     def _read(self, path: Path) -> np.ndarray | None:
         """Returns a photo, uint8 [H, W, 3]; None, and its name once, where it is unreadable."""

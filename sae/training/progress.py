@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any, SupportsFloat
 
 import tensorflow as tf
 from tqdm import tqdm
@@ -28,14 +29,14 @@ class Progress:
       loss: as last reported.
     """
 
-    def __init__(self, config: TrainingConfig, first: int, name: str, writer):
+    def __init__(self, config: TrainingConfig, first: int, name: str, writer: Any):
         self.config, self.writer, self.last = config, writer, (first, time.monotonic())
         self.loss = math.nan
         self.bar = tqdm(
             total=config.last_step, initial=first, desc=name, unit="step", disable=writer is None
         )
 
-    def step(self, step: int, terms: dict, rate: float) -> None:
+    def step(self, step: int, terms: dict, rate: SupportsFloat) -> None:
         """Reports every tenth step."""
         if step % 10 and step != self.config.last_step:
             return
