@@ -13,7 +13,7 @@ import tensorflow as tf
 from sae.config import TrainingConfig
 from sae.model.checkpoint import load_arrays
 from sae.model.plane_priors import PASSES, SliceContext, code_digits, integer_bits
-from sae.model.progressive import PLANES, ProgressiveConfig, ProgressiveModel
+from sae.model.progressive import PLANES, Decoded, ProgressiveConfig, ProgressiveModel
 from sae.training.patches import Patches
 from sae.training.progressive import Run, Settings, Trainer
 
@@ -82,7 +82,7 @@ def test_masses_of_integers_and_digits_sum_to_one():
         probabilities = 2.0 ** -bits.numpy()
         assert np.sum(probabilities) == pytest.approx(1, abs=1e-4)
         mean = probabilities[2] - probabilities[0]
-        np.testing.assert_allclose(np.ravel(expected), mean, atol=1e-5)
+        np.testing.assert_allclose(np.ravel(expected.expected), mean, atol=1e-5)
         # The logistic's mean is 0.3: digits of other parents are drawn towards it.
         assert parent == 0 or np.sign(mean) == -np.sign(parent)
 
@@ -106,8 +106,8 @@ def test_a_fresh_model_is_a_transform_codec(photos):
     x = tf.cast(x, tf.float32) / 255.0
     planes = model.code(model.analysis(x))
     psnr = []
-    for p, decoded in enumerate(zip(planes.y_hat, planes.expected)):
-        x_hat = model.synthesis(*decoded, tf.constant([float(p)]))
+    for p in range(PLANES):
+        x_hat = model.synthesis(planes.end(p), tf.constant([float(p)]))
         psnr.append(float(tf.image.psnr(x, x_hat, 1.0)))
     assert 18 < psnr[0] < psnr[1] - 1 < psnr[2] - 1
 
@@ -117,7 +117,7 @@ def test_levels_between_planes_are_interpolated(model):
     table = model._synthesis._linear_gains[0].table
     table.assign(np.float32([[1.0], [2.0], [4.0]]) * np.ones((3, 12), np.float32))
     low, middle, high = (
-        model.synthesis(y[:1], tf.zeros_like(y[:1]), tf.constant([level]))
+        model.synthesis(Decoded(y[:1], tf.zeros_like(y[:1])), tf.constant([level]))
         for level in (1.0, 1.25, 2.0)
     )
     table.assign(np.ones((3, 12), np.float32))
@@ -188,8 +188,61 @@ def test_a_training_lowers_the_loss_and_resumes_exactly(make_run, tmp_path):
     assert end < begin
 
 
-def test_every_plane_occurs_in_a_batch(make_run, tmp_path):
-    trainer = make_run(tmp_path).trainer
-    draws = [trainer.batch_levels(number) for number in range(20)]
-    assert all(set(draw) == {0, 1, 2} for draw in draws)
-    assert len({tuple(draw) for draw in draws}) > 5
+def test_cuts_lead_from_one_end_to_the_next(model):
+    planes = model.code(tf.constant(random_latent((2, 3, 4, 12))))
+    for p in (1, 2):
+        for share, end in ((0.0, planes.end(p - 1)), (1.0, planes.end(p))):
+            cut = planes.cut(p, tf.fill((2,), share))
+            np.testing.assert_array_equal(cut.y_hat, end.y_hat)
+        low, high = (planes.cut(p, tf.constant([share, 0.5])) for share in (0.3, 0.6))
+        come = [(cut.expected == 0).numpy() for cut in (low, high)]
+        # What has come stays, each image has its own share, and the best digits come first.
+        assert np.all(come[1] >= come[0]) and come[1][0].sum() > come[0][0].sum()
+        np.testing.assert_array_equal(come[0][1], come[1][1])
+        gain = (planes.digits[p - 1].variance / planes.digits[p - 1].entropy).numpy()
+        assert gain[0][come[0][0]].min() >= gain[0][~come[0][0]].max()
+        entropy = planes.digits[p - 1].entropy.numpy()
+        spent = entropy[0][come[0][0]].sum() / entropy[0].sum()
+        assert 0.3 <= spent < 0.4
+
+
+def test_what_is_expected_of_digits_is_what_they_are():
+    """Variance and entropy against the sums over the three digits."""
+    shape = (3, 1, 1, 1)
+    digits, parents = tf.reshape([-1.0, 0.0, 1.0], shape), tf.fill(shape, 6.0)
+    bits, expected = code_digits(digits, parents, tf.fill(shape, 5.1), tf.fill(shape, 33.0))
+    p, t = 2.0 ** -bits.numpy(), np.array([-1, 0, 1])
+    mean = p @ t
+    for found, sought in zip(expected, (mean, p @ (t - mean) ** 2, p @ bits.numpy())):
+        np.testing.assert_allclose(np.ravel(found), sought, rtol=1e-3)
+    assert 0.05 < abs(mean) < 0.9
+
+
+@pytest.mark.parametrize(("ends", "cuts"), [(1, 0), (1, 2), (3, 0), (2, 1)])
+def test_levels_of_a_batch(photos, ends, cuts):
+    trainer = Trainer(TINY, Settings(batchsize=8, ends=ends, cuts=cuts), tf.float32)
+    draws = np.stack([trainer.batch_levels(number) for number in range(50)])
+    assert draws.shape == (50, len(trainer._images))
+    at_cuts, at_ends = draws[:, :cuts], draws[:, cuts:].reshape(50, ends, 8 - cuts)
+    assert set(np.unique(at_ends)) == {0, 1, 2}
+    for planes in at_ends.transpose(0, 2, 1).reshape(-1, ends):
+        assert len(set(planes)) == ends
+    assert ((at_cuts > 0) & (at_cuts < 2)).all()
+    counts = [np.sum(at_ends == p) for p in range(3)]
+    assert max(counts) < 1.3 * min(counts)
+
+
+def test_a_step_with_cuts_and_all_ends_has_the_mean_of_its_losses(photos):
+    """A batch of one image, decoded at all ends, against the three losses one by one."""
+    x = np.random.default_rng(3).uniform(size=(1, 32, 32, 3)).astype(np.float32)
+    seed = tf.constant([0, 1], tf.int64)
+
+    def loss(levels, **options):
+        trainer = Trainer(TINY, Settings(batchsize=1, **options), tf.float32)
+        return float(trainer._loss(x, tf.constant(levels, tf.float32), seed))
+
+    each = [loss([p]) for p in range(PLANES)]
+    assert loss([2, 0, 1], ends=3) == pytest.approx(np.mean(each), rel=1e-4)
+    # A cut just before an end is that end.
+    assert loss([1.9999], cuts=1) == pytest.approx(each[2], rel=0.02)
+    assert loss([0.0001], cuts=1) == pytest.approx(each[0], rel=0.02)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_compression as tfc
@@ -185,6 +186,20 @@ class _ParameterHead(tf.Module):
         return means, tfc.upper_bound(scales, _SCALES - 1.0)
 
 
+class Digits(NamedTuple):
+    """What a plane's context model gives of its digits before they come, each [B, h, w, depth].
+
+    Attributes:
+      expected: mean in [-1, 1].
+      variance: by which the squared error falls with the digit, in the plane's steps.
+      entropy: expected bits.
+    """
+
+    expected: tf.Tensor
+    variance: tf.Tensor
+    entropy: tf.Tensor
+
+
 # Without fusion, these elementwise functions take as long as the networks above.
 @tf.function(jit_compile=True, autograph=False)
 def integer_bits(values, means, scales):
@@ -201,7 +216,7 @@ def integer_bits(values, means, scales):
 
 @tf.function(jit_compile=True, autograph=False)
 def code_digits(digits, parents, means, scales):
-    """Returns the bits of digits, and the digits to be expected.
+    """Returns the bits of digits, and what is expected of them.
 
     A digit's probability is the mass of its third of the parent's interval.
 
@@ -211,8 +226,7 @@ def code_digits(digits, parents, means, scales):
       means, scales: as of `integer_bits`.
 
     Returns:
-      The bits [B], differentiable; and the mean digits under these probabilities, in [-1, 1],
-      [B, h, w, depth], without gradient.
+      The bits [B], differentiable, and the `Digits`, without gradient.
     """
     logs = tf.nn.log_softmax(
         tf.stack(
@@ -224,8 +238,12 @@ def code_digits(digits, parents, means, scales):
         axis=0,
     )
     taken = tf.where(digits < 0, logs[0], tf.where(digits > 0, logs[2], logs[1]))
-    expected = tf.stop_gradient(tf.exp(logs[2]) - tf.exp(logs[0]))
-    return tf.reduce_sum(taken, (1, 2, 3)) / -math.log(2.0), expected
+    bits = tf.reduce_sum(taken, (1, 2, 3)) / -math.log(2.0)
+    logs = tf.stop_gradient(logs)
+    low, _, high = tf.unstack(tf.exp(logs))
+    expected = high - low
+    entropy = tf.reduce_sum(tf.exp(logs) * logs, 0) / -math.log(2.0)
+    return bits, Digits(expected, high + low - tf.square(expected), entropy)
 
 
 def _log_mass(low, high, means, scales):

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from sae.model.cosine_transform import STRIDE, cosine_basis
 from sae.model.modules import GDN, Convolution, PlaneTable, variable
-from sae.model.plane_priors import PlaneContext, SliceContext, code_digits, integer_bits
+from sae.model.plane_priors import Digits, PlaneContext, SliceContext, code_digits, integer_bits
 
 PLANES, RATIO = 3, 3
 
@@ -62,24 +62,60 @@ class ProgressiveConfig:
         return (*self.slices, self.latent_depth - sum(self.slices))
 
 
+class Decoded(NamedTuple):
+    """A latent as far as it is decoded, in steps of plane 0; both [B, h, w, depth].
+
+    Attributes:
+      y_hat: centers of the intervals.
+      expected: how far the mean of an element in its interval lies from the center, under the
+        distribution that codes the next digit.
+    """
+
+    y_hat: tf.Tensor
+    expected: tf.Tensor
+
+
 class Planes(NamedTuple):
     """The planes of a latent.
 
     Attributes:
       integers: of each plane, [B, h, w, depth].
       bits: of each plane alone, [B], differentiable.
-      expected: at the end of each plane, how far the mean of every element in its interval, under
-        the distribution that codes the next plane, lies from the center, in steps of plane 0.
+      digits: what is expected of those of each plane above 0.
     """
 
     integers: list[tf.Tensor]
     bits: list[tf.Tensor]
-    expected: list[tf.Tensor]
+    digits: list[Digits]
 
-    @property
-    def y_hat(self) -> list[tf.Tensor]:
-        """Centers of the intervals at the end of each plane, in steps of plane 0."""
-        return [q / float(RATIO**p) for p, q in enumerate(self.integers)]
+    def end(self, plane: int) -> Decoded:
+        """Returns the latent decoded to the end of a plane."""
+        y_hat = self.integers[plane] / float(RATIO**plane)
+        if plane == PLANES - 1:
+            return Decoded(y_hat, tf.zeros_like(y_hat))
+        return Decoded(y_hat, self.digits[plane].expected / float(RATIO ** (plane + 1)))
+
+    def cut(self, plane: int, share: tf.Tensor) -> Decoded:
+        """Returns the latent decoded to a cut within a plane above 0.
+
+        The digits come in the order of the expected fall of the squared error for a bit.
+
+        Args:
+          plane: its number.
+          share: of the plane's expected bits that have come, float32 [B] in [0, 1].
+        """
+        below, digits = self.end(plane - 1), self.digits[plane - 1]
+        flat = tf.reshape(digits.variance / tf.maximum(digits.entropy, 1e-9), (len(share), -1))
+        order = tf.argsort(flat, direction="DESCENDING", stable=True)
+        bits = tf.gather(tf.reshape(digits.entropy, tf.shape(flat)), order, batch_dims=1)
+        spent = tf.cumsum(bits, axis=1, exclusive=True)
+        come = spent < share[:, None] * tf.reduce_sum(bits, 1, keepdims=True)
+        come = tf.gather(come, tf.argsort(order), batch_dims=1)
+        come = tf.reshape(come, tf.shape(digits.entropy))
+        return Decoded(
+            tf.where(come, self.integers[plane] / float(RATIO**plane), below.y_hat),
+            tf.where(come, 0.0, below.expected),
+        )
 
 
 class ProgressiveModel(tf.Module):
@@ -137,7 +173,7 @@ class ProgressiveModel(tf.Module):
           noise: uniform in [-0.5, 0.5], of the shape of y; None for the bits of rounded latents.
           gradient_scales: factor [B] for each plane of the gradient from its bits to y.
         """
-        integers, bits, expected = self.quantize(y), [], []
+        integers, bits, digits = self.quantize(y), [], []
         for p, (context, q) in enumerate(zip(self._contexts, integers)):
             unit = float(RATIO**p)
             shift = (y - tf.stop_gradient(y)) * unit
@@ -149,21 +185,19 @@ class ProgressiveModel(tf.Module):
             else:
                 parents = float(RATIO) * integers[p - 1]
                 parameters = context.parameters(integers[:p])
-                digit_bits, digits = code_digits(q - parents, parents + shift, *parameters)
-                bits.append(digit_bits)
-                expected.append(digits / unit)
-        expected.append(tf.zeros_like(y))
-        return Planes(integers, bits, expected)
+                plane_bits, expected = code_digits(q - parents, parents + shift, *parameters)
+                bits.append(plane_bits)
+                digits.append(expected)
+        return Planes(integers, bits, digits)
 
-    def synthesis(self, y_hat: tf.Tensor, expected: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+    def synthesis(self, decoded: Decoded, level: tf.Tensor) -> tf.Tensor:
         """Returns the reconstruction, [B, H, W, 3], not clipped.
 
         Args:
-          y_hat: decoded latent in steps of plane 0, [B, H/16, W/16, depth].
-          expected: as of `Planes`, of the shape of y_hat.
+          decoded: the latent.
           level: up to which plane it is decoded, float32 [B] in [0, 2].
         """
-        return self._synthesis(y_hat, expected, level)
+        return self._synthesis(decoded, level)
 
     @property
     def prior_variables(self) -> tuple[tf.Variable, ...]:
@@ -246,9 +280,9 @@ class _Synthesis(tf.Module):
             compute_dtype=compute_dtype,
         )
 
-    def __call__(self, y_hat, expected, level):
+    def __call__(self, decoded, level):
         linear, h = (
-            self._step * (y_hat * gains[0](level) + expected * gains[1](level))
+            self._step * (decoded.y_hat * gains[0](level) + decoded.expected * gains[1](level))
             for gains in (self._linear_gains, self._latent_gains)
         )
         h *= _FROM_LATENT

@@ -1,11 +1,12 @@
 """The training of a progressive model: one run for all planes.
 
-Every image of a batch is given a plane p, and the loss is the mean of w_p (D_p + lambda_p R_p),
-R_p the whole rate up to there and w_p about 1 / (lambda_p R_p). The entropy models learn from all
-images at once: each plane's bits count for their variables as they would on average, and for the
-latent as the image's own loss has them. The learning rate is constant and a moving average of the
-weights, over the last part of all steps, is what is measured and released (Karras et al., CVPR
-2024, for its power law); `cooldown` ends a training.
+Every image of a batch is decoded at the end of one plane or several, and the loss is the mean of
+w_p (D_p + lambda_p R_p), R_p the whole rate up to there and w_p about 1 / (lambda_p R_p). Some are
+decoded at a cut within a plane, where the weights are interpolated on a logarithmic scale. The
+entropy models learn from all images at once: each plane's bits count for their variables as they
+would on average, and for the latent as the image's own loss has them. The learning rate is
+constant. A moving average of the weights over the last part of all steps is what is measured
+(Karras et al., CVPR 2024, for its power law).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from sae.errors import SaeError
 from sae.model import checkpoint
 from sae.model.bottleneck import uniform_noise
 from sae.model.objective import DISTORTIONS
-from sae.model.progressive import PLANES, ProgressiveConfig, ProgressiveModel
+from sae.model.progressive import PLANES, Decoded, ProgressiveConfig, ProgressiveModel
 from sae.training.optimizer import SOAP
 from sae.training.patches import Patches
 from sae.training.progress import require_finite
@@ -43,9 +44,11 @@ class Settings:
       lambdas: weight of the rate in bits per pixel, for each plane.
       rates: bits per pixel about which the planes end, for the weights of their losses.
       batchsize: patches per step.
+      ends: number of planes, 1 to 3, at whose ends a patch is decoded in one step.
       patchsize: side of a patch in pixels.
       held_out_side: side of the middles of held-out photos in pixels.
       smallest_side: photos are not shrunk below this side in pixels.
+      cuts: number of patches in a batch that are decoded at a cut within a plane.
       learning_rate: constant until the cooldown.
       warmup: steps over which the learning rate rises.
       average: exponent of the average of weights; it spans about 1 / `average` of the steps.
@@ -57,9 +60,11 @@ class Settings:
     lambdas: tuple[float, ...] = (3000.0, 3000.0 / 9, 3000.0 / 81)
     rates: tuple[float, ...] = (0.12, 0.55, 1.7)
     batchsize: int = 8
+    ends: int = 1
     patchsize: int = 128
     held_out_side: int = 256
     smallest_side: int = 256
+    cuts: int = 0
     learning_rate: float = 4e-3
     warmup: int = 100
     average: float = 12.0
@@ -89,38 +94,66 @@ class Trainer:
         # Larger bases take longer to refresh than they gain.
         self.optimizer = SOAP(clip=settings.clip, largest_basis=512)
         self.optimizer.build(self.variables)
+        # The image of each reconstruction in a step: one for a cut, otherwise one for each end.
+        whole = np.arange(settings.cuts, settings.batchsize)
+        images = [*range(settings.cuts), *np.tile(whole, settings.ends)]
+        self._images = np.array(images, np.int32)
         self.average = [tf.Variable(v, trainable=False) for v in self.variables]
         self.step = tf.function(self._step)
         self.scores = tf.function(self._scores)
 
     def batch_levels(self, number: int) -> np.ndarray:
-        """Returns the plane of each image of a step, float32 [batchsize]; all occur."""
-        count = self.settings.batchsize
-        rng = np.random.default_rng([self.settings.seed, 2, number])
-        rounds = [rng.permutation(PLANES) for _ in range(-(-count // PLANES))]
-        return np.float32(np.concatenate(rounds)[:count])
+        """Returns the level of each reconstruction in a step, float32, as `_images` counts them.
+
+        Those of an image differ. All planes' ends occur about as often, and in most steps.
+        """
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, 2, number])
+        count = settings.batchsize - settings.cuts
+        rounds = [rng.permutation(PLANES) for _ in range(count)]
+        if settings.ends == 1:
+            ends = np.concatenate(rounds)[:count]
+        else:
+            ends = np.transpose([planes[: settings.ends] for planes in rounds]).ravel()
+        return np.float32([*rng.uniform(0, PLANES - 1, settings.cuts), *ends])
 
     def _loss(self, x, levels, seed):
-        settings, weights = self.settings, self.settings.weights
+        settings = self.settings
         count = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-        chosen = tf.one_hot(tf.cast(levels, tf.int32), PLANES)
-        # What a bit of plane p costs an image up to plane l: [l, p].
-        costs = np.tril(np.ones((PLANES, PLANES), np.float32))
-        costs *= (weights * np.float32(settings.lambdas))[:, None]
-        usual = costs.mean(0)
-        scales = tf.unstack(tf.transpose(tf.matmul(chosen, costs / usual)))
+        # What a bit of every plane costs, [reconstructions, planes]: of a cut plane, its share.
+        costs = settings.weights * np.float32(settings.lambdas)
+        come = tf.clip_by_value(levels[:, None] - np.arange(PLANES, dtype=np.float32) + 1, 0, 1)
+        item_costs = _interpolated(costs, levels)[:, None] * come
+        usual = np.float32([costs[p:].sum() / PLANES for p in range(PLANES)])
+        of_image = tf.math.unsorted_segment_mean(item_costs, self._images, settings.batchsize)
 
         y = self.model.analysis(x)
-        planes = self.model.code(y, uniform_noise(tf.shape(y), seed), scales)
+        noise = uniform_noise(tf.shape(y), seed)
+        planes = self.model.code(y, noise, tf.unstack(tf.transpose(of_image / usual)))
         rate = tf.add_n([u * tf.reduce_mean(b) / count for u, b in zip(usual, planes.bits)])
-        y_hat, expected = (
-            tf.einsum("bp,bphwc->bhwc", chosen, tf.stack(values, 1))
-            for values in (planes.y_hat, planes.expected)
-        )
+
+        decoded, y = self._decoded(planes, levels), tf.gather(y, self._images)
         # Gradients pass the rounding unchanged.
-        x_hat = self.model.synthesis(y + tf.stop_gradient(y_hat - y), expected, levels)
-        distortion = DISTORTIONS[settings.metric](x, x_hat)
-        return tf.reduce_mean(tf.linalg.matvec(chosen, weights) * distortion) + rate
+        decoded = decoded._replace(y_hat=y + tf.stop_gradient(decoded.y_hat - y))
+        x_hat = self.model.synthesis(decoded, levels)
+        distortion = DISTORTIONS[settings.metric](tf.gather(x, self._images), x_hat)
+        distortion = tf.math.unsorted_segment_mean(
+            _interpolated(settings.weights, levels) * distortion, self._images, settings.batchsize
+        )
+        return tf.reduce_mean(distortion) + rate
+
+    def _decoded(self, planes, levels):
+        """Returns the decoded latents of all reconstructions: first those at cuts, then at ends."""
+        cuts = self.settings.cuts
+        which = tf.stack([tf.cast(levels[cuts:], tf.int32), self._images[cuts:]], -1)
+        ends = zip(*(planes.end(p) for p in range(PLANES)))
+        parts = [Decoded(*(tf.gather_nd(tf.stack(values), which) for values in ends))]
+        if cuts:
+            few, lower = tf.nest.map_structure(lambda v: v[:cuts], planes), levels[:cuts] < 1
+            pair = [few.cut(p, tf.clip_by_value(levels[:cuts] - (p - 1), 0, 1)) for p in (1, 2)]
+            lower = lower[:, None, None, None]
+            parts.insert(0, Decoded(*(tf.where(lower, *values) for values in zip(*pair))))
+        return Decoded(*(tf.concat(values, 0) for values in zip(*parts)))
 
     def _step(self, patches, levels, learning_rate):
         x = tf.cast(patches, tf.float32) / 255.0
@@ -144,7 +177,7 @@ class Trainer:
         for p, lmbda in enumerate(self.settings.lambdas):
             bpp += planes.bits[p] / count
             level = tf.fill(tf.shape(x)[:1], float(p))
-            x_hat = self.model.synthesis(planes.y_hat[p], planes.expected[p], level)
+            x_hat = self.model.synthesis(planes.end(p), level)
             distortion = DISTORTIONS[self.settings.metric](x, x_hat)
             error = tf.reduce_mean(tf.square(x - tf.clip_by_value(x_hat, 0.0, 1.0)), (1, 2, 3))
             psnr = -10.0 * tf.math.log(error) / np.log(10.0)
@@ -186,6 +219,13 @@ class Trainer:
             average.assign(arrays[f"average/{_key(variable)}"])
         for variable in self.optimizer.variables:
             variable.assign(arrays[f"optimizer/{_key(variable)}"])
+
+
+def _interpolated(values: np.ndarray, levels: tf.Tensor) -> tf.Tensor:
+    """Returns values of the planes at levels, interpolated linearly in their logarithm."""
+    nodes = np.arange(PLANES, dtype=np.float32)
+    shares = tf.nn.relu(1.0 - tf.abs(levels[:, None] - nodes))
+    return tf.exp(tf.linalg.matvec(shares, np.float32(np.log(values))))
 
 
 def _key(variable: tf.Variable) -> str:
@@ -298,6 +338,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="[%(default)s]")
     parser.add_argument("--learning_rate", type=float, default=settings.learning_rate)
     parser.add_argument("--batchsize", type=int, default=settings.batchsize)
+    parser.add_argument("--ends", type=int, default=settings.ends)
+    parser.add_argument("--cuts", type=int, default=settings.cuts)
     parser.add_argument("--smallest_side", type=int, default=settings.smallest_side)
     parser.add_argument("--hidden_filters", type=int, default=config.hidden_filters)
     parser.add_argument("--validate_every", type=int, default=2000, help="steps [%(default)s]")
@@ -311,6 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings,
         learning_rate=options.learning_rate,
         batchsize=options.batchsize,
+        ends=options.ends,
+        cuts=options.cuts,
         smallest_side=options.smallest_side,
     )
     config = dataclasses.replace(config, hidden_filters=options.hidden_filters)
