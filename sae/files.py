@@ -34,8 +34,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         if plain:
             target.parent.mkdir(parents=True, exist_ok=True)
+        # Some writers choose the format by the suffix.
+        suffix = path.suffix if len(os.fsencode(path.suffix)) < 32 else ""
         descriptor, name = tempfile.mkstemp(
-            prefix=f".{target.name}.", suffix=path.suffix, dir=target.parent if plain else None
+            prefix=_prefix(target.stem), suffix=suffix, dir=target.parent if plain else None
         )
         os.close(descriptor)
     except OSError as error:
@@ -56,6 +58,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise SaeError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _prefix(stem: str) -> str:
+    """Returns the beginning of a hidden name, short enough for a name of 255 bytes."""
+    return "." + os.fsencode(stem)[:200].decode(errors="ignore") + "."
 
 
 def read_bytes(source: Bytes) -> bytes:

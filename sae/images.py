@@ -5,40 +5,30 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
-from sae import files
+from sae import colors, files, memory, metadata, samples
 from sae.errors import SaeError
+from sae.metadata import Metadata, Source, Unreadable
 
 MAX_PIXELS = 10**9
-# Pillow's own limit is lower and known only to Pillow; `_open` has this one.
-Image.MAX_IMAGE_PIXELS = None
 
 SUFFIXES = frozenset(
     [
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-        ".pnm",
-        ".tif",
-        ".tiff",
+        *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".avif", ".avifs"),
+        *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tif", ".tiff", ".bmp", ".gif"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
     ]
 )
-_ORIENTATION = 0x0112
-_SRGB = ImageCms.createProfile("sRGB")
+# At the peak of reading, without and with an alpha channel.
+_BYTES_PER_PIXEL, _BYTES_PER_PIXEL_WITH_ALPHA = 12, 24
 
 # The photos that scikit-image carries in its package. Its data folder has more
 # files: drawings, masks, texts.
@@ -60,37 +50,34 @@ _SAMPLE_PHOTOS = (
     "rocket.jpg",
 )
 
-Source = Union[str, Path, BinaryIO]
-
 
 def read(source: Source, max_pixels: int = MAX_PIXELS, background: str | None = None) -> np.ndarray:
     """Reads an image.
 
-    The EXIF orientation is applied and an embedded colour profile converted to
-    sRGB; grey, palette and CMYK images become RGB. Of 16 bits the upper 8 stay, and
-    of several frames the first, with a warning.
+    The EXIF orientation is applied, and colors that the file describes (by a profile, by PNG
+    chunks, by code points of AVIF, in EXIF) are converted to sRGB; a warning names those that
+    cannot be. Gray, palette and CMYK images become RGB. Of more than 8 bits the upper 8 stay,
+    and of several frames the first, with a warning. Metadata that is damaged is left out, with
+    a warning.
 
     Args:
       source: a path, or a binary file that can be read and sought.
       max_pixels: larger images are refused before they are decoded.
-      background: colour to put behind what is transparent, as CSS writes it.
+      background: color behind what is transparent, as CSS writes it.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      SaeError: there is no such file, it is not an image, damaged, too large, has
-        samples of 32 bits, or is transparent somewhere and there is no background.
+      SaeError: there is no such file, it is not an image, damaged, too large for the limit
+        or for the memory, has samples of a kind that is not read, or is transparent
+        somewhere and there is no background.
     """
-    with _reading(source), _open(source, max_pixels) as image:
-        if any(";16" in str(tile) for tile in image.tile):
-            warnings.warn(f"{_name(source)} has 16 bits per sample; 8 are kept.", stacklevel=2)
-        if getattr(image, "n_frames", 1) > 1:
-            warnings.warn(
-                f"{_name(source)} has {image.n_frames} frames; the first is taken.", stacklevel=2
-            )
-        opaque = _opaque(image, background, _name(source))
-        return np.asarray(_srgb(ImageOps.exif_transpose(opaque), source))
+    with _opened(source, max_pixels) as opened:
+        array, notes = _decoded(opened, background)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return array
 
 
 def size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -99,10 +86,10 @@ def size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
       SaeError: as `read`, as far as the header shows it.
     """
-    with _reading(source), _open(source, max_pixels) as image:
-        width, height = image.size
+    with _opened(source, max_pixels) as opened:
+        width, height = opened.image.size
         # Orientations 5 to 8 turn the image by 90 degrees.
-        return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
+        return (height, width) if opened.orientation >= 5 else (width, height)
 
 
 def find(folder: str | Path, recursive: bool = False) -> list[Path]:
@@ -154,85 +141,195 @@ def pad(image: np.ndarray, multiple: int) -> np.ndarray:
 def sample_photos() -> dict[str, np.ndarray]:
     """Returns the photos that ship inside scikit-image, uint8 [H, W, 3] by name, sorted."""
     folder = importlib.resources.files("skimage") / "data"
-    return {Path(name).stem: read(Path(str(folder / name))) for name in _SAMPLE_PHOTOS}
+    return {Path(name).stem: read(folder / name) for name in _SAMPLE_PHOTOS}
 
 
-def _name(source: Source) -> str:
-    return str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "The image")
+class _Opened(NamedTuple):
+    """An image that is opened and not decoded.
+
+    Attributes:
+      name: name of the image, for messages.
+      image: the image.
+      metadata: what its file says beside the pixels.
+      bits: number of bits of a sample.
+      orientation: number by which EXIF turns the image, 1 to 8.
+      colors: description of its colors.
+      damaged: names of the metadata that cannot be read.
+    """
+
+    name: str
+    image: Image.Image
+    metadata: Metadata
+    bits: int
+    orientation: int
+    colors: colors.Description
+    damaged: tuple[str, ...]
 
 
 @contextlib.contextmanager
-def _reading(source: Source) -> Iterator[None]:
-    """Turns whatever goes wrong while an image is read into an SaeError."""
+def _opened(source: Source, max_pixels: int) -> Iterator[_Opened]:
+    """Opens an image and checks what its header says."""
+    name = str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "The image")
+    with _reading(name, source), _limits.lifted():
+        found = metadata.of(source)
+        opened, repaired = _open(found)
+        with opened as image:
+            pixels = image.width * image.height
+            if pixels > max_pixels:
+                raise SaeError(
+                    f"{name} has {image.width} x {image.height} pixels, more than the limit of "
+                    f"{max_pixels}; raise the limit or shrink the image."
+                )
+            bits = samples.depth(image, found)
+            transparent = image.has_transparency_data or found.transparent
+            memory.require(
+                pixels * (_BYTES_PER_PIXEL_WITH_ALPHA if transparent else _BYTES_PER_PIXEL),
+                f"To read {name}, {image.width} x {image.height} pixels,",
+            )
+            image.info.update(found.info)
+            orientation, described, damaged = _exif(image, found)
+            damaged = (*found.damaged, *(repaired or damaged))
+            yield _Opened(name, image, found, bits, orientation, described, damaged)
+
+
+def _open(found: Metadata) -> tuple[Image.Image, tuple[str, ...]]:
+    """Opens an image; returns it, and what of its metadata had to be left out for that."""
     try:
-        yield
-    except SaeError:
-        raise
-    except UnidentifiedImageError as error:
-        raise SaeError(f"{_name(source)} is not an image of a known format.") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise SaeError(f"Cannot read {_name(source)}: {reason}.") from error
-    except Exception as error:  # Pillow's readers raise of every kind on damaged files.
-        raise SaeError(f"Cannot read {_name(source)}: the file is damaged ({error}).") from error
+        return Image.open(found.file), ()
+    except Exception:  # Pillow raises of every kind on damaged files.
+        if (rest := metadata.without(found.file)) is None:
+            raise
+        return Image.open(rest), ("EXIF or the index of pictures",)
 
 
-def _open(source: Source, max_pixels: int) -> Image.Image:
-    """Opens an image and checks what its header tells."""
-    image = Image.open(source)
-    name, pixels = _name(source), image.width * image.height
-    if pixels > max_pixels:
-        image.close()
-        raise SaeError(
-            f"{name} has {image.width} x {image.height} pixels, more than the limit of "
-            f"{max_pixels}; raise the limit or shrink the image."
-        )
-    if image.mode in ("I", "F"):
-        image.close()
-        raise SaeError(f"{name} has 32 bits per sample; convert it to 8 or 16.")
-    return image
+def _exif(image: Image.Image, found: Metadata) -> tuple[int, colors.Description, tuple[str, ...]]:
+    """Returns the orientation of an image, its colors, and what of its metadata is damaged."""
+    orientation, described, damaged = 1, None, ()
+    if image.format == "TIFF":
+        image.info.pop("xmp", None)
+    exif = Image.Exif()
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        described = metadata.colors_of(image, found, exif)
+    except Exception:  # Pillow raises of every kind on damaged EXIF data.
+        damaged = ("EXIF",)
+        described = metadata.colors_of(image, found, Image.Exif())
+    # Pillow turns the images of TIFF files itself, and reads nested data for that.
+    for tag in set(exif) - {ExifTags.Base.Orientation}:
+        del exif[tag]
+    if image.format == "TIFF" or orientation not in range(1, 9):
+        orientation = 1
+    return int(orientation), described, damaged
 
 
-def _opaque(image: Image.Image, background: str | None, name: str) -> Image.Image:
-    """Returns an image without its alpha channel, in front of a background where it has one."""
-    if not image.has_transparency_data:
-        return image
-    layered = image.convert("RGBA")
-    if layered.getchannel("A").getextrema()[0] == 255:
-        return layered.convert("RGB")
+def _decoded(opened: _Opened, background: str | None) -> tuple[np.ndarray, list[str]]:
+    """Decodes an opened image; returns uint8 [H, W, 3], and warnings."""
+    name, notes = opened.name, []
+    if opened.damaged:
+        notes.append(f"{name} has damaged metadata ({', '.join(opened.damaged)}), left out.")
+    if opened.bits > 8:
+        notes.append(f"{name} has {opened.bits} bits per sample; 8 are kept.")
+    frames = max(opened.metadata.frames, getattr(opened.image, "n_frames", 1))
+    if frames > 1:
+        notes.append(f"{name} has {frames} frames; the first is taken.")
+    found = samples.of(opened.image, opened.metadata, opened.bits)
+    transparent = found.alpha is not None and found.alpha.min() < 255
+    behind = _color(background, name) if transparent else None
+    array, unused = colors.to_srgb(found.color, found.maximum, opened.colors)
+    if unused:
+        notes.append(f"The {unused} of {name} cannot be used; its samples are taken for sRGB.")
+    if transparent:
+        picture, mask = Image.fromarray(array), Image.fromarray(found.alpha)
+        array = np.asarray(Image.composite(picture, Image.new("RGB", mask.size, behind), mask))
+    return np.ascontiguousarray(_turned(array, opened.orientation)), notes
+
+
+def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns an image [H, W, 3] upright by the number of its EXIF orientation."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return array
+
+
+def _color(background: str | None, name: str) -> tuple[int, ...]:
+    """Returns the RGB values of the color that is put behind an image."""
     if background is None:
         raise SaeError(
             f"{name} is transparent in places, which is not coded; --background COLOUR puts a "
             "colour behind it."
         )
     try:
-        behind = Image.new("RGBA", image.size, background)
+        return ImageColor.getrgb(background)[:3]
     except ValueError as error:
         raise SaeError(f"{background} is not a colour; write white or #rrggbb.") from error
-    behind.alpha_composite(layered)
-    flat = behind.convert("RGB")
-    # Orientation and colour profile.
-    flat.info = image.info
-    return flat
 
 
-def _srgb(image: Image.Image, source: Source) -> Image.Image:
-    """Converts an image of any mode, with or without a colour profile, to 8-bit sRGB."""
-    profile = image.info.get("icc_profile")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8))
-    if image.mode not in ("RGB", "L", "CMYK", "LAB"):
-        image = image.convert("RGB")
-    if profile:
+@contextlib.contextmanager
+def _reading(name: str, source: Source) -> Iterator[None]:
+    """Turns whatever goes wrong while an image is read into an SaeError."""
+    try:
+        yield
+    except SaeError:
+        raise
+    except Unreadable as error:
+        raise SaeError(f"{name} {error}.") from error
+    except UnidentifiedImageError as error:
+        raise SaeError(f"{name} {_unidentified(source)}.") from error
+    except MemoryError as error:
+        raise SaeError(
+            f"{name} takes more memory than this process may take; shrink the image, or allow "
+            "more memory."
+        ) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise SaeError(f"Cannot read {name}: {reason}.") from error
+    except Exception as error:  # Pillow's readers raise of every kind on damaged files.
+        raise SaeError(f"Cannot read {name}: the file is damaged ({error}).") from error
+
+
+def _unidentified(source: Source) -> str:
+    """Returns why no reader takes a file, as a predicate."""
+    if isinstance(source, (str, Path)):
+        source = io.BytesIO(Path(source).read_bytes())
+    source.seek(0)
+    head = source.read(16)
+    for name, (reader, accepts) in Image.OPEN.items():
+        if len(head) < 16 or not accepts or accepts(head) is not True:
+            continue
         try:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            # Between two descriptions of sRGB, conversion would only add rounding.
-            if not ImageCms.getProfileDescription(profile).startswith("sRGB"):
-                return ImageCms.profileToProfile(image, profile, _SRGB, outputMode="RGB")  # type: ignore[return-value]  # None in place.
-        except (ImageCms.PyCMSError, OSError):
-            warnings.warn(
-                f"The colour profile of {_name(source)} cannot be used; its samples are taken "
-                "for sRGB.",
-                stacklevel=3,
-            )
-    return image.convert("RGB")
+            source.seek(0)
+            reader(source, "")
+        except Exception as error:  # Here is what `Image.open` has swallowed.
+            if name == "TIFF":
+                return samples.unread_tiff(source)
+            return f"is a file of {name} that cannot be read ({error})"
+    return "is not an image of a known format"
+
+
+class _Limits:
+    """Pillow's own limit of pixels, lifted as long as an image is read in some thread."""
+
+    def __init__(self):
+        self._lock, self._readers, self._usual = threading.Lock(), 0, None
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            if not self._readers:
+                self._usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    Image.MAX_IMAGE_PIXELS = self._usual
+
+
+_limits = _Limits()

@@ -98,7 +98,7 @@ def test_colour_profile_is_converted_to_srgb(photo):
 
 def test_broken_colour_profile_is_said_and_ignored(photo):
     file = encoded(Image.fromarray(photo), icc_profile=b"not a profile")
-    with pytest.warns(UserWarning, match="colour profile"):
+    with pytest.warns(UserWarning, match="color profile"):
         np.testing.assert_array_equal(images.read(file), photo)
 
 

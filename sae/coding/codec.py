@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import NamedTuple, Union
 import numpy as np
 import tensorflow as tf
 
-from sae import files, images, metrics
+from sae import files, images, memory, metrics
 from sae.coding import bitstream
 from sae.coding.bitstream import Header, Record
 from sae.coding.effort import count_steps, search
@@ -269,14 +268,7 @@ class _Coder:
     ):
         if effort not in range(len(EFFORTS)):
             raise SaeError(f"The effort is 0 to {len(EFFORTS) - 1}, not {effort}.")
-        pixels = header.width * header.height
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if pixels * _BYTES_PER_PIXEL > memory:
-            raise SaeError(
-                f"An image of {header.width} x {header.height} pixels takes about "
-                f"{pixels * _BYTES_PER_PIXEL >> 30} GiB of memory; this machine has "
-                f"{memory >> 30} GiB."
-            )
+        _require_memory(header.width, header.height)
         self.header, self._effort, self._progress = header, effort, progress
         self._store = Store(header.family, Path(checkpoints))
         self.layers, self._fingerprints = _load(self._store, layers, records)
@@ -379,9 +371,16 @@ def _encode(
             return Encoded(bitstream.pack(coder.header, records), len(records), bpp, psnr)
 
 
+def _require_memory(width: int, height: int, name: str = "An image") -> None:
+    memory.require(width * height * _BYTES_PER_PIXEL, f"{name} of {width} x {height} pixels")
+
+
 def _array(image: Image, max_pixels: int, background: str | None) -> np.ndarray:
     """Returns the image as uint8 [H, W, 3]."""
     if not isinstance(image, np.ndarray):
+        # Before gigabytes are decoded that the layers have no room for.
+        name = str(image) if isinstance(image, (str, Path)) else "An image"
+        _require_memory(*images.size(image, max_pixels), name)
         return images.read(image, max_pixels, background)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise SaeError(f"An image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}.")

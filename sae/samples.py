@@ -1,0 +1,182 @@
+"""Samples of a picture, whatever their depth, as what they are and how opaque."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from sae.metadata import Metadata, Unreadable
+
+_EIGHT_BIT_MODES = frozenset(
+    [
+        *("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX"),
+        *("CMYK", "YCbCr", "LAB", "HSV"),
+    ]
+)
+# Tags of TIFF and some of their values.
+_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _FORMAT = 258, 259, 262, 284, 339
+_MIN_IS_WHITE, _RGB, _YCBCR, _UNCOMPRESSED, _SEPARATE = 0, 2, 6, 1, 2
+_FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+_CONVERT = "convert it to unsigned ones of 8 or 16"
+
+
+class Samples(NamedTuple):
+    """The samples of a picture.
+
+    Attributes:
+      color: image of mode L, RGB, CMYK or LAB, or samples uint16 [H, W] or [H, W, 3].
+      maximum: value of a sample at full range.
+      alpha: how opaque each pixel is, uint8 [H, W]; None where all are.
+    """
+
+    color: Image.Image | np.ndarray
+    maximum: int
+    alpha: np.ndarray | None
+
+
+def depth(image: Image.Image, metadata: Metadata) -> int:
+    """Returns the bits that a sample of an opened image has in its file.
+
+    Raises:
+      Unreadable: samples of this kind are not read.
+    """
+    if image.format == "TIFF":
+        return tiff_depth(image.tag_v2)
+    if image.mode == "F":
+        raise Unreadable(f"has floating-point samples of 32 bits; {_CONVERT}")
+    if metadata.depths:
+        return max(metadata.depths)
+    if image.format == "PPM":
+        # The largest value is given where the samples have to be scaled by it.
+        arguments = image.tile[0].args
+        largest = 65535 if image.mode == "I" else 255
+        return (largest if isinstance(arguments, str) else arguments[1]).bit_length()
+    if image.mode in _EIGHT_BIT_MODES:
+        return 8
+    raise Unreadable(f"has more than 8 bits per sample in {image.format}; convert it to PNG")
+
+
+def tiff_depth(tags: Mapping[int, object]) -> int:
+    """Returns the bits that a sample has, from the tags of a TIFF; raises Unreadable as `depth`."""
+    depths = tags.get(_BITS, (1,))
+    kinds = [_FORMATS[number] for number in tags.get(_FORMAT, ()) if number in _FORMATS]
+    if kinds or max(depths) > 16:
+        raise Unreadable(
+            f"has {kinds[0] if kinds else 'unsigned'} samples of {max(depths)} bits; {_CONVERT}"
+        )
+    if tags.get(_COMPRESSION, _UNCOMPRESSED) == _UNCOMPRESSED:
+        if tags.get(_PHOTOMETRIC) == _YCBCR:
+            raise Unreadable("has YCbCr samples without JPEG; convert it to RGB")
+        if tags.get(_PLANES) == _SEPARATE and not (len(depths) == 3 and set(depths) == {8}):
+            raise Unreadable("has its components in planes of their own; interleave them")
+    return max(depths)
+
+
+def unread_tiff(file: BinaryIO) -> str:
+    """Returns why Pillow does not open a TIFF, as a predicate."""
+    try:
+        file.seek(0)
+        header = file.read(8)
+        # The header of a large TIFF has an offset of 8 bytes.
+        header += file.read(8) if 43 in header[2:4] else b""
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        file.seek(tags.next)
+        tags.load(file)
+        bits, photometric = tiff_depth(tags), tags.get(_PHOTOMETRIC)
+    except Unreadable as error:
+        return str(error)
+    except Exception as error:  # Pillow raises of every kind on damaged files.
+        return f"is a damaged TIFF ({error})"
+    return (
+        f"has {len(tags.get(_BITS, (1,)))} samples of {bits} bits in photometric interpretation "
+        f"{photometric}, which are not read; convert it to RGB of 8 or 16 bits"
+    )
+
+
+def of(image: Image.Image, metadata: Metadata, bits: int) -> Samples:
+    """Decodes the samples of an opened image.
+
+    Args:
+      image: the image.
+      metadata: what its file says beside the pixels.
+      bits: its depth.
+    """
+    if image.format == "PNG" and (bits == 16 or metadata.transparent):
+        return _png(image, metadata)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Samples(*_gray(image, bits), None)
+    if image.format == "JPEG2000":
+        image = _scaled(image, metadata.depths)
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        color = image.getchannel("L") if image.mode == "LA" else layered.convert("RGB")
+        return Samples(color, 255, np.asarray(layered.getchannel("A")))
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
+        image = image.convert("RGB")
+    return Samples(image, 255, None)
+
+
+def _gray(image: Image.Image, bits: int) -> tuple[np.ndarray, int]:
+    """Returns gray samples of more than 8 bits, uint16 [H, W], and their full range."""
+    samples = np.asarray(image).astype(np.uint16)
+    # Pillow scales samples of PPM and JPEG 2000 to 16 bits, those of TIFF stay as they are.
+    maximum = (1 << bits) - 1 if image.format == "TIFF" else 65535
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE:
+        samples = maximum - samples
+    return samples, maximum
+
+
+def _png(image: Image.Image, metadata: Metadata) -> Samples:
+    """Returns the samples of a PNG of 16 bits, or of one with a transparent color."""
+    full, alpha = (1 << metadata.depths[0]) - 1, None
+    if full == 65535:
+        color = samples = _png16(image, metadata)
+        if len(metadata.depths) in (2, 4):
+            alpha = (samples[..., -1] >> 8).astype(np.uint8)
+            color = samples[..., 0] if len(metadata.depths) == 2 else samples[..., :3]
+    else:
+        # The transparent color is no part of the mode "L" or "RGB".
+        color = image.convert("L") if image.mode == "1" else image
+        samples = np.asarray(color) // (255 // full)
+    if metadata.transparent:
+        match = samples == np.array(metadata.transparent, np.uint16)
+        opaque = ~(match if samples.ndim == 2 else match.all(axis=2))
+        alpha = opaque.astype(np.uint8) * 255
+    return Samples(color, max(full, 255), alpha)
+
+
+def _png16(image: Image.Image, metadata: Metadata) -> np.ndarray:
+    """Returns both bytes of the samples of a PNG, uint16 [H, W] or [H, W, 2, 3 or 4]."""
+    components = len(metadata.depths)
+    if components == 1:
+        return np.asarray(image)
+    if components == 2:
+        # As four components of 8 bits, the bytes come as they are.
+        return _as_if(image, "RGBA").view(">u2").astype(np.uint16)
+    # Pillow keeps the upper byte of two; the lower, if they are read in the other order.
+    upper = np.asarray(image).astype(np.uint16)
+    with Image.open(metadata.file) as other:
+        return upper << 8 | _as_if(other, "RGB;16L" if components == 3 else "RGBA;16L")
+
+
+def _as_if(image: Image.Image, raw_mode: str) -> np.ndarray:
+    """Decodes samples as if they were laid out as a raw mode of Pillow says."""
+    image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
+    return np.asarray(image)
+
+
+def _scaled(image: Image.Image, depths: Sequence[int]) -> Image.Image:
+    """Brings samples of fewer than 8 bits, which stand in the upper bits, to full range."""
+    if image.mode in ("P", "PA") or min(depths, default=8) >= 8:
+        return image
+    bands = image.getbands()
+    table = []
+    for depth in (*depths, *(8,) * len(bands))[: len(bands)]:
+        lost, maximum = max(0, 8 - depth), (1 << min(depth, 8)) - 1
+        table += [(value >> lost) * 255 // maximum for value in range(256)]
+    return image.point(table)
