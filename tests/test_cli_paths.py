@@ -187,3 +187,10 @@ def test_a_place_is_writable_or_refused(tmp_path_factory, parts):
             Path(os.path.abspath(folder)).mkdir(parents=True)
     else:
         Path(os.path.abspath(folder)).mkdir(parents=True, exist_ok=True)
+
+
+def test_images_are_found_by_content_too(folder):
+    for name in ("plain", "photo.dat", ".hidden"):
+        Path("pics/a.png").with_name(name).write_bytes(Path("photo.png").read_bytes())
+    Path("pics/text.txt").write_text("P6 is no image, nor is this.")
+    assert [path.name for path in images.find("pics")] == ["a.png", "b.jpg", "photo.dat", "plain"]
