@@ -32,8 +32,14 @@ class DownloadError(Exception):
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """Returns {file name: SHA-256} from a file that `sha256sum -c` reads."""
-    return {name: digest for digest, name in map(str.split, path.read_text().splitlines())}
+    """Returns {file name: SHA-256} from a file that `sha256sum -c` reads.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is another kind of file.
+    """
+    lines = filter(str.strip, path.read_text(encoding="utf-8").splitlines())
+    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
 
 
 def is_right(path: Path, digest: str) -> bool:
@@ -67,10 +73,9 @@ def fetch(url: str, path: Path, digest: str) -> None:
 def _receive(url: str, part: Path) -> None:
     """Appends to `part` what it lacks, or replaces it where the server sends all of `url`."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "sae"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    headers = {"User-Agent": "sae", **({"Range": f"bytes={have}-"} if have else {})}
     try:
+        request = urllib.request.Request(url, headers=headers)
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # no such range: `part` is not the beginning of this file
@@ -79,6 +84,8 @@ def _receive(url: str, part: Path) -> None:
         raise DownloadError(f"HTTP {error.code} {error.reason}", again) from error
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(getattr(error, "reason", error)) from error
+    except ValueError as error:  # no URL at all
+        raise DownloadError(error, again=False) from error
     with response:
         resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         with part.open("ab" if resumed else "wb") as file:
@@ -109,7 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--url", default=URL, help=f"the folder they come from ({URL})")
     parser.add_argument("--sums", type=Path, default=HERE / "SHA256SUMS", help="what to fetch")
     options = parser.parse_args(arguments)
-    sums = read_sums(options.sums)
+    try:
+        sums = read_sums(options.sums)
+    except (OSError, ValueError) as error:
+        print(f"Cannot read the SHA-256 in {options.sums} ({error}).", file=sys.stderr)
+        return 2
     for number, (name, digest) in enumerate(sums.items(), start=1):
         url, path = f"{options.url.rstrip('/')}/{name}", options.folder / name
         # On a terminal, one line that counts up.
@@ -135,4 +146,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        # What has come of a file stays, and the next call goes on from there.
+        sys.exit(130)

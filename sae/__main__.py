@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
+import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 
-from sae import __version__, scripts
+from sae import __version__, console, files, scripts
 from sae.config import (
     ANCHORS,
     DEFAULT_FOLDER,
@@ -72,10 +73,16 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     _add_family(compress)
     target = compress.add_mutually_exclusive_group()
     target.add_argument(
-        "--target-bpp", type=float, metavar="B", help="stop at the layer that brings B bits/pixel"
+        "--target-bpp",
+        type=_number("--target-bpp", above=0),
+        metavar="B",
+        help="stop at the layer that brings B bits/pixel",
     )
     target.add_argument(
-        "--target-psnr", type=float, metavar="D", help="stop at the layer that brings D dB"
+        "--target-psnr",
+        type=_number("--target-psnr", above=0),
+        metavar="D",
+        help="stop at the layer that brings D dB",
     )
 
     decompress = command("decompress", "Decode a stream, or a folder of them.", "IN.sae", "OUT.png")
@@ -110,35 +117,43 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     )
     for parser in (evaluate, anchors):
         parser.add_argument(
-            "folder", nargs="?", default="kodak", metavar="DIR", help="of images (kodak)"
+            "folder",
+            nargs="?",
+            type=_folder,
+            default="kodak",
+            metavar="DIR",
+            help="of images (kodak)",
         )
-        parser.add_argument(
-            "--results", default="results", metavar="DIR", help="to write (results)"
-        )
+        _add_written(parser, "--results", "results")
     _add_effort(evaluate)
     _add_family(evaluate)
-    evaluate.add_argument("--save_images", metavar="DIR", help="keep the decoded images")
+    _add_written(evaluate, "--save_images", None, "keep the decoded images")
     evaluate.set_defaults(run=_lazily("sae.measuring.evaluation", "run"))
     anchors.add_argument("--codecs", nargs="+", choices=ANCHORS, help="to measure (all)")
     anchors.set_defaults(run=_lazily("sae.measuring.anchors", "run"))
     demo = _command(commands, "demo", "The whole method in a few minutes.")
-    demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="to write (runs/demo)")
+    _add_written(demo, "--folder", "runs/demo")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
     reproduce = _command(
         commands, "reproduce", "Train, measure and draw everything in the README, in a clone."
     )
     reproduce.add_argument(
-        "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
+        "--data",
+        nargs="+",
+        type=_folder,
+        required=True,
+        metavar="DIR",
+        help="folders of training photos",
     )
-    reproduce.add_argument("--images", default="kodak", metavar="DIR", help="to measure on (kodak)")
+    reproduce.add_argument(
+        "--images", type=_folder, default="kodak", metavar="DIR", help="to measure on (kodak)"
+    )
     names = [family.name for family in FAMILIES]
     reproduce.add_argument("--families", nargs="+", choices=names, default=names, help="(all)")
     reproduce.add_argument(
         "--steps", type=_count, metavar="N", help="of each layer, to see that all works"
     )
-    reproduce.add_argument(
-        "--folder", default="runs/reproduced", metavar="DIR", help="to write (runs/reproduced)"
-    )
+    _add_written(reproduce, "--folder", "runs/reproduced")
     reproduce.add_argument(
         "--options", nargs=argparse.REMAINDER, default=[], help="further ones of the trainings"
     )
@@ -161,11 +176,15 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
         help="one panel each (psnr ms-ssim-db)",
     )
     plot.add_argument("--image", nargs="+", metavar="NAME", help="also the curves of these images")
-    plot.add_argument("--bpp", nargs=2, type=float, metavar=("FROM", "TO"), help="range of rates")
-    plot.add_argument("--range", nargs=2, type=float, metavar=("FROM", "TO"), help="of quality")
+    for name, help in (("--bpp", "range of rates"), ("--range", "of quality")):
+        plot.add_argument(
+            name, nargs=2, type=_number(name), action=_Range, metavar=("FROM", "TO"), help=help
+        )
     plot.add_argument("--log", action="store_true", help="rates on a logarithmic axis")
     plot.add_argument("--columns", type=int, choices=(1, 2), default=1, help="8.5 or 17.8 cm (1)")
-    plot.add_argument("--height", type=float, metavar="CM", help="of the figure")
+    plot.add_argument(
+        "--height", type=_number("--height", above=0), metavar="CM", help="of the figure"
+    )
     plot.add_argument("--serif", action="store_true", help="serif fonts")
     _add_output(plot)
     plot.set_defaults(run=_lazily("sae.paper.figures", "run"))
@@ -187,7 +206,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     bdrate.set_defaults(run=_lazily("sae.measuring.bdrate", "run"))
 
     compare = _command(commands, "compare", "Show an image at each layer beside other codecs.")
-    compare.add_argument("image", metavar="IMAGE", help="to code")
+    compare.add_argument("image", type=_file, metavar="IMAGE", help="to code")
     compare.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="show this part")
     _add_peers(compare, PEERS)
     _add_family(compare)
@@ -199,16 +218,20 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
         "show",
         "Write a page on which an image arrives byte by byte, beside other codecs.",
     )
-    show.add_argument("image", metavar="IMAGE", help="to code")
+    show.add_argument("image", type=_file, metavar="IMAGE", help="to code")
     _add_peers(show, PEERS[:2])
     _add_family(show)
-    show.add_argument("--output", default="plots", metavar="DIR", help="to write (plots)")
+    _add_written(show, "--output", "plots")
     show.set_defaults(run=_lazily("sae.paper.arrival", "run"))
 
     report = _command(commands, "report", "Write a page of curves, tables and images.")
     _add_results(report)
     report.add_argument(
-        "--images", default="kodak", metavar="DIR", help="that were measured (kodak)"
+        "--images",
+        type=_folder,
+        default="kodak",
+        metavar="DIR",
+        help="that were measured (kodak)",
     )
     report.add_argument("--only", nargs="+", metavar="NAME", help="of images to show")
     _add_checkpoints(report)
@@ -223,9 +246,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     drawn = _command(commands, "results", "Draw figures and tables of README and model card.")
     _add_results(drawn)
     _add_checkpoints(drawn)
-    drawn.add_argument(
-        "--output", default=".", metavar="DIR", help="of README.md, docs/ and plots/ (here)"
-    )
+    _add_written(drawn, "--output", ".", "of README.md, docs/ and plots/ (here)")
     drawn.set_defaults(run=_lazily("sae.paper.documents", "run"))
 
 
@@ -269,18 +290,37 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
 
 def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoints", default=DEFAULT_FOLDER, metavar="DIR", help="of the weights (released)"
+        "--checkpoints",
+        type=_folder,
+        default=DEFAULT_FOLDER,
+        metavar="DIR",
+        help="of the weights (released)",
     )
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--results", default=DEFAULT_RESULTS, metavar="DIR", help="of one set (those of Kodak)"
+        "--results",
+        type=_folder,
+        default=DEFAULT_RESULTS,
+        metavar="DIR",
+        help="of one set (those of Kodak)",
     )
 
 
+def _add_written(
+    parser: argparse.ArgumentParser, name: str, default: str | None, help: str = "to write"
+) -> None:
+    """Adds a folder that a command writes into, which `main` checks before the command runs."""
+    if default and help == "to write":
+        help += f" ({default})"
+    parser.add_argument(name, type=_folder, default=default, metavar="DIR", help=help)
+    written = parser.get_default("written") or ()
+    parser.set_defaults(written=(*written, name.lstrip("-")))
+
+
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="plots", metavar="DIR", help="to write (plots)")
+    _add_written(parser, "--output", "plots")
     parser.add_argument(
         "--format",
         nargs="+",
@@ -311,23 +351,63 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status (2 for a user's mistake)."""
-    options = parser().parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.simplefilter("default", UserWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.showwarning = lambda message, *_: print(
-            f"sae: warning: {message}", file=sys.stderr
-        )
+def _number(name: str, above: float = -math.inf) -> Callable[[str], float]:
+    """Returns what reads the finite numbers of the option `name`, all of them above a bound."""
+    wanted = "a number" if above == -math.inf else f"a number above {above:g}"
+
+    def read(text: str) -> float:
         try:
-            with explaining_the_extra():
-                return options.run(options) or 0
-        except SaeError as error:
-            print(f"sae: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            return 130
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not above < value < math.inf:
+            raise SaeError(f"{name} takes {wanted}, not {text}.")
+        return value
+
+    return read
+
+
+class _Range(argparse.Action):
+    """Keeps two numbers of which the second is larger."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if values[0] >= values[1]:
+            raise SaeError(
+                f"{option_string} takes a smaller number and a larger one, not {values[0]:g} and "
+                f"{values[1]:g}."
+            )
+        setattr(namespace, self.dest, values)
+
+
+def _folder(text: str) -> str:
+    """Takes the name of a folder that is there, or of none yet."""
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise SaeError(f"{text} is not a folder; name one.")
+    return text
+
+
+def _file(text: str) -> str:
+    """Takes the name of a file that is there."""
+    if os.path.isdir(text):
+        raise SaeError(f"{text} is a folder; name a file.")
+    if not os.path.exists(text):
+        raise SaeError(f"There is no file {text}; name one that is there.")
+    return text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status, as `console.run` gives it."""
+
+    def command() -> int | None:
+        options = parser().parse_args(arguments)
+        # Before TensorFlow is imported, and long before there is something to write.
+        for name in () if getattr(options, "list", False) else getattr(options, "written", ()):
+            if folder := getattr(options, name):
+                files.require_writable(folder)
+        with explaining_the_extra():
+            return options.run(options)
+
+    return console.run(command)
 
 
 if __name__ == "__main__":

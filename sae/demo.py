@@ -13,15 +13,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sae import images
-from sae.config import DEFAULT_FOLDER
-from sae.measuring import evaluation, results, tables
+from sae import files, images
+from sae.config import DEFAULT_FOLDER, DEFAULT_RESULTS
+from sae.errors import SaeError
+from sae.measuring import evaluation, image_set, results, tables
 from sae.model import checkpoint
+from sae.model.checkpoint import Store
 from sae.model.presets import defaults
 from sae.paper import figures
-from sae.training.loop import train
 
 HELD_OUT = ("chelsea", "coffee")
+_FIGURE = Path("plots") / "demo.png"
 _LAYERS = ("base", "el1", "el2", "el3")
 # Small patches and few steps: a curve with the right shape, not a good one.
 _SHORT: dict[str, Any] = {"last_step": 400, "batchsize": 4, "patchsize": 128, "learning_rate": 3e-3}
@@ -30,18 +32,17 @@ _SHORT: dict[str, Any] = {"last_step": 400, "batchsize": 4, "patchsize": 128, "l
 def run(options: argparse.Namespace) -> None:
     """The command `demo`."""
     folder = Path(options.folder)
-    store = checkpoint.store("mse", DEFAULT_FOLDER)
+    files.require_target(_FIGURE)
+    test = _kodak()
+    if test:
+        evaluation.require_places(test, folder / "results", option="--folder")
     trained, held_out = _photos(folder)
+    store = checkpoint.store("mse", DEFAULT_FOLDER)
     if not store.names():
         store = dataclasses.replace(store, folder=folder / "checkpoints")
         print("There are no released layers; training base to EL3 for a short while.")
-        for name in _LAYERS:
-            architecture, training = defaults(name, store.family)
-            train(architecture, dataclasses.replace(training, **_SHORT), store, [trained])
-    kodak = Path("kodak")
-    if list(kodak.glob("*.png")):
-        test = kodak
-    else:
+        _train(store, trained)
+    if not test:
         test = held_out
         print("kodak/ has no images (make kodak fetches them); testing on two sample photos.")
 
@@ -49,12 +50,31 @@ def run(options: argparse.Namespace) -> None:
     evaluation.save(rows, test, store, folder / "results")
     print("\n" + tables.layers(rows))
     curves = results.curves(results.folder(folder / "results", test))
-    if test == kodak:
-        shown = results.default(results.curves("results/kodak"))
+    # What others published is of Kodak's images, and kodak/ may hold some of one's own.
+    if test != held_out and not image_set.difference(DEFAULT_RESULTS, images.find(test)):
+        shown = results.default(results.curves(DEFAULT_RESULTS))
         curves += [curve for curve in shown if curve.kind == "published"]
-    figure = Path("plots") / "demo.png"
-    figures.draw_rd(curves, figure)
-    print(f"\nThe curve is drawn in {figure}.")
+    figures.draw_rd(curves, _FIGURE)
+    print(f"\nThe curve is drawn in {_FIGURE}.")
+
+
+def _kodak() -> Path | None:
+    """Returns the folder kodak/ where it has images."""
+    folder = Path("kodak")
+    try:
+        return folder if images.find(folder) else None
+    except SaeError:
+        return None
+
+
+def _train(store: Store, photos: Path) -> None:
+    # The codec comes first: it says how many threads TensorFlow has.
+    import sae.coding.codec  # noqa: F401
+    from sae.training.loop import train
+
+    for name in _LAYERS:
+        architecture, training = defaults(name, store.family)
+        train(architecture, dataclasses.replace(training, **_SHORT), store, [photos])
 
 
 def _photos(folder: Path) -> tuple[Path, Path]:

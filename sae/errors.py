@@ -1,4 +1,4 @@
-"""The one error a user can cause."""
+"""The one error a user can cause, and others in few words."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def explaining_the_extra() -> Iterator[None]:
             f"Figures and reports need {module}, which is not installed; run "
             "pip install 'sae[report]'."
         ) from error
+
+
+def in_words(error: Exception) -> str:
+    """Returns what an error of any kind says, in a line."""
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice"
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])

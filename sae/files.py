@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Union
 
@@ -28,16 +29,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
       SaeError: `path` is a folder, or cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise SaeError(f"{path} is a folder; name a file to write.")
-    plain, target = path.is_file() or not path.exists(), Path(os.path.realpath(path))
+    plain, target = _is_plain(path), Path(os.path.realpath(path))
     try:
         if plain:
             target.parent.mkdir(parents=True, exist_ok=True)
-        # Some writers choose the format by the suffix.
+        # The name is short, since the target's may be as long as names can be. Some writers choose
+        # the format by the suffix.
         suffix = path.suffix if len(os.fsencode(path.suffix)) < 32 else ""
         descriptor, name = tempfile.mkstemp(
-            prefix=_prefix(target.stem), suffix=suffix, dir=target.parent if plain else None
+            prefix=".sae-", suffix=suffix, dir=target.parent if plain else None
         )
         os.close(descriptor)
     except OSError as error:
@@ -60,9 +62,69 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _prefix(stem: str) -> str:
-    """Returns the beginning of a hidden name, short enough for a name of 255 bytes."""
-    return "." + os.fsencode(stem)[:200].decode(errors="ignore") + "."
+def require_writable(folder: str | Path) -> None:
+    """Refuses a folder that cannot be written into; one that is not there yet may be made.
+
+    Raises:
+      SaeError: a file stands in its place, or the system does not allow it.
+    """
+    path = Path(os.path.abspath(folder))
+    existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if not os.path.isdir(existing):
+        raise SaeError(f"Cannot write into {folder}: {existing} is not a folder; name another one.")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise SaeError(f"Cannot write into {folder}: {reason}; name another folder.") from error
+
+
+def require_target(path: str | Path, sources: Iterable[str | Path | int] = ()) -> None:
+    """Refuses a file that `replacing` could not write, or that would take a source's place.
+
+    Args:
+      path: of the file to write.
+      sources: paths, or descriptors, of the files that are read meanwhile; a link, or
+        another spelling, makes no other file of them.
+
+    Raises:
+      SaeError: `path` is a folder, cannot be written, or is one of the sources.
+    """
+    if os.path.isdir(path):
+        raise SaeError(f"{path} is a folder; name a file to write.")
+    require_apart([path], sources)
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise SaeError(f"Cannot write {path}: {error.strerror or error}.") from error
+    if _is_plain(path):
+        require_writable(Path(os.path.realpath(path)).parent)
+
+
+def require_apart(targets: Iterable[str | Path], sources: Iterable[str | Path | int]) -> None:
+    """Refuses targets that are sources, under whatever name; see `require_target`."""
+    read = {found: source for source in sources if (found := _identity(source))}
+    for target in targets:
+        if (found := _identity(target)) in read:
+            source = "standard input" if read[found] == 0 else read[found]
+            raise SaeError(f"{target} would replace what is read, {source}; name another file.")
+
+
+def _identity(path: str | Path | int) -> tuple[int, int] | None:
+    """Returns what all names of a regular file share, None where there is no such file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _is_plain(path: str | Path) -> bool:
+    """Whether a path is a regular file or free for one, neither a device nor a pipe."""
+    return os.path.isfile(path) or not os.path.exists(path)
 
 
 def read_bytes(source: Bytes) -> bytes:

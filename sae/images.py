@@ -30,6 +30,9 @@ SUFFIXES = frozenset(
 # At the peak of reading, without and with an alpha channel.
 _BYTES_PER_PIXEL, _BYTES_PER_PIXEL_WITH_ALPHA = 12, 24
 
+# Formats that files show by their first bytes, as Pillow names them.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "AVIF")
+
 # The photos that scikit-image carries in its package. Its data folder has more
 # files: drawings, masks, texts.
 _SAMPLE_PHOTOS = (
@@ -93,7 +96,7 @@ def size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def find(folder: str | Path, recursive: bool = False) -> list[Path]:
-    """Returns the image files of a folder, sorted; hidden files are left out.
+    """Returns the images of a folder by suffix or content, sorted; hidden files are left out.
 
     Args:
       folder: where to look.
@@ -108,11 +111,24 @@ def find(folder: str | Path, recursive: bool = False) -> list[Path]:
     found = sorted(
         path
         for path in folder.glob("**/*" if recursive else "*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if not path.name.startswith(".")
+        and path.is_file()
+        and (path.suffix.lower() in SUFFIXES or _is_image(path))
     )
     if not found:
         raise SaeError(f"There is no image in {folder}; put PNG or JPEG files there.")
     return found
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file of another suffix begins as images do."""
+    try:
+        with Image.open(path, formats=_FORMATS):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # Pillow's readers raise of every kind on other files.
+        return False
 
 
 def write_png(image: np.ndarray, destination: str | Path | BinaryIO) -> None:

@@ -221,6 +221,7 @@ def _test(options: argparse.Namespace) -> None:
 
     names = LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1]
     store, folder = _store(options), options.kodak
+    evaluation.require_places(folder, options.results, options.save_images)
     rows = evaluation.evaluate(folder, store, names, options.save_images)
     last = {options.name: rows[options.name]}
     paths = evaluation.save(last, folder, store, options.results)

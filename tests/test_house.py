@@ -22,7 +22,7 @@ MAY = {
 }
 # Files under no wing that any of them may import, and that import none.
 GROUND = {
-    *("colors", "config", "errors", "files", "images"),
+    *("colors", "config", "console", "errors", "files", "images"),
     *("memory", "metadata", "metrics", "provenance", "samples"),
 }
 

@@ -11,20 +11,25 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from sae import files, images
 from sae.coding import bitstream
-from sae.errors import SaeError
+from sae.errors import SaeError, in_words
+from sae.model import checkpoint
 
 
 def compress(options: argparse.Namespace) -> int:
     """Images to streams."""
+    jobs = _jobs(options.source, options.target, images.find, ".sae")
+    checkpoint.store(options.family, options.checkpoints).described(options.layers)
     from sae.coding import codec
 
     def run(source: str, target: str) -> None:
@@ -48,20 +53,18 @@ def compress(options: argparse.Namespace) -> int:
         if encoded.bpp < (options.target_bpp or 0) or psnr_missed:
             warnings.warn("The target is not reached with all layers.", stacklevel=2)
 
-    return _each(options.source, options.target, images.find, ".sae", run)
+    return _each(jobs, run)
 
 
 def decompress(options: argparse.Namespace) -> int:
     """Streams to PNG images."""
-    if options.target != "-" and not Path(options.source).is_dir():
-        _check_suffix(options.target)
+    jobs = _jobs(options.source, options.target, _find_streams, ".png")
     from sae.coding import codec
 
     def run(source: str, target: str) -> None:
-        with _naming(source):
-            image = codec.decompress(
-                _read(source), options.layers, options.checkpoints, options.max_pixels
-            )
+        image = codec.decompress(
+            _read(source), options.layers, options.checkpoints, options.max_pixels
+        )
         if target == "-":
             buffer = io.BytesIO()
             images.write_png(image, buffer)
@@ -70,23 +73,24 @@ def decompress(options: argparse.Namespace) -> int:
             images.write_png(image, target)
         _say(f"{source}: {image.shape[1]} x {image.shape[0]} pixels to {target}")
 
-    return _each(options.source, options.target, _find_streams, ".png", run)
+    return _each(jobs, run)
 
 
 def truncate(options: argparse.Namespace) -> int:
     """Streams to streams of fewer layers."""
+    jobs = _jobs(options.source, options.target, _find_streams, ".sae")
 
     def run(source: str, target: str) -> None:
-        with _naming(source):
-            data = bitstream.truncate(_read(source), options.layers, options.max_pixels)
+        data = bitstream.truncate(_read(source), options.layers, options.max_pixels)
         _write(target, data)
         _say_stream(source, data)
 
-    return _each(options.source, options.target, _find_streams, ".sae", run)
+    return _each(jobs, run)
 
 
 def extend(options: argparse.Namespace) -> int:
     """A stream and its image to a stream of more layers."""
+    _check_target(options.target, [options.source, options.image], ".sae")
     from sae.coding import codec
 
     with _telling(options.source), _naming(options.source):
@@ -128,62 +132,135 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _each(
-    source: str,
-    target: str,
-    find: Callable[[str], list[Path]],
-    suffix: str,
-    run: Callable[[str, str], None],
-) -> int:
-    """Runs on one file, or on all that `find` finds in a folder, past those that fail."""
-    if source == "-" or not Path(source).is_dir():
-        with _telling(source):
-            run(source, target)
-        return 0
-    if target == "-" or (Path(target).exists() and not Path(target).is_dir()):
+class _Jobs(NamedTuple):
+    """What a command reads and writes.
+
+    Attributes:
+      pairs: names of sources and targets.
+      of_folder: they are those of a folder.
+    """
+
+    pairs: Sequence[tuple[str, str]]
+    of_folder: bool
+
+
+def _jobs(source: str, target: str, find: Callable[[str], list[Path]], suffix: str) -> _Jobs:
+    """Returns one file and its target, or all that `find` finds in a folder, with theirs.
+
+    Raises:
+      SaeError: something is in the way of reading or writing them, as far as that
+        can be found before the work.
+    """
+    if source == "-" or not os.path.isdir(source):
+        if source != "-" and not os.path.exists(source):
+            _read(source)
+        _check_target(target, [source], suffix)
+        return _Jobs([(source, target)], of_folder=False)
+    if target == "-" or (os.path.exists(target) and not os.path.isdir(target)):
         raise SaeError(f"{source} is a folder; name a folder for the results, not {target}.")
     found = find(source)
     targets = [Path(target) / (path.stem + suffix) for path in found]
+    files.require_writable(target)
+    made: dict[str, Path] = {}
     for path, other in zip(found, targets):
-        if targets.count(other) > 1:
-            raise SaeError(f"{path} and another file would both become {other}; rename one.")
+        key = os.path.normcase(os.path.realpath(other))
+        if key in made:
+            raise SaeError(f"{path} and {made[key]} would both become {other}; rename one.")
+        made[key] = path
+        # A stream gives way to the next one, but a picture beside it may be the only one.
+        if suffix != ".sae" and os.path.exists(key) and _inside(key, source):
+            raise SaeError(f"{other} would be replaced, beside its stream; name another folder.")
+    files.require_apart(targets, found)
+    return _Jobs([(str(path), str(other)) for path, other in zip(found, targets)], of_folder=True)
+
+
+def _inside(path: str, folder: str) -> bool:
+    return os.path.samefile(os.path.dirname(path), folder)
+
+
+def _check_target(target: str, sources: Sequence[str], suffix: str) -> None:
+    """Refuses a name for one file that cannot be written, is read, or has another suffix."""
+    if target == "-":
+        return
+    found = Path(target).suffix.lower()
+    files.require_target(target, [0 if source == "-" else source for source in sources])
+    if suffix == ".png" != found:
+        raise SaeError(f"Images are written as PNG; name {target} something.png.")
+    if suffix == ".sae" and found in images.SUFFIXES:
+        raise SaeError(f"Streams are no images; name {target} something.sae.")
+
+
+def _each(jobs: _Jobs, run: Callable[[str, str], None]) -> int:
+    """Runs on every job; in a folder, past those that fail.
+
+    Returns:
+      The exit status: 1 where files of a folder were left out, which are named, else 0.
+    """
+    if not jobs.of_folder:
+        ((source, target),) = jobs.pairs
+        with _telling(source), _naming(source):
+            run(source, target)
+        return 0
     status = 0
-    for path, other in zip(tqdm(found, unit="file"), targets):
+    for source, target in tqdm(jobs.pairs, unit="file"):
         try:
-            with _telling(str(path)):
-                run(str(path), str(other))
+            with _telling(source), _naming(source):
+                run(source, target)
+        except BrokenPipeError:
+            raise
         except SaeError as error:
             _say(f"sae: {error}")
+            status = 1
+        # Whatever one file brings about, the others of its folder are done.
+        except Exception as error:
+            _say(f"sae: {source}: It is left out ({in_words(error)}).")
             status = 1
     return status
 
 
 def _find_streams(folder: str) -> list[Path]:
-    found = sorted(path for path in Path(folder).glob("*.sae") if path.is_file())
+    """Returns the streams of a folder, by suffix or by content; hidden files are left out."""
+    found = sorted(
+        path
+        for path in Path(folder).iterdir()
+        if not path.name.startswith(".")
+        and (path.suffix.lower() == ".sae" or _begins_as_stream(path))
+        # A link that leads nowhere is named when it is read.
+        and (path.is_file() or not path.exists())
+    )
     if not found:
         raise SaeError(f"There is no .sae file in {folder}.")
     return found
 
 
-def _check_suffix(target: str) -> None:
-    if Path(target).suffix.lower() != ".png":
-        raise SaeError(f"Images are written as PNG; name {target} something.png.")
+def _begins_as_stream(path: Path) -> bool:
+    try:
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            return file.read(len(bitstream.MAGIC)) == bitstream.MAGIC and file.read(1) < b" "
+    except OSError:
+        return False
 
 
 def _read(source: str) -> bytes:
-    return files.read_bytes(sys.stdin.buffer if source == "-" else source)
+    if source != "-":
+        return files.read_bytes(source)
+    if sys.stdin is None:
+        raise SaeError("Cannot read standard input: it is closed; name a file.")
+    return files.read_bytes(sys.stdin.buffer)
 
 
 def _write(target: str, data: bytes) -> None:
     if target != "-":
         files.write_bytes(target, data)
         return
+    if sys.stdout is None:
+        raise SaeError("Cannot write standard output: it is closed; name a file.")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        # Or Python would try once more to flush it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SaeError(f"Cannot write standard output: {error.strerror}.") from error
 
 
@@ -234,4 +311,5 @@ def _telling(source: str) -> Iterator[None]:
 
 def _named(source: str, message: object) -> str:
     """Puts the file's name before a message that does not have it."""
-    return str(message) if source in str(message) else f"{source}: {message}"
+    named = re.search(rf"^Cannot write |(^|\s){re.escape(source)}([\s:;,.]|$)", str(message))
+    return str(message) if named else f"{source}: {message}"

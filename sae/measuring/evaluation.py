@@ -8,22 +8,57 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import math
+import os
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
-from sae import images
-from sae.coding import bitstream, codec
+from sae import files, images
+from sae.coding import bitstream
+from sae.config import LAYER_NAMES
 from sae.errors import SaeError
-from sae.measuring import results, tables, workers
+from sae.measuring import image_set, results, tables, workers
 from sae.model import checkpoint
-from sae.model.cascade import Cascade
 from sae.model.checkpoint import Store
+
+if TYPE_CHECKING:
+    from sae.model.cascade import Cascade
+
+
+def require_places(
+    folder: str | Path,
+    target: str | Path,
+    save_images: str | Path | None = None,
+    option: str = "--results",
+) -> None:
+    """Refuses places where results or decoded images could not go, before anything is measured.
+
+    Args:
+      folder: the images.
+      target: the folder of all results.
+      save_images: where to keep the decoded images.
+      option: names another `target` on the command line.
+
+    Raises:
+      SaeError: there are no images, a place cannot be written into, it holds results of
+        other images, or decoded images would lie among those that are measured.
+    """
+    found, place = images.find(folder), results.folder(target, folder)
+    files.require_writable(place)
+    image_set.require_own(place, folder, option)
+    if save_images is None:
+        return
+    files.require_writable(save_images)
+    if os.path.realpath(save_images) == os.path.realpath(folder):
+        raise SaeError(f"Decoded images cannot lie among those of {folder}; name another folder.")
+    for path, name in itertools.product(_decoded_names(found).values(), LAYER_NAMES):
+        files.require_target(Path(save_images) / f"{path}_{name}.png", found)
 
 
 def evaluate(
@@ -40,12 +75,13 @@ def evaluate(
       folder: images of any size and mode.
       store: the layers.
       names: of the layers, from the base upwards; all that are trained by default.
-      save_images: where to keep the decoded images, as <image>_<layer>.png.
+      save_images: where to keep the decoded images, as <image>_<layer>.png, <image> being a
+        name without its suffix, or with it where several would be the same without.
       journal: keeps what is measured, so that an interrupted call can go on.
       effort: of the encoder, as `codec.encode` takes it.
 
     Returns:
-      For each layer a row per image, but for those that cannot be read, which a
+      For each layer a row per image, but for those that cannot be measured, which a
       warning names: "image", "width", "height", "bytes" of the file up to the
       layer, "bpp" = 8 * bytes / (width * height), "bpp-layers" each layer's own
       share (the base's has the header), "bpp-estimated" from the likelihoods (of
@@ -54,19 +90,39 @@ def evaluate(
       this one.
 
     Raises:
-      SaeError: there are no images, none can be read, or a layer is missing.
+      SaeError: there are no images, none can be measured, or a layer is missing.
     """
-    found = _readable(images.find(folder))
+    found = images.find(folder)
+    store.described(len(names) if names else None)
+    # Before TensorFlow runs, which building layers brings about.
+    from sae.coding import codec  # noqa: F401
+
     # Here, so that what is wrong with the checkpoints is said once and at first.
     layers = store.cascade(len(names) if names else None).layers
     names, fingerprints = zip(*((layer.name, layer.fingerprint) for layer in layers))
-    function = functools.partial(
-        _measure, store=store, names=names, save_images=save_images, effort=effort
-    )
+    decoded = {}
+    if save_images:
+        decoded = {path: Path(save_images) / stem for path, stem in _decoded_names(found).items()}
+    function = functools.partial(_measure, store=store, names=names, decoded=decoded, effort=effort)
     title = f"{store.family.name} to {names[-1]}"
     subject = {"layers": fingerprints, "effort": effort}
-    measured = workers.each(function, found, title, journal, subject)
+    attempt = functools.partial(workers.attempt, function)
+    measured = workers.each(attempt, found, title, journal, subject)
+    for failure in measured:
+        if isinstance(failure, str):
+            warnings.warn(f"{failure} It is left out.", stacklevel=2)
+    measured = [rows for rows in measured if not isinstance(rows, str)]
+    if not measured:
+        raise SaeError(f"None of the {len(found)} images can be measured.")
     return {name: [rows[index] for rows in measured] for index, name in enumerate(names)}
+
+
+def _decoded_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Returns what the name of each image's decoded ones begins with, another for each."""
+    stems = {path: path.stem for path in paths}
+    if len({os.path.normcase(stem) for stem in stems.values()}) < len(paths):
+        return {path: path.name for path in paths}
+    return stems
 
 
 def save(
@@ -96,6 +152,7 @@ def save(
             family=family.name,
             effort=effort,
             left_out=left_out(rows, folder),
+            digests=image_set.digests(images.find(folder)),
             optimised_for=family.metric,
             fingerprint=description["fingerprint"],
             configuration=description["layer"],
@@ -116,6 +173,7 @@ def run(options: argparse.Namespace) -> int:
 
     Returns 1 where images were left out, else 0.
     """
+    require_places(options.folder, options.results, options.save_images)
     store = checkpoint.store(options.family, options.checkpoints)
     key, effort = results.curve_key(store.family, options.effort), options.effort
     journal = results.folder(options.results, options.folder) / f"{key}.partial"
@@ -129,30 +187,16 @@ def run(options: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-def _readable(paths: Sequence[Path]) -> list[Path]:
-    """Returns those of the paths at which there is an image; warns of the others."""
-    found = []
-    for path in paths:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                images.read(path)
-            found.append(path)
-        except SaeError as error:
-            warnings.warn(f"{error} It is left out.", stacklevel=3)
-    if not found:
-        raise SaeError(f"None of the {len(paths)} images can be read.")
-    return found
-
-
 def _measure(
     path: Path,
     store: Store,
     names: tuple[str, ...],
-    save_images: str | Path | None,
+    decoded: dict[Path, Path],
     effort: int,
 ) -> list[dict]:
     """Compresses an image and decompresses it; returns a row for each layer."""
+    from sae.coding import codec
+
     image, count = images.read(path), len(names)
     height, width = image.shape[:2]
     began = time.process_time()
@@ -178,13 +222,15 @@ def _measure(
                 "decode-seconds": decode_seconds,
             }
         )
-        if save_images:
-            images.write_png(x_hat, Path(save_images) / f"{path.stem}_{name}.png")
+        if path in decoded:
+            images.write_png(x_hat, f"{decoded[path]}_{name}.png")
     return rows
 
 
 def _estimates(image: np.ndarray, store: Store, count: int, coarseness: float) -> list[float]:
     """Returns the bits per pixel that the likelihoods give, up to each layer."""
+    import tensorflow as tf
+
     cascade = _cascade(store, count)
     x = tf.cast(images.pad(image, cascade.layers[0].stride)[None], tf.float32) / 255.0
     bits = [float(layer_bits[0]) for _, layer_bits in cascade.code(x, coarseness)]

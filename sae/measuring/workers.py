@@ -6,10 +6,15 @@ import concurrent.futures
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
+
+from sae import console
+from sae.errors import SaeError, in_words
 
 # A process of its own costs seconds to start; fewer images are not worth one.
 _IMAGES_PER_WORKER = 4
@@ -25,7 +30,8 @@ def each(
     """Returns function(path) for every path, in their order.
 
     Args:
-      function: to call; can be pickled, and returns JSON values.
+      function: to call; can be pickled, and returns JSON values, or a string where it
+        failed (`attempt`), which no journal keeps.
       paths: of the images.
       description: of the progress bar.
       journal: a file that keeps each result as it comes, so that a call that was
@@ -42,13 +48,24 @@ def each(
     ) as bar:
         for index, result in _calls(function, [(i, paths[i]) for i in missing]):
             results[index] = result
-            if journal:
+            if journal and not isinstance(result, str):
                 journal.parent.mkdir(parents=True, exist_ok=True)
                 with journal.open("a") as file:
                     # The break comes first, since the last line may have been cut short.
                     file.write("\n" + json.dumps([json.dumps(keys[index], sort_keys=True), result]))
             bar.update()
     return results
+
+
+def attempt(function: Callable[[Path], list], path: Path) -> list | str:
+    """Returns function(path), or the sentence that says why there is none."""
+    try:
+        return function(path)
+    except SaeError as error:
+        return str(error) if str(path) in str(error) else f"{path}: {error}"
+    # Whatever one image brings about, the others are measured.
+    except Exception as error:
+        return f"{path} cannot be measured ({in_words(error)})."
 
 
 def _calls(function: Callable, tasks: Sequence[tuple[int, Path]]) -> Iterator[tuple[int, list]]:
@@ -58,14 +75,40 @@ def _calls(function: Callable, tasks: Sequence[tuple[int, Path]]) -> Iterator[tu
         for index, path in tasks:
             yield index, function(path)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-        futures = {pool.submit(function, path): index for index, path in tasks}
+    left = dict(tasks)
+    try:
+        for index, result in _pooled(function, dict(tasks), workers):
+            del left[index]
+            yield index, result
+    except BrokenProcessPool:
+        # One of these images is the cause; each gets a process of its own.
+        for index, path in left.items():
+            try:
+                yield from _pooled(function, {index: path}, 1)
+            except BrokenProcessPool:
+                yield index, f"{path}: Its process was ended, as where memory is short."
+
+
+def _pooled(function: Callable, tasks: dict[int, Path], workers: int) -> Iterator[tuple[int, list]]:
+    """Yields the results of so many processes; none of these outlives what ends the call."""
+    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _begin) as pool:
+        futures = {pool.submit(function, path): index for index, path in tasks.items()}
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
+        except BaseException:
+            for child in set(multiprocessing.active_children()) - set(others):
+                child.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """Prepares a process: it leaves Ctrl-C to its parent, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    console.show_warnings()
 
 
 def _state(path: Path) -> tuple[int, int]:

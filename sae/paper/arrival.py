@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sae import images, metrics
+from sae import files, images, metrics
 from sae.coding import bitstream, codec
 from sae.measuring import anchors, results
 from sae.model import checkpoint
@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> None:
     image = images.read(options.image)
     name = Path(options.image).name
     target = Path(options.output) / f"show-{Path(name).stem}-{store.family.name}.html"
+    files.require_target(target, [options.image])
     print(write(target, image, name, store, options.codecs))
 
 

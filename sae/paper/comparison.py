@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from sae import images
+from sae import files, images
 from sae.coding import bitstream, codec
 from sae.config import PEERS
 from sae.errors import SaeError
@@ -51,8 +51,10 @@ def run(options: argparse.Namespace) -> None:
     original = images.read(options.image)
     crop = options.crop or (0, 0, original.shape[1], original.shape[0])
     store = checkpoint.store(options.family, options.checkpoints)
-    figure = compare(original, crop, store, options.codecs)
     stem = Path(options.output) / f"compare-{Path(options.image).stem}-{store.family.name}"
+    for name in options.format:
+        files.require_target(f"{stem}.{name}", [options.image])
+    figure = compare(original, crop, store, options.codecs)
     with figures.style():
         for path in figures.save(figure, stem, options.format):
             print(path)

@@ -52,6 +52,9 @@ _EACH = "anchors/jpeg2000"
 
 def run(options: argparse.Namespace) -> None:
     """The command `results`."""
+    for path in (ROOT / README, ROOT / MODELS):
+        if not path.exists():
+            raise SaeError("Documents are drawn in a clone alone: an installed package has none.")
     output, checkpoints = Path(options.output), Path(options.checkpoints)
     found, records = results.curves(options.results), descriptions(checkpoints)
     drawings = {

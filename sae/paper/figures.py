@@ -112,6 +112,10 @@ def run(options: argparse.Namespace) -> None:
                 drawings[f"images-{curve.key}"] = every_image(measured, curve)
         if savings := saved_by_effort(chosen if options.curves else found):
             drawings["effort"] = effort(savings)
+        read = list(Path(options.results).rglob("*.json"))
+        for name in drawings:
+            stem = Path(options.output) / name
+            files.require_apart([f"{stem}.{suffix}" for suffix in options.format], read)
         for name, figure in drawings.items():
             for path in save(figure, Path(options.output) / name, options.format):
                 print(path)

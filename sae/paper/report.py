@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sae import images
+from sae import files, images
 from sae.coding import codec
 from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
@@ -45,9 +45,12 @@ def write(
       only: show these images alone, by file name.
 
     Raises:
-      SaeError: there are no results, an image is missing, or the checkpoints do
-        not give the measured bytes.
+      SaeError: there are no results, an image is missing, the page would replace what it
+        shows, or the checkpoints do not give the measured bytes.
     """
+    if Path(target).suffix.lower() not in (".html", ".htm"):
+        raise SaeError(f"The page is written as HTML; name {target} something.html.")
+    files.require_target(target, _sources(results_folder, images_folder))
     found = results.curves(results_folder)
     ours = [curve for curve in found if curve.family]
     # The search for latents takes too long to repeat it for the images.
@@ -68,6 +71,11 @@ def write(
         layers=_layers(ours),
         rows=_rows(ours),
     )
+
+
+def _sources(*folders: str | Path) -> list[Path]:
+    """Returns the files in folders."""
+    return [path for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
 
 
 def _curves(curves: Sequence[Curve]) -> str:

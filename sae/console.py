@@ -1,0 +1,79 @@
+"""What every command has in common: its exit status, and lines that any terminal can show."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from sae.errors import SaeError
+
+# As shells give it: 128 and the number of the signal.
+_INTERRUPTED, _PIPE_CLOSED = 130, 141
+
+
+def run(command: Callable[[], int | None], prefix: str = "sae: ") -> int:
+    """Runs a command; whatever ends it early is one line on standard error, or none.
+
+    Args:
+      command: returns the exit status, None for 0.
+      prefix: begins the lines.
+
+    Returns:
+      The exit status: 2 for a user's mistake and for what the machine cannot give, 130
+      after Ctrl-C, 141 where nobody reads the output any longer.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may lack a letter; no result is lost for that.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
+    try:
+        with warnings.catch_warnings():
+            show_warnings(prefix)
+            try:
+                return command() or 0
+            finally:
+                # Here, since at the interpreter's exit nothing can be done about a failure.
+                if sys.stdout:
+                    sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return _PIPE_CLOSED
+    except SaeError as error:
+        return _refused(f"{prefix}{error}")
+    except MemoryError:
+        return _refused(f"{prefix}The memory does not suffice; take smaller images or fewer.")
+    except OSError as error:
+        place = error.filename or "standard output"
+        return _refused(f"{prefix}Cannot use {place}: {error.strerror or error}.")
+    finally:
+        _silence_broken()
+
+
+def show_warnings(prefix: str = "sae: ") -> None:
+    """Shows warnings for users as lines, and no others, whatever filters Python has."""
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("default", UserWarning)
+    # Some packages' deprecations are both.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.showwarning = lambda message, *_: print(f"{prefix}warning: {message}", file=sys.stderr)
+
+
+def _refused(line: str) -> int:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr)
+    return 2
+
+
+def _silence_broken() -> None:
+    """Points streams that cannot be written to nowhere, or Python would complain at its exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream:
+                stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
