@@ -112,25 +112,6 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     demo = _command(commands, "demo", "The whole method in a few minutes.")
     demo.add_argument("--folder", default="runs/demo", metavar="DIR", help="to write (runs/demo)")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
-    reproduce = _command(
-        commands, "reproduce", "Train, measure and draw everything in the README, in a clone."
-    )
-    reproduce.add_argument(
-        "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
-    )
-    reproduce.add_argument("--images", default="kodak", metavar="DIR", help="to measure on (kodak)")
-    names = [family.name for family in FAMILIES]
-    reproduce.add_argument("--families", nargs="+", choices=names, default=names, help="(all)")
-    reproduce.add_argument(
-        "--steps", type=_count, metavar="N", help="of each layer, to see that all works"
-    )
-    reproduce.add_argument(
-        "--folder", default="runs/reproduced", metavar="DIR", help="to write (runs/reproduced)"
-    )
-    reproduce.add_argument(
-        "--options", nargs=argparse.REMAINDER, default=[], help="further ones of the trainings"
-    )
-    reproduce.set_defaults(run=_lazily("sae.reproduce", "run"))
 
 
 def _add_presentation(commands: argparse._SubParsersAction) -> None:
@@ -152,7 +133,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     plot.add_argument("--bpp", nargs=2, type=float, metavar=("FROM", "TO"), help="range of rates")
     plot.add_argument("--range", nargs=2, type=float, metavar=("FROM", "TO"), help="of quality")
     plot.add_argument("--log", action="store_true", help="rates on a logarithmic axis")
-    plot.add_argument("--columns", type=int, choices=(1, 2), default=1, help="8.5 or 17.8 cm (1)")
+    plot.add_argument("--columns", type=int, choices=(1, 2), default=1, help="8.9 or 17.8 cm (1)")
     plot.add_argument("--height", type=float, metavar="CM", help="of the figure")
     plot.add_argument("--serif", action="store_true", help="serif fonts")
     _add_output(plot)
@@ -207,14 +188,6 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     _add_results(released)
     _add_checkpoints(released)
     released.set_defaults(run=_lazily("sae.measuring.tables", "run"))
-
-    drawn = _command(commands, "results", "Draw figures and tables of README and model card.")
-    _add_results(drawn)
-    _add_checkpoints(drawn)
-    drawn.add_argument(
-        "--output", default=".", metavar="DIR", help="of README.md, docs/ and plots/ (here)"
-    )
-    drawn.set_defaults(run=_lazily("sae.paper.documents", "run"))
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:
