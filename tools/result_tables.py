@@ -91,12 +91,17 @@ def best_rates(found: Sequence[Curve]) -> str:
     """Returns a sentence with the BD-rates of our best family for MSE, for a caption."""
     by_key = {curve.key: curve for curve in found}
     ours = next((c for c in found if c.plain and c.optimised_for == "mse"), None)
-    parts = [
-        f"{_rate(ours, by_key[key], 'psnr')} against {by_key[key].name.split(' (')[0]}"
-        for key in _FIRST_ANCHORS
-        if ours and key in by_key and by_key[key].kind == "published"
-    ]
-    return f"BD-rate of `{ours.key}`: {', '.join(parts)}." if parts else "No BD-rate is known."
+    parts = []
+    for key in _FIRST_ANCHORS if ours else ():
+        if key in by_key and by_key[key].kind == "published":
+            one = bdrate.delta_or_reason(ours, by_key[key], "psnr")
+            if not isinstance(one, str):
+                name = by_key[key].name.split(" (")[0]
+                more = "more bits" if one.rate > 0 else "fewer bits"
+                parts.append(f"{abs(one.rate):.1f} % {more} than {name}")
+    if not parts:
+        return "No BD-rate against a published curve is known."
+    return f"At equal PSNR (BD-rate), `{ours.key}` spends {', '.join(parts)}."
 
 
 def layers(ours: Curve, found: Sequence[Curve]) -> str:
