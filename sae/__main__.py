@@ -57,7 +57,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     def add_background(parser):
         parser.add_argument(
             "--background",
-            metavar="COLOUR",
+            metavar="COLOR",
             help="put this behind what is transparent: white, #ccc",
         )
 
