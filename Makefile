@@ -29,16 +29,16 @@ train: .venv/installed  ## train all layers in order: make train DATA=DIR [FAMIL
 	        --checkpoints $(CHECKPOINTS) $(OPTIONS) || exit; \
 	done
 
-reproduce: .venv/installed  ## train, measure and draw all of the README: make reproduce DATA=DIR [STEPS=20]
+reproduce: .venv/installed  ## train, measure and draw all of the documents: make reproduce DATA=DIR [STEPS=20]
 	@test -n "$(DATA)" || { echo "Name folders of training photos: make reproduce DATA=DIR" >&2; exit 2; }
-	@$(python) -m sae reproduce --data $(DATA) $(if $(STEPS),--steps $(STEPS)) \
+	@$(python) -m tools.reproduce --data $(DATA) $(if $(STEPS),--steps $(STEPS)) \
 	    $(if $(OPTIONS),--options $(OPTIONS))
 
 kodak:  ## download the 24 Kodak images into kodak/ and check them
 	@"$(or $(PYTHON),python3)" kodak/download.py
 
-results: .venv/installed  ## draw the figure and the table of the README from results/
-	@$(python) -m sae results
+results: .venv/installed  ## write the documents' tables and figures from results/
+	@$(python) -m tools.documents
 
 test: .venv/installed-dev lint  ## lint and run the tests
 	@$(python) -m pytest -n 2 --dist loadfile

@@ -62,7 +62,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     def add_background(parser):
         parser.add_argument(
             "--background",
-            metavar="COLOUR",
+            metavar="COLOR",
             help="put this behind what is transparent: white, #ccc",
         )
 
@@ -134,30 +134,6 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     demo = _command(commands, "demo", "The whole method in a few minutes.")
     _add_written(demo, "--folder", "runs/demo")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
-    reproduce = _command(
-        commands, "reproduce", "Train, measure and draw everything in the README, in a clone."
-    )
-    reproduce.add_argument(
-        "--data",
-        nargs="+",
-        type=_folder,
-        required=True,
-        metavar="DIR",
-        help="folders of training photos",
-    )
-    reproduce.add_argument(
-        "--images", type=_folder, default="kodak", metavar="DIR", help="to measure on (kodak)"
-    )
-    names = [family.name for family in FAMILIES]
-    reproduce.add_argument("--families", nargs="+", choices=names, default=names, help="(all)")
-    reproduce.add_argument(
-        "--steps", type=_count, metavar="N", help="of each layer, to see that all works"
-    )
-    _add_written(reproduce, "--folder", "runs/reproduced")
-    reproduce.add_argument(
-        "--options", nargs=argparse.REMAINDER, default=[], help="further ones of the trainings"
-    )
-    reproduce.set_defaults(run=_lazily("sae.reproduce", "run"))
 
 
 def _add_presentation(commands: argparse._SubParsersAction) -> None:
@@ -181,7 +157,7 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
             name, nargs=2, type=_number(name), action=_Range, metavar=("FROM", "TO"), help=help
         )
     plot.add_argument("--log", action="store_true", help="rates on a logarithmic axis")
-    plot.add_argument("--columns", type=int, choices=(1, 2), default=1, help="8.5 or 17.8 cm (1)")
+    plot.add_argument("--columns", type=int, choices=(1, 2), default=1, help="8.9 or 17.8 cm (1)")
     plot.add_argument(
         "--height", type=_number("--height", above=0), metavar="CM", help="of the figure"
     )
@@ -242,12 +218,6 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     _add_results(released)
     _add_checkpoints(released)
     released.set_defaults(run=_lazily("sae.measuring.tables", "run"))
-
-    drawn = _command(commands, "results", "Draw figures and tables of README and model card.")
-    _add_results(drawn)
-    _add_checkpoints(drawn)
-    _add_written(drawn, "--output", ".", "of README.md, docs/ and plots/ (here)")
-    drawn.set_defaults(run=_lazily("sae.paper.documents", "run"))
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:

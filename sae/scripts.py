@@ -67,15 +67,15 @@ _SPELLINGS = {
 
 def train(name: str, arguments: list[str] | None = None) -> None:
     """Trains layer `name` as the command line says, and exits."""
-    _run(run_training, _training_parser(name), arguments)
+    _run(run_training, training_parser(name), arguments)
 
 
 def test(name: str, arguments: list[str] | None = None) -> None:
     """Measures the layers up to `name` as the command line says, and exits."""
-    _run(_test, _testing_parser(name), arguments)
+    _run(_test, testing_parser(name), arguments)
 
 
-def _training_parser(name: str) -> argparse.ArgumentParser:
+def training_parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=f"Trains {name}, on the lower layers as they stand in the checkpoints.",
         epilog="Options without a value here take the preset's; see sae/model/presets.py.",
@@ -199,7 +199,7 @@ def _strategy(name: str, batchsize: int) -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
-def _testing_parser(name: str) -> argparse.ArgumentParser:
+def testing_parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=f"Compresses images with the layers up to {name}, decompresses them from "
         "the bytes alone, and measures rate and quality."

@@ -100,6 +100,20 @@ def test_the_report_is_one_file(measured, tiny_checkpoints, tmp_path):
     assert text.count("<td>chelsea.png</td>") == 5
 
 
+def test_the_report_leaves_out_images_that_are_not_there(measured, tiny_checkpoints, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.warns(UserWarning, match="make kodak"):
+        path = report.write(
+            tmp_path / "report.html",
+            measured / "results" / "set",
+            tmp_path / "empty",
+            tiny_checkpoints,
+        )
+    text = path.read_text()
+    assert text.count("<td>chelsea.png</td>") == 5 and 'id="rd-psnr"' in text
+    assert "data:image/webp" not in text.split('<script id="data"')[1]
+
+
 def test_the_report_refuses_other_weights(measured, tiny_checkpoints, tmp_path):
     other = tmp_path / "results"
     shutil.copytree(measured / "results", other)

@@ -19,7 +19,8 @@ from sae.errors import SaeError
 from sae.measuring import bdrate, evaluation, results
 from sae.model.layer import Context
 from sae.model.objective import Objective
-from sae.paper import documents, figures
+from sae.paper import figures
+from tools import result_tables
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +149,5 @@ def test_a_search_is_measured_beside_the_plain_latents(photo, tiny_store, tmp_pa
     assert saved[0][1] == 0 and saved[1][1] == bdrate.delta(found[1], found[0], "psnr").rate
     figure = figures.effort({"residual-mse": saved})
     assert figures.save(figure, tmp_path / "effort", ("png",))
-    text = "<!-- results --><!-- /results --><!-- sample --><!-- /sample -->"
-    table = documents.with_results(text, found)
-    assert "| residual-mse/effort-1 | 20 | " in table and f"| {saved[1][1]:+.1f} % (" in table
+    table = result_tables.efforts(found)
+    assert "| residual-mse/effort-1 | 20 | " in table and f"| {saved[1][1]:+.1f} % |" in table

@@ -9,11 +9,11 @@ import types
 
 import pytest
 
-from sae import __main__, images, reproduce
+from sae import __main__, images
 from sae.config import LAYER_NAMES
-from sae.errors import SaeError
 from sae.model import families
 from sae.model.checkpoint import Store
+from tools import documents, reproduce
 
 FAMILY = "residual-mse"
 
@@ -23,7 +23,7 @@ def arguments(photos, tmp_path):
     photo = images.read(photos / "astronaut.png")
     images.write_png(photo[:96, :128], tmp_path / "set" / "one.png")
     return [
-        *("reproduce", "--data", str(photos), "--images", str(tmp_path / "set")),
+        *("--data", str(photos), "--images", str(tmp_path / "set")),
         *("--families", FAMILY, "--folder", str(tmp_path / "made"), "--steps", "2"),
         *("--options", "--preset", "tiny"),
     ]
@@ -38,7 +38,8 @@ def commands(monkeypatch, tiny_store, tmp_path):
     def call(command, cwd):
         run.append(command[1:])
         if command[1] == "-m":
-            return subprocess.CompletedProcess(command, __main__.main(command[3:]))
+            main = {"sae": __main__.main, "tools.documents": documents.main}[command[2]]
+            return subprocess.CompletedProcess(command, main(command[3:]))
         name = command[1][len("train_") : -len(".py")]
         target = tmp_path / "made-2" / "checkpoints" / FAMILY / name
         shutil.copytree(tiny_store.path(name), target)
@@ -53,35 +54,39 @@ def commands(monkeypatch, tiny_store, tmp_path):
 
 @pytest.mark.slow
 def test_everything_is_made_once(arguments, commands, tmp_path, capsys):
-    assert __main__.main(arguments) == 0
+    assert reproduce.main(arguments) == 0
     made = tmp_path / "made-2"
     assert [words[0] for words in commands[:5]] == [f"train_{name}.py" for name in LAYER_NAMES]
-    assert [words[2] for words in commands[5:]] == ["evaluate", "anchors", "results"]
+    assert [words[1:3] for words in commands[5:7]] == [["sae", "evaluate"], ["sae", "anchors"]]
+    assert commands[7][1] == "tools.documents"
     assert all("--last_step 2 --preset tiny" in " ".join(words) for words in commands[:5])
     table = (made / "README.md").read_text().split("<!-- results -->")[1].split("<!--")[0]
-    assert "| +EL4 |" in table and "MS-SSIM)" not in table
-    assert "residual-mse el4 |" in (made / "docs" / "MODELS.md").read_text()
+    assert "| JPEG 2000 (Pillow) |" in table and "conditional" not in table
+    text = (made / "docs" / "RESULTS.md").read_text()
+    assert "| +EL4 |" in text and "## residual-mse" in text and "conditional-mse |" not in text
+    assert "| +EL4 |" in (made / "docs" / "models" / "residual-mse.md").read_text()
     assert (made / "plots" / "kodak.png").exists() and (made / "plots" / "training.png").exists()
     printed = capsys.readouterr().out
     # As long as the released layers took, of which two steps are little.
     assert "0.00  train residual-mse base" in printed and "README.md" in printed
 
     commands.clear()
-    assert __main__.main(arguments) == 0
-    assert [words[2] for words in commands] == ["results"]
+    assert reproduce.main(arguments) == 0
+    assert [words[1] for words in commands] == ["tools.documents"]
 
     # Results of other weights are none.
     path = made / "results" / "set" / FAMILY / "el4.json"
     path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
     commands.clear()
-    assert __main__.main(arguments) == 0
-    assert [words[2] for words in commands] == ["evaluate", "results"]
+    assert reproduce.main(arguments) == 0
+    assert [words[1:3] for words in commands[:1]] == [["sae", "evaluate"]]
+    assert [words[1] for words in commands[1:]] == ["tools.documents"]
 
 
 def test_what_is_missing_is_said_before_anything_is_trained(arguments, commands, tmp_path, capsys):
     for image in (tmp_path / "set").iterdir():
         image.unlink()
-    assert __main__.main(arguments) == 2 and not commands
+    assert reproduce.main(arguments) == 2 and not commands
     assert "set" in capsys.readouterr().err
 
 
@@ -90,11 +95,11 @@ def test_a_part_that_fails_is_named(arguments, monkeypatch, capsys):
         return subprocess.CompletedProcess(command, 2)
 
     monkeypatch.setattr(reproduce, "subprocess", types.SimpleNamespace(run=fail))
-    assert __main__.main(arguments) == 2
+    assert reproduce.main(arguments) == 2
     assert "It ended at: train residual-mse base." in capsys.readouterr().err
 
 
-def test_an_installed_package_says_what_it_lacks(arguments, monkeypatch, tmp_path):
-    monkeypatch.setattr(reproduce, "_ROOT", tmp_path)
-    with pytest.raises(SaeError, match="Only a clone"):
-        reproduce.run(__main__.parser().parse_args(arguments))
+def test_a_trial_has_steps(arguments, commands, capsys):
+    arguments[arguments.index("--steps") + 1] = "0"
+    assert reproduce.main(arguments) == 2 and not commands
+    assert capsys.readouterr().err.count("\n") == 1

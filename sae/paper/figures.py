@@ -40,7 +40,7 @@ QUALITIES = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM", "ms-ssim-db": "MS-SSIM (
 _QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim-db"}
 _DPI = 300
 _CENTIMETRE = 1 / 2.54
-_WIDTHS = {1: 8.5, 2: 17.8}
+_WIDTHS = {1: 8.9, 2: 17.8}
 _HEIGHTS = {1: 6.2, 2: 7.4}
 _OURS = {
     "conditional-mse": ("#D55E00", "o"),
@@ -58,8 +58,10 @@ _OTHERS = (
     "#999933",
     "#117733",
     "#882255",
+    "#44AA99",
+    "#AA4499",
 )
-_MARKERS = ("^", "D", "v", "P", "X", "<", ">", "h", "*")
+_MARKERS = ("^", "D", "v", "P", "X", "<", ">", "h", "*", "d", "8")
 _STYLE = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -157,7 +159,7 @@ def rd(
       qualities: of `QUALITIES`, one panel each.
       bpp: range of rates; up to our highest by default.
       limits: range of the quality; by default that of the points in sight.
-      columns: 1, 8.5 cm wide, or 2, 17.8 cm.
+      columns: 1, 8.9 cm wide, or 2, 17.8 cm.
       height: in cm; by default as much as leaves the axes room above the legend.
       title: above the axes.
       log: rates on a logarithmic axis.
@@ -368,7 +370,7 @@ def _label_layers(axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple)
     names, colors = [], []
     for curve, look in zip(curves, looks(curves)):
         if curve in named:
-            inside = [point for point in curve.points(quality) if bpp[0] <= point[0] <= bpp[1]]
+            inside = [p for p in curve.points(quality) if bpp[0] <= p[0] <= bpp[1] and p[2]]
             names += inside
             colors += [look["color"]] * len(inside)
     if names:

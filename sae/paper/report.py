@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,13 +41,13 @@ def write(
     Args:
       target: the HTML file.
       results_folder: results/<set>, the numbers.
-      images_folder: the images that were measured.
+      images_folder: the images that were measured; those it lacks are left out with a warning.
       checkpoints: the weights they were measured with.
       only: show these images alone, by file name.
 
     Raises:
-      SaeError: there are no results, an image is missing, the page would replace what it
-        shows, or the checkpoints do not give the measured bytes.
+      SaeError: there are no results, the page would replace what it shows, or the checkpoints
+        do not give the measured bytes.
     """
     if Path(target).suffix.lower() not in (".html", ".htm"):
         raise SaeError(f"The page is written as HTML; name {target} something.html.")
@@ -180,8 +181,15 @@ def _images(
             missing = ", ".join(sorted(unknown))
             raise SaeError(f"There are no results of {missing}; there are some of {names[0]}.")
         names = [name for name in names if name in only]
+    missing = [name for name in names if not (Path(folder) / name).exists()]
+    if missing:
+        warnings.warn(
+            f"{folder} lacks {len(missing)} of {len(names)} measured images, which the page leaves "
+            "out; `make kodak` downloads those of Kodak, --images names another folder.",
+            stacklevel=2,
+        )
     shown = []
-    for name in tqdm(names, desc="images", unit="image"):
+    for name in tqdm([n for n in names if n not in missing], desc="images", unit="image"):
         original = images.read(Path(folder) / name)
         families = [
             {

@@ -1,6 +1,8 @@
-"""`make reproduce`: trains, measures and draws everything in the README from nothing.
+"""`make reproduce`: trains, measures and draws everything in the documents from nothing.
 
-Runs the README's own commands one after the other, into a folder of its own.
+    python -m tools.reproduce --data DIR
+
+Runs the commands of the documents one after the other, into a folder of its own.
 What a former run finished there stays, and what it began is resumed.
 """
 
@@ -21,7 +23,7 @@ from sae.errors import SaeError
 from sae.measuring import results
 from sae.model import families
 from sae.model.checkpoint import Store
-from sae.model.families import Family
+from sae.model.families import FAMILIES, Family
 
 # Where the scripts are.
 _ROOT = Path(__file__).resolve().parents[1]
@@ -46,10 +48,48 @@ class Part:
     hours: float | None = None
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the options."""
+    names = [family.name for family in FAMILIES]
+    found = argparse.ArgumentParser(
+        prog="python -m tools.reproduce",
+        description="Train, measure and draw everything in the documents.",
+    )
+    found.add_argument(
+        "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
+    )
+    found.add_argument(
+        "--images", default="kodak", metavar="DIR", help="images to measure on [kodak]"
+    )
+    found.add_argument(
+        "--families", nargs="+", choices=names, default=names, help="families to train [all]"
+    )
+    found.add_argument(
+        "--steps", type=int, metavar="N", help="steps of each layer, for a trial [the preset's]"
+    )
+    found.add_argument(
+        "--folder",
+        default="runs/reproduced",
+        metavar="DIR",
+        help="folder to write [%(default)s]",
+    )
+    found.add_argument(
+        "--options",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="further options of the trainings, last on the line",
+    )
+    return found
+
+
 def run(options: argparse.Namespace) -> None:
-    """The command `reproduce`."""
-    if not (_ROOT / "train_base.py").exists():
-        raise SaeError("Only a clone can be reproduced in: the training scripts are not installed.")
+    """Runs all parts that are not done.
+
+    Raises:
+      SaeError: photos or images are missing, or a part failed.
+    """
+    if options.steps is not None and options.steps < 1:
+        raise SaeError(f"A training has at least one step; --steps {options.steps} has none.")
     for folder in options.data:
         images.find(folder, recursive=True)
     images.find(options.images)
@@ -106,7 +146,10 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
     )
     yield Part(
         "draw figures and tables",
-        [*sae, "results", "--results", str(target), *checkpoints, "--output", str(folder)],
+        [
+            *(sys.executable, "-m", "tools.documents", "--results", str(target)),
+            *(*checkpoints, "--output", str(folder)),
+        ],
     )
 
 
@@ -153,3 +196,17 @@ def _hours_of_measuring(family: Family, effort: int) -> float | None:
         return None
     (rows,) = found["images"]
     return sum(row["encode-seconds"] + row["decode-seconds"] for row in rows) / 3600
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status, 2 for a user's mistake."""
+    try:
+        run(parser().parse_args(arguments))
+    except SaeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Parameters and multiply-accumulates, counted from shapes of weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sae.errors import SaeError
+from sae.model import families
+from sae.model.families import FAMILIES
+from sae.model.layer import build
+from sae.model.presets import defaults
+from tools import complexity
+
+SIDE = 64
+
+
+def counted_by_tensorflow(transform, shape):
+    """Returns half the operations of a traced transform: those of products and sums."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    traced = tf.function(transform).get_concrete_function(tf.TensorSpec(shape))
+    graph = convert_variables_to_constants_v2(traced).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    return tf.compat.v1.profiler.profile(graph, options=options).total_float_ops / 2
+
+
+@pytest.mark.parametrize("family", ["residual-mse", "conditional-mse"])
+@pytest.mark.parametrize("name", ["base", "el2"])
+def test_macs_are_those_that_tensorflow_counts(family, name):
+    config = defaults(name, families.named(family), "default")[0]
+    names = families.named(family).layers
+    lower = [defaults(one, families.named(family), "default")[0] for one in names]
+    below = []
+    for one in lower[: names.index(name)]:
+        below.append(build(one, below))
+    layer = build(config, below)
+    shapes = {key: array.shape for key, array in layer.arrays().items()}
+    macs = complexity.count(shapes, vars(config))
+    side = SIDE // layer.stride
+    for part, shape in (
+        ("analysis", [1, SIDE, SIDE, 3]),
+        ("synthesis", [1, side, side, config.latent_depth]),
+    ):
+        transform = getattr(layer, part)
+        expected = counted_by_tensorflow(getattr(transform, "whole", transform), shape)
+        # TensorFlow also counts activations and what they divide by.
+        assert macs[part] == pytest.approx(expected / SIDE**2, rel=0.1)
+
+
+def test_macs_of_a_context_model_are_those_it_spends(monkeypatch):
+    from sae.model import prior_network
+
+    spent = []
+    product = prior_network._product
+
+    def counting(x, matrix):
+        spent.append(x.size * matrix.shape[1])
+        return product(x, matrix)
+
+    monkeypatch.setattr(prior_network, "_product", counting)
+    family = families.named("conditional-mse")
+    layers = []
+    for name in ("base", "el1"):
+        layers.append(build(defaults(name, family)[0], layers))
+    for layer in layers:
+        layer.build_tables()
+    shapes = {key: array.shape for key, array in layers[1].arrays().items()}
+    macs = complexity.count(
+        {k: shape for k, shape in shapes.items() if "bottleneck/cdf" not in k},
+        vars(layers[1].config),
+    )
+    h = w = 32
+    latents = [np.zeros((1, h, w, layer.config.latent_depth), np.float32) for layer in layers]
+    layers[1].bottleneck.compress(latents[1], latents[:1])
+    # Padding at the borders is multiplied too.
+    assert sum(spent) / (256 * h * w) == pytest.approx(macs["bottleneck"], rel=0.05)
+
+
+def test_all_released_layers_are_counted():
+    for family in FAMILIES:
+        found = complexity.of_family(family)
+        assert tuple(found) == family.layers
+        encode = [one.encode for one in found.values()]
+        assert encode == sorted(encode) and min(encode) > 0
+
+
+def test_an_unknown_kernel_is_not_left_out():
+    with pytest.raises(SaeError, match="synthesis/conv_9/kernel"):
+        complexity.count({"synthesis/conv_9/kernel": (3, 3, 8, 8)}, {"latent_depth": 8})

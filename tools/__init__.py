@@ -1,0 +1,1 @@
+"""What a clone needs beside the package: documents, figures and the whole reproduction."""

@@ -1,0 +1,148 @@
+"""docs/CLI.md, and the tables of options of a training: made of the parsers and the presets."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from sae import __main__, scripts
+from sae.config import LAYER_NAMES, LayerConfig, TrainingConfig
+from sae.model.families import FAMILIES
+from sae.model.presets import defaults
+from tools import reproduce
+from tools.result_tables import table
+
+_BEGINNING = """\
+# Command line
+
+This file is made of the programs' own parsers by `make results`. `sae` is `python -m sae`; in a
+clone, `. .venv/bin/activate` readies a shell for both. A user's mistake is one sentence and exit
+status 2; of a folder, what can be done is done, and the exit status is 1.
+"""
+# Presets, and the kinds of layers, of which the options' values are shown.
+_COLUMNS = (("paper", "residual"), ("default", "residual"), ("default", "conditional"))
+_MAKE = """\
+## make
+
+| target | what it does |
+|---|---|
+"""
+
+
+def document(makefile: str) -> str:
+    """Returns the text of docs/CLI.md.
+
+    Args:
+      makefile: text of the Makefile.
+    """
+    parts = [_BEGINNING, "## Commands of `sae`"]
+    for name, parser in commands().items():
+        parts.append(_section(f"sae {name}", parser, 3))
+    parts += [
+        _section("python train_base.py", scripts.training_parser("base"), 2),
+        "`train_el1.py` to `train_el4.py` take the same options.",
+        _section("python test_base.py", scripts.testing_parser("base"), 2),
+        "`test_el1.py` to `test_el4.py` take the same options.",
+        _section("python -m tools.reproduce", reproduce.parser(), 2),
+        _MAKE + "\n".join(_targets(makefile)),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Returns the parsers of the commands of `sae`, by name."""
+    for action in __main__.parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    raise AssertionError("sae has commands")
+
+
+def _section(program: str, parser: argparse.ArgumentParser, level: int) -> str:
+    actions = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
+    places = [a.metavar or a.dest for a in actions if not a.option_strings]
+    heading = f"{'#' * level} `{' '.join([program, *places])}`"
+    formatter = parser._get_formatter()
+    rows = [[_call(action), _meaning(action, formatter)] for action in actions]
+    return "\n\n".join(
+        part
+        for part in (
+            heading,
+            " ".join((parser.description or "").split()),
+            table(["argument", "meaning"], rows, texts=2) if rows else "",
+        )
+        if part
+    )
+
+
+def _call(action: argparse.Action) -> str:
+    """Returns how an argument is written: its spellings, and what follows them."""
+    if not action.option_strings:
+        return f"`{action.metavar or action.dest}`"
+    # The same in hyphens and in underscores is one spelling.
+    names = sorted({name.replace("_", "-"): name for name in action.option_strings}.values())
+    single = action.nargs == 0 or (action.choices and action.nargs is None)
+    metavar = action.metavar or ("" if single else action.dest.upper())
+    if isinstance(metavar, tuple):
+        metavar = " ".join(metavar)
+    elif action.nargs in ("+", argparse.REMAINDER):
+        metavar += " ..."
+    return ", ".join(f"`{f'{name} {metavar}'.strip()}`" for name in names)
+
+
+def _meaning(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
+    text = formatter._expand_help(action) if action.help else ""
+    if action.choices is not None and not action.metavar:
+        text += ("; " if text else "") + "one of " + ", ".join(f"`{one}`" for one in action.choices)
+    text += " (required)" if action.option_strings and action.required else ""
+    return text.replace("|", "\\|")
+
+
+def _targets(makefile: str) -> Iterator[str]:
+    for line in makefile.splitlines():
+        if "  ## " in line:
+            name, text = line.split(":")[0], line.split("  ## ")[1]
+            yield f"| `make {name}` | {text} |"
+
+
+def presets() -> str:
+    """Returns the options of a training, with what each preset has for them."""
+    parser = scripts.training_parser(LAYER_NAMES[0])
+    formatter, rows = parser._get_formatter(), []
+    fields = {
+        field.name for of in (LayerConfig, TrainingConfig) for field in dataclasses.fields(of)
+    }
+    for action in parser._actions:
+        if action.dest in fields:
+            name = "lambda" if action.dest == "lmbda" else action.dest
+            values = [_values(action.dest, *columns) for columns in _COLUMNS]
+            rows.append([f"`--{name}`", _meaning(action, formatter), *values])
+    titles = ["option", "meaning", "`--preset paper`", "default, residual", "default, conditional"]
+    return table(titles, rows, texts=5)
+
+
+def _values(field: str, preset: str, kind: str) -> str:
+    """Returns the values of an option from the base up, of both metrics where they differ."""
+    by_metric = {}
+    for family in FAMILIES:
+        if family.kind == kind:
+            values = []
+            for layer in family.layers:
+                found = {}
+                for config in defaults(layer, family, preset):
+                    found.update(vars(config))
+                values.append(found[field])
+            by_metric[family.metric] = values
+    mse, ms_ssim = by_metric["mse"], by_metric["ms-ssim"]
+    if mse[: len(ms_ssim)] == ms_ssim:
+        return _shortened(mse)
+    return f"MSE {_shortened(mse)}; MS-SSIM {_shortened(ms_ssim)}"
+
+
+def _shortened(values: Sequence) -> str:
+    texts = [f"{v:g}" if isinstance(v, float) else str(v) or "none" for v in values]
+    if len(set(texts)) == 1:
+        return texts[0]
+    if len(set(texts[1:])) == 1:
+        return f"{LAYER_NAMES[0]} {texts[0]}, above {texts[1]}"
+    return ", ".join(texts)

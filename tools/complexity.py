@@ -1,0 +1,143 @@
+"""Counts parameters and multiply-accumulates of the trained layers, from their weights' shapes.
+
+    python -m tools.complexity
+
+One multiply-accumulate (MAC) is one weight of a kernel, a matrix or a GDN at one position of what
+it is applied to. Images are taken to have sides that are multiples of 16, and zeros beyond their
+borders count as pixels. Range coding, biases and activations are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from sae.config import DEFAULT_FOLDER
+from sae.errors import SaeError
+from sae.model.checkpoint import Store
+from sae.model.families import FAMILIES, Family
+
+# Positions per pixel at which a kernel is applied, by a pattern of its name in weights.npz; a
+# transposed convolution is applied where it reads.
+_DENSITIES = {
+    r"(analysis|synthesis)/matrix": 1 / 256,
+    r"analysis/(conv_0/kernel|gdn_0/reparam_gamma)": 1 / 16,
+    r"analysis/(conv_1/kernel|gdn_1/reparam_gamma)": 1 / 64,
+    r"analysis/conv_2/kernel": 1 / 256,
+    r"synthesis/conv_0/kernel": 1 / 256,
+    r"synthesis/(conv_1/kernel|igdn_0/reparam_gamma)": 1 / 64,
+    r"synthesis/(conv_2/kernel|igdn_1/reparam_gamma)": 1 / 16,
+    r"synthesis/filter_\d/(first|second)": 1.0,
+    r"foretell/kernel": 1 / 256,
+    r"bottleneck/(below_\d|own|own_embedding|same_embedding|joint_\d|mean|scale)/kernel": 1 / 256,
+    r"bottleneck/same": 1 / 256,
+    # Biases, and what only makes the tables of the range coder.
+    r".*bias|.*reparam_beta|bottleneck/(phase|slice_bias|DeepFactorized/.*)|.*kernel_imag": 0.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Complexity:
+    """What one layer costs.
+
+    Attributes:
+      parameters: number of trained values.
+      encode: MACs per pixel to encode a stream that ends with this layer.
+      decode: MACs per pixel to decode a stream that ends with this layer.
+    """
+
+    parameters: int
+    encode: float
+    decode: float
+
+
+def of_family(family: Family, checkpoints: Path = DEFAULT_FOLDER) -> dict[str, Complexity]:
+    """Returns the complexity of each trained layer of a family."""
+    store = Store(family, checkpoints)
+    below_encode = below_decode = 0.0
+    found = {}
+    for name, metadata in store.described().items():
+        with np.load(store.path(name) / "weights.npz") as arrays:
+            shapes = {key: arrays[key].shape for key in arrays if "bottleneck/cdf" not in key}
+        macs = count(shapes, metadata["layer"])
+        if family.kind == "residual":
+            # The encoder needs the reconstruction below; the decoder adds all of them up.
+            encode = below_encode + below_decode + macs["analysis"]
+            decode = below_decode + macs["synthesis"]
+            below_encode, below_decode = below_encode + macs["analysis"], decode
+        else:
+            # Every prior is run on the way; one synthesis makes the image.
+            encode = below_encode + macs["analysis"] + macs["foretell"] + macs["bottleneck"]
+            below_decode += macs["bottleneck"]
+            decode = below_decode + macs["foretell"] + macs["synthesis"]
+            below_encode = encode
+        parameters = sum(math.prod(shape) for shape in shapes.values())
+        found[name] = Complexity(parameters, encode, decode)
+    return found
+
+
+def count(shapes: dict[str, tuple[int, ...]], config: dict) -> dict[str, float]:
+    """Returns MACs per pixel of a layer's analysis, synthesis, foretell and bottleneck.
+
+    Args:
+      shapes: of the arrays in weights.npz, by name.
+      config: "latent_depth" and "prior_slices" as layer.json has them.
+
+    Raises:
+      SaeError: an array is not known here, so the count would be too small.
+    """
+    macs = dict.fromkeys(("analysis", "synthesis", "foretell", "bottleneck"), 0.0)
+    for name, shape in shapes.items():
+        if name.endswith("/kernel_real"):
+            # Half of the Fourier coefficients, [channels, filters, side, side // 2 + 1].
+            name, shape = name[: -len("_real")], (shape[2], shape[2], *shape[:2])
+        densities = [d for pattern, d in _DENSITIES.items() if re.fullmatch(pattern, name)]
+        if not densities:
+            raise SaeError(f"tools/complexity.py cannot count {name}; add it to _DENSITIES there.")
+        weights = math.prod(shape) * _repeats(name, shape, config)
+        macs[name.split("/")[0]] += densities[0] * weights
+    return macs
+
+
+def _repeats(name: str, shape: tuple[int, ...], config: dict) -> float:
+    """Returns how often a kernel of a context model is applied at one position of the latent."""
+    depth, slices = config["latent_depth"], config.get("prior_slices", 1)
+    if name.startswith("bottleneck/joint"):
+        return slices
+    if name == "bottleneck/same":
+        return slices - 1
+    if name == "bottleneck/same_embedding/kernel":
+        # Each slice reads the channels before it.
+        return sum(depth >> k for k in range(1, slices)) / shape[2]
+    if name == "bottleneck/own/kernel":
+        # Of two neighbors, the one that is coded later reads the other; none reads itself.
+        taps = shape[0] * shape[1]
+        return (taps - 1) / 2 / taps
+    return 1
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints a line for each layer."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.complexity",
+        description="Count parameters and MACs per pixel of the trained layers.",
+    )
+    parser.add_argument("--checkpoints", type=Path, default=DEFAULT_FOLDER, metavar="DIR")
+    options = parser.parse_args(arguments)
+    print(f"{'layer':<28}{'parameters':>12}{'encode, kMAC/pixel':>22}{'decode, kMAC/pixel':>22}")
+    for family in FAMILIES:
+        for name, one in of_family(family, options.checkpoints).items():
+            numbers = f"{one.parameters:>12,}{one.encode / 1e3:>22.2f}{one.decode / 1e3:>22.2f}"
+            print(f"{family.name + ' ' + name:<28}{numbers}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SaeError as error:
+        raise SystemExit(f"{error}") from None

@@ -1,0 +1,247 @@
+"""`make results`: writes what the documents show of results/, checkpoints/ and the parsers.
+
+    python -m tools.documents
+
+docs/RESULTS.md and docs/CLI.md are written wholly; of README.md, docs/TRAINING.md and
+docs/models/ what lies between markers, such as <!-- results --> and <!-- /results -->.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sae import files
+from sae.config import DEFAULT_FOLDER, DEFAULT_RESULTS
+from sae.errors import SaeError
+from sae.measuring import results
+from sae.measuring.results import Curve
+from sae.model.checkpoint import Store
+from sae.model.families import FAMILIES, Family
+from sae.paper import figures
+from tools import command_line, complexity, result_tables, results_document
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURE = Path("plots/kodak.png")
+ALL_CURVES = Path("plots/kodak-all.png")
+EFFORTS = Path("plots/effort.png")
+TRAINING = Path("plots/training.png")
+# The README's curves, and what its legend calls them.
+_FIRST_CURVES = {
+    "conditional-mse": "ours (conditional-mse)",
+    "residual-mse": "ours (residual-mse)",
+    "published/sae-2019-mse": "SAE 2019",
+    "published/dpict-2022": "DPICT 2022",
+    "published/ctc-2023": "CTC 2023",
+    "published/jpeg-2000-openjpeg": "JPEG 2000",
+    "published/bpg-dense": "BPG",
+}
+# Further ones than those of `sae plot`, whose curve of printed rates is left out.
+_FURTHER_CURVES = "published/dpict-2022", "published/dpict-2022-ms-ssim", "published/ctc-2023"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """What documents are made of.
+
+    Attributes:
+      images: the set that is shown, in words.
+      curves: of that set.
+      singles: curves of bases trained alone, by their lambda.
+      sets: curves of other sets of images, by the name of the set.
+      records: contents of layer.json, by family and layer.
+      checkpoints: folder of the weights.
+    """
+
+    images: str
+    curves: list[Curve]
+    singles: dict[str, list[Curve]]
+    sets: dict[str, list[Curve]]
+    records: dict[Family, dict[str, dict]]
+    checkpoints: Path
+
+    @classmethod
+    def load(
+        cls, folder: str | Path = DEFAULT_RESULTS, checkpoints: str | Path = DEFAULT_FOLDER
+    ) -> Sources:
+        """Reads results/<set>, what lies beside it, and the checkpoints."""
+        folder, checkpoints = Path(folder), Path(checkpoints)
+        singles = {
+            path.name[len("single-") :]: results.curves(path / folder.name)
+            for path in sorted(folder.parent.glob("single-*"))
+        }
+        sets = {path.name: results.curves(path) for path in sorted(folder.parent.glob("held-out*"))}
+        records = {}
+        for family in FAMILIES:
+            store = Store(family, checkpoints)
+            if store.names():
+                records[family] = store.described()
+        found = results.curves(folder)
+        count = max((len(curve.images[0]) for curve in found if curve.images), default=0)
+        images = f"the {count} images of {folder.name.capitalize()}"
+        return cls(images, found, singles, sets, records, checkpoints)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Writes all documents and figures below a folder.
+
+    Raises:
+      SaeError: there are no results, or a document lacks a place for them.
+    """
+    output = Path(options.output)
+    sources = Sources.load(options.results, options.checkpoints)
+    known = digests(sources)
+    with figures.style():
+        for path, digest in known.items():
+            stem = output / path.with_suffix("")
+            figures.save(draw(path, sources), stem, ("png",), Description=digest)
+    written = texts(sources)
+    for path, text in written.items():
+        files.write_bytes(output / path, text.encode())
+    for path in (*written, *known):
+        print(output / path)
+
+
+def texts(sources: Sources) -> dict[Path, str]:
+    """Returns the texts of all documents that are written, by their paths."""
+    found = sources.curves
+    written = {
+        Path("README.md"): {
+            "figure": f'<img src="{FIGURE.as_posix()}" width="560" alt="PSNR and rate on Kodak">'
+            f"\n\n**Figure 1.** PSNR against bits per pixel, means over {sources.images}. "
+            + result_tables.best_rates(found),
+            "results": result_tables.summary(found),
+        },
+        Path("docs/TRAINING.md"): {"presets": command_line.presets()},
+    }
+    for family, records in sources.records.items():
+        store = Store(family, sources.checkpoints)
+        sizes = {name: (store.path(name) / "weights.npz").stat().st_size for name in records}
+        counted = complexity.of_family(family, sources.checkpoints)
+        shown = result_tables.costs(records, counted, sizes)
+        shown += "\n\n" + result_tables.trainings(family, records, found)
+        written[Path(f"docs/models/{family.name}.md")] = {"layers": shown}
+    return {
+        **{path: _filled(path, parts) for path, parts in written.items()},
+        Path("docs/RESULTS.md"): results_document.document(
+            found, sources.singles, sources.sets, [path.name for path in digests(sources)]
+        ),
+        Path("docs/CLI.md"): command_line.document((ROOT / "Makefile").read_text(encoding="utf-8")),
+    }
+
+
+def _filled(path: Path, parts: dict[str, str]) -> str:
+    """Returns the text of a document with what lies between its markers written anew."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = filled(text, name, part)
+    return text
+
+
+def filled(text: str, name: str, part: str) -> str:
+    """Returns a text with `part` between the markers of a name.
+
+    Raises:
+      SaeError: markers are missing.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        raise SaeError(f"The text has no place for the {name}; add {begin} and {end}.")
+    return f"{text.split(begin)[0]}{begin}\n\n{part}\n\n{end}{text.split(end)[1]}"
+
+
+def digests(sources: Sources) -> dict[Path, str]:
+    """Returns digests of what there is for each figure to show, which their files keep."""
+    facts = {
+        FIGURE: list(map(dataclasses.asdict, _first_curves(sources.curves))),
+        ALL_CURVES: list(map(dataclasses.asdict, _all_curves(sources.curves))),
+        EFFORTS: [dataclasses.asdict(c) for c, _ in results.searched(sources.curves)],
+        TRAINING: _losses(sources),
+    }
+    return {
+        path: "results " + hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+        for path, shown in facts.items()
+        if shown
+    }
+
+
+def draw(path: Path, sources: Sources) -> Figure:
+    """Returns one of the figures that `digests` names."""
+    if path == FIGURE:
+        return figures.rd(_first_curves(sources.curves))
+    if path == ALL_CURVES:
+        return figures.rd(_all_curves(sources.curves), ("psnr", "ms-ssim-db"), columns=2)
+    if path == EFFORTS:
+        return figures.effort(figures.saved_by_effort(sources.curves))
+    return figures.training(_losses(sources))
+
+
+def _first_curves(found: Sequence[Curve]) -> list[Curve]:
+    """Returns the curves of the README's figure, ours in any case."""
+    by_key = {curve.key: curve for curve in found}
+    named = [
+        dataclasses.replace(by_key[key], name=name)
+        for key, name in _FIRST_CURVES.items()
+        if key in by_key
+    ]
+    # In so small a figure there is room for the names of one curve's layers.
+    named[1:] = [dataclasses.replace(one, labels=[""] * len(one.labels)) for one in named[1:]]
+    return named or results.default(found)
+
+
+def _all_curves(found: Sequence[Curve]) -> list[Curve]:
+    shown = [c for c in results.default(found) if not c.key.endswith("-as-printed")]
+    return shown + [curve for curve in found if curve.key in _FURTHER_CURVES]
+
+
+def _losses(sources: Sources) -> dict[str, list[tuple[float, float]]]:
+    """Returns held-out losses after so many patches, by family and layer."""
+    losses = {}
+    for family, records in sources.records.items():
+        for name, record in records.items():
+            training = record["training"]
+            batch = training["options"]["batchsize"]
+            scores = training["validation"]
+            losses[f"{family.name} {name}"] = [(batch * s["step"], s["loss"]) for s in scores]
+    return losses
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the options."""
+    found = argparse.ArgumentParser(
+        prog="python -m tools.documents", description="Write the documents' tables and figures."
+    )
+    found.add_argument(
+        "--results", default=DEFAULT_RESULTS, metavar="DIR", help="results of one set [Kodak's]"
+    )
+    found.add_argument(
+        "--checkpoints", default=DEFAULT_FOLDER, metavar="DIR", help="weights [the released ones]"
+    )
+    found.add_argument(
+        "--output",
+        default=ROOT,
+        metavar="DIR",
+        help="folder of README.md, docs/ and plots/ [this clone]",
+    )
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status, 2 for a user's mistake."""
+    try:
+        run(parser().parse_args(arguments))
+    except SaeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

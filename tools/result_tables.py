@@ -1,0 +1,305 @@
+"""Tables of results in Markdown: what the documents show of results/ and checkpoints/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sae.config import EFFORTS
+from sae.measuring import bdrate, results
+from sae.measuring.results import Curve
+from sae.model.families import Family
+from tools.complexity import Complexity
+
+# What every family is compared with, by the metric that both are trained for.
+_ANCHORS = {
+    "mse": (
+        "published/sae-2019-mse",
+        "published/jpeg-dense",
+        "published/jpeg-2000-openjpeg",
+        "published/balle-2017-mse",
+        "published/balle-2018-mse",
+        "published/bpg-dense",
+        "published/dpict-2022",
+        "published/dpict-2022-ms-ssim",
+        "published/ctc-2023",
+        "anchors/jpeg",
+        "anchors/jpeg2000",
+        "anchors/webp",
+        "anchors/avif",
+    ),
+    "ms-ssim": (
+        "published/sae-2019-ms-ssim",
+        "published/jpeg-dense",
+        "published/jpeg-2000-openjpeg",
+        "published/balle-2017-ms-ssim",
+        "published/balle-2018-ms-ssim",
+        "published/dpict-2022-ms-ssim",
+        "anchors/jpeg",
+        "anchors/jpeg2000",
+        "anchors/webp",
+        "anchors/avif",
+    ),
+}
+# The README's choice of them.
+_FIRST_ANCHORS = (
+    "published/sae-2019-mse",
+    "published/jpeg-2000-openjpeg",
+    "anchors/jpeg2000",
+    "published/balle-2018-mse",
+    "published/bpg-dense",
+    "published/dpict-2022",
+    "published/ctc-2023",
+)
+# A single model for one rate, in the table of what layers cost.
+_SINGLE_MODEL = "published/balle-2017-mse"
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """Returns a Markdown table.
+
+    Args:
+      titles: titles of the columns.
+      rows: texts of the cells.
+      texts: number of first columns that are aligned to the left.
+    """
+    if not rows:
+        return "(not measured)"
+    rule = ["---"] * texts + ["---:"] * (len(titles) - texts)
+    lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+
+
+def summary(found: Sequence[Curve]) -> str:
+    """Returns BD-rates in PSNR of the families for MSE, for the README."""
+    by_key = {curve.key: curve for curve in found}
+    ours = [curve for curve in found if curve.plain and curve.optimised_for == "mse"]
+    if not ours:
+        return "(not measured)"
+    titles = ["BD-rate in PSNR against", *(f"`{curve.key}`" for curve in ours)]
+    titles += [f"`{ours[0].key}`, per image", "shared PSNR"]
+    rows = []
+    for key in _FIRST_ANCHORS:
+        if anchor := by_key.get(key):
+            averaged = [_rate(curve, anchor, "psnr") for curve in ours]
+            each = _rate(ours[0], anchor, "psnr", bdrate.each_image)
+            rows.append([anchor.name, *averaged, each, _overlap(ours[0], anchor, "psnr")])
+    return table(titles, rows)
+
+
+def best_rates(found: Sequence[Curve]) -> str:
+    """Returns a sentence with the BD-rates of our best family for MSE, for a caption."""
+    by_key = {curve.key: curve for curve in found}
+    ours = next((c for c in found if c.plain and c.optimised_for == "mse"), None)
+    parts = []
+    for key in _FIRST_ANCHORS if ours else ():
+        if key in by_key and by_key[key].kind == "published":
+            one = bdrate.delta_or_reason(ours, by_key[key], "psnr")
+            if not isinstance(one, str):
+                name = by_key[key].name.split(" (")[0]
+                more = "more bits" if one.rate > 0 else "fewer bits"
+                parts.append(f"{abs(one.rate):.1f} % {more} than {name}")
+    if not parts:
+        return "No BD-rate against a published curve is known."
+    return f"At equal PSNR (BD-rate), `{ours.key}` spends {', '.join(parts)}."
+
+
+def layers(ours: Curve, found: Sequence[Curve]) -> str:
+    """Returns rate and quality of our layers beside the paper's."""
+    paper = next((c for c in found if c.key == _ANCHORS[ours.optimised_for][0]), None)
+    titles = ["layers", "bpp", "PSNR", "MS-SSIM", "paper: bpp", "PSNR", "MS-SSIM"]
+    rows = [
+        [results.layer_label(label), *_numbers(ours, index), *_numbers(paper, index)]
+        for index, label in enumerate(ours.labels)
+    ]
+    return table(titles, rows)
+
+
+def deltas(ours: Curve, found: Sequence[Curve]) -> str:
+    """Returns BD-rates of one of our curves, of averaged curves and as means per image."""
+    by_key = {curve.key: curve for curve in found}
+    titles = ["against", "PSNR, averaged curves", "PSNR, mean per image"]
+    titles += ["MS-SSIM (dB), averaged curves", "MS-SSIM (dB), mean per image"]
+    rows = []
+    for key in _ANCHORS[ours.optimised_for]:
+        if anchor := by_key.get(key):
+            cells = [anchor.name]
+            for quality in bdrate.QUALITIES:
+                for compare in (bdrate.delta, bdrate.each_image):
+                    one = bdrate.delta_or_reason(ours, anchor, quality, compare)
+                    rate, _, where = bdrate.cells(one)
+                    cells.append(rate if rate == "-" else f"{rate} ({where})")
+            rows.append(cells)
+    return table(titles, rows)
+
+
+def efforts(found: Sequence[Curve]) -> str:
+    """Returns what latent optimization costs and saves."""
+    titles = ["curve", "steps per layer", "core seconds per image", "per megapixel"]
+    titles += ["BD-rate against effort 0, PSNR", "MS-SSIM (dB)"]
+    rows = []
+    for curve, plain in results.searched(found):
+        pixels = [row["width"] * row["height"] for row in curve.images[-1]]
+        seconds = curve.encode_seconds
+        cells = [curve.key, f"{EFFORTS[curve.effort]}", f"{seconds:.0f}"]
+        cells.append(f"{1e6 * len(pixels) * seconds / sum(pixels):.0f}")
+        rows.append(cells + [_rate(curve, plain, quality) for quality in bdrate.QUALITIES])
+    return table(titles, rows)
+
+
+def single_models(found: Sequence[Curve], singles: dict[str, Sequence[Curve]]) -> str:
+    """Returns what layers for MSE spend, and one model for the same PSNR.
+
+    Args:
+      found: the curves of one set of images.
+      singles: curves of bases trained alone, by their lambda.
+    """
+    other = next((c for c in found if c.key == _SINGLE_MODEL), None)
+    titles = ["family", "PSNR", "layers", "bpp", "single model", "bpp", "difference in rate"]
+    rows = []
+    for ours in found:
+        if not (ours.plain and ours.optimised_for == "mse"):
+            continue
+        points = []
+        if other:
+            for rate, psnr, label in ours.points("psnr"):
+                alone = bdrate.rate_at(other, "psnr", psnr)
+                points.append((psnr, results.layer_label(label), rate, other.name, alone))
+        points += _at_singles(ours, singles)
+        for psnr, label, rate, name, alone in sorted(points):
+            cells = [ours.key, f"{psnr:.2f} dB", label, f"{rate:.4f}", name, "-", "-"]
+            if alone:
+                cells[-2:] = f"{alone:.4f}", f"{100 * (rate / alone - 1):+.0f} %"
+            rows.append(cells)
+    return table(titles, rows)
+
+
+def _at_singles(ours: Curve, singles: dict[str, Sequence[Curve]]) -> Iterator[tuple]:
+    for lmbda, curves in singles.items():
+        for single in curves:
+            if single.key != ours.key:
+                continue
+            for alone, psnr, _ in single.points("psnr"):
+                if rate := bdrate.rate_at(ours, "psnr", psnr):
+                    yield psnr, "interpolated", rate, f"a base alone, lambda {lmbda}", alone
+
+
+def extremes(found: Sequence[Curve]) -> str:
+    """Returns the images of lowest and highest PSNR and rate, for each of our layers."""
+    titles = ["family", "layers", "lowest PSNR", "highest PSNR", "most bits", "fewest bits"]
+    rows = []
+    for curve in found:
+        for label, images in zip(curve.labels, curve.images if curve.plain else ()):
+            by_psnr = sorted(images, key=lambda row: row["psnr-rgb"] or float("inf"))
+            by_rate = sorted(images, key=lambda row: -row["bpp"])
+            qualities = [f"{_stem(r)}, {_psnr(r['psnr-rgb'])}" for r in (by_psnr[0], by_psnr[-1])]
+            rates = [f"{_stem(r)}, {r['bpp']:.3f} bpp" for r in (by_rate[0], by_rate[-1])]
+            rows.append([curve.key, results.layer_label(label), *qualities, *rates])
+    return table(titles, rows, texts=2)
+
+
+def other_sets(sets: dict[str, Sequence[Curve]]) -> str:
+    """Returns BD-rates against JPEG 2000 as measured on other sets of images, by their names."""
+    titles = ["images", "number", "family", "PSNR, averaged curves", "PSNR, mean per image"]
+    titles += ["MS-SSIM (dB), mean per image", "images with fewer bits (PSNR)"]
+    rows = []
+    for name, found in sets.items():
+        anchor = next((c for c in found if c.key == "anchors/jpeg2000"), None)
+        for ours in (c for c in found if c.plain and anchor):
+            names = [row["image"] for row in ours.images[0]]
+            pairs = [[results.of_image(curve, one) for curve in (ours, anchor)] for one in names]
+            each = [bdrate.delta_or_reason(*pair, "psnr") for pair in pairs if all(pair)]
+            fewer = sum(not isinstance(one, str) and one.rate < 0 for one in each)
+            rows.append(
+                [
+                    f"`{name}`",
+                    f"{len(names)}",
+                    ours.key,
+                    _rate(ours, anchor, "psnr"),
+                    _rate(ours, anchor, "psnr", bdrate.each_image),
+                    _rate(ours, anchor, "ms-ssim-db", bdrate.each_image),
+                    f"{fewer}",
+                ]
+            )
+    return table(titles, rows)
+
+
+def sources(found: Sequence[Curve]) -> str:
+    """Returns keys, names and sources of the published curves."""
+    rows = [[f"`{c.key}`", c.name, c.source] for c in found if c.kind == "published"]
+    return table(["key", "name", "source"], rows, texts=3)
+
+
+def costs(records: dict[str, dict], complexity: dict[str, Complexity], sizes: dict) -> str:
+    """Returns size and complexity of the layers of a family.
+
+    Args:
+      records: contents of layer.json, by layer.
+      complexity: of each layer.
+      sizes: bytes of each layer's weights.npz.
+    """
+    titles = ["layers", "channels", "parameters", "encode, kMAC/pixel", "decode, kMAC/pixel"]
+    titles += ["weights, MB", "fingerprint"]
+    rows = [
+        [
+            results.layer_label(name),
+            f"{record['layer']['latent_depth']}",
+            f"{complexity[name].parameters:,}",
+            f"{complexity[name].encode / 1e3:.2f}",
+            f"{complexity[name].decode / 1e3:.2f}",
+            f"{sizes[name] / 1e6:.2f}",
+            f"`{record['fingerprint'][:8]}`",
+        ]
+        for name, record in records.items()
+    ]
+    return table(titles, rows)
+
+
+def trainings(family: Family, records: dict[str, dict], found: Sequence[Curve]) -> str:
+    """Returns how the layers of a family were trained, and what they reach."""
+    titles = ["layers", "lambda", "steps", "patches", "hours", "held-out loss"]
+    titles += ["bpp", "PSNR", "MS-SSIM"]
+    ours = next((c for c in found if c.plain and c.family == family), None)
+    measured = {label: index for index, label in enumerate(ours.labels)} if ours else {}
+    rows = []
+    for name, record in records.items():
+        training = record["training"]
+        cells = [
+            results.layer_label(name),
+            f"{training['options']['lmbda']:g}",
+            f"{sum(training['steps'].values()):,}",
+            f"{training['patches']:,}",
+            f"{training['hours']:.2f}",
+            f"{training['validation'][-1]['loss']:.1f}",
+        ]
+        rows.append(cells + _numbers(ours if name in measured else None, measured.get(name, 0)))
+    return table(titles, rows)
+
+
+def _rate(ours: Curve, anchor: Curve, quality: str, compare: Callable = bdrate.delta) -> str:
+    return bdrate.cells(bdrate.delta_or_reason(ours, anchor, quality, compare))[0]
+
+
+def _overlap(ours: Curve, anchor: Curve, quality: str) -> str:
+    rate, _, where = bdrate.cells(bdrate.delta_or_reason(ours, anchor, quality))
+    return "-" if rate == "-" else where
+
+
+def _numbers(curve: Curve | None, index: int) -> list[str]:
+    """Returns rate, PSNR and MS-SSIM of one setting as text, dashes where unknown."""
+    if curve is None or index >= len(curve.bpp):
+        return ["-"] * 3
+    psnr, ms_ssim = curve.psnr[index], curve.ms_ssim[index]
+    return [
+        f"{curve.bpp[index]:.4f}",
+        "-" if psnr is None else _psnr(psnr),
+        "-" if ms_ssim is None else f"{ms_ssim:.4f}",
+    ]
+
+
+def _psnr(value: float | None) -> str:
+    return "exact" if value is None else f"{value:.2f} dB"
+
+
+def _stem(row: dict) -> str:
+    return Path(row["image"]).stem
