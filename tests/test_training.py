@@ -18,15 +18,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sae.config import CHOICES
 from sae.errors import SaeError
-from sae.model import checkpoint, families
+from sae.model import checkpoint, families, transforms
 from sae.model.cascade import Cascade
 from sae.model.checkpoint import Store
-from sae.model.layer import Context, build
+from sae.model.layer import KINDS, Context, build
 from sae.model.objective import Objective
 from sae.model.presets import defaults
 from sae.training import loop, warm_start
 from sae.training.loop import train
+from sae.training.optimizer import make_optimizer
 from sae.training.schedule import learning_rate
 from sae.training.step import make_step
 
@@ -261,6 +263,17 @@ def test_a_training_without_photos_any_more_ends(photos, tmp_path, strategy):
     )
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == "None of the training photos can be read."
+
+
+def test_choices_are_those_of_the_modules():
+    modules = {
+        "kind": KINDS,
+        "transforms": transforms.TRANSFORMS,
+        "kernel": transforms.KERNELS,
+        "gdn": transforms._GDN,
+    }
+    assert {name: set(CHOICES[name]) for name in modules} == {k: set(v) for k, v in modules.items()}
+    assert all(make_optimizer(name) for name in CHOICES["optimizer"])
 
 
 def test_patches_may_be_one_position_wide(photos, tmp_path):
