@@ -1,7 +1,8 @@
 # Targets run in .venv, which holds what requirements.lock pins and is made when first needed.
 #
 #   PYTHON   the Python 3.9, 3.10 or 3.11 to make .venv with (looked for)
-#   DATA     folders of training photos
+#   DATA     folder of training photos, or several: DATA="a b"; of several, quote those with
+#            spaces once more: DATA="a 'my photos'"
 #   FAMILY   residual-mse, conditional-mse, residual-ms-ssim or conditional-ms-ssim
 #   CHECKPOINTS  folder to train into, and of the lower layers
 #   OPTIONS  further options of the training scripts, such as --preset paper
@@ -12,6 +13,9 @@ CHECKPOINTS = checkpoints
 python = .venv/bin/python
 # The lock without its hashes, which pip would ask of every package here.
 install = $(python) -m pip install --disable-pip-version-check -c .venv/pins.txt
+# The folders of DATA as the shell's words; all of it is one folder where there is such a one.
+folders = if test -d "$$DATA"; then set -- "$$DATA"; else eval "set -- $$DATA"; fi
+export DATA
 
 .PHONY: help demo train reproduce kodak results test test-fast lint docs clean
 
@@ -22,16 +26,16 @@ demo: .venv/installed  ## base to EL3 on sample photos or Kodak: one table, one 
 	@$(python) -m sae demo
 
 train: .venv/installed  ## train all layers in order: make train DATA=DIR [FAMILY=residual-mse]
-	@test -n "$(DATA)" || { echo "Name folders of training photos: make train DATA=DIR" >&2; exit 2; }
-	@layers=$$($(python) -c "import sae.model.families as f; print(*f.named('$(FAMILY)').layers)") && \
+	@test -n "$$DATA" || { echo "Name folders of training photos: make train DATA=DIR" >&2; exit 2; }
+	@$(folders); layers=$$($(python) -c "import sae.model.families as f; print(*f.named('$(FAMILY)').layers)") && \
 	for layer in $$layers; do \
-	    $(python) train_$$layer.py --data $(DATA) --family $(FAMILY) \
-	        --checkpoints $(CHECKPOINTS) $(OPTIONS) || exit; \
+	    $(python) train_$$layer.py --data "$$@" --family $(FAMILY) \
+	        --checkpoints "$(CHECKPOINTS)" $(OPTIONS) || exit; \
 	done
 
 reproduce: .venv/installed  ## train, measure and draw all of the documents: make reproduce DATA=DIR [STEPS=20]
-	@test -n "$(DATA)" || { echo "Name folders of training photos: make reproduce DATA=DIR" >&2; exit 2; }
-	@$(python) -m tools.reproduce --data $(DATA) $(if $(STEPS),--steps $(STEPS)) \
+	@test -n "$$DATA" || { echo "Name folders of training photos: make reproduce DATA=DIR" >&2; exit 2; }
+	@$(folders); $(python) -m tools.reproduce --data "$$@" $(if $(STEPS),--steps $(STEPS)) \
 	    $(if $(OPTIONS),--options $(OPTIONS))
 
 kodak:  ## download the 24 Kodak images into kodak/ and check them

@@ -7,7 +7,11 @@ stored with the weights; `TrainingConfig` is how the weights were found.
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from pathlib import Path
+from typing import NamedTuple
+
+from sae.errors import SaeError
 
 LAYER_NAMES = ("base", "el1", "el2", "el3", "el4")
 METRICS = ("mse", "ms-ssim")
@@ -35,6 +39,98 @@ DEFAULT_FOLDER = _DATA / "checkpoints"
 DEFAULT_RESULTS = _DATA / "results/kodak"
 # Trainings change nothing inside an installed package.
 TRAINING_FOLDER = Path("checkpoints") if INSTALLED else DEFAULT_FOLDER
+
+
+# Fields with a few values, all of which `sae.model` and `sae.training` have something for.
+CHOICES = {
+    "name": LAYER_NAMES,
+    "kind": ("residual", "conditional"),
+    "gdn": ("simplified", "paper"),
+    "transforms": ("paper", "shortcut"),
+    "kernel": ("plain", "fourier"),
+    "optimizer": ("adam", "soap"),
+    "quantization": ("noise", "mixed"),
+}
+
+
+class Range(NamedTuple):
+    """The numbers from `low` to `high`.
+
+    Attributes:
+      low: the smallest.
+      high: the largest.
+      above: `low` itself is none of them.
+    """
+
+    low: float
+    high: float
+    above: bool = False
+
+    def __contains__(self, value) -> bool:
+        beyond = self.low < value if self.above else self.low <= value
+        return beyond and value <= self.high
+
+    def __str__(self) -> str:
+        return f"{'above ' if self.above else ''}{self.low:.10g} to {self.high:.10g}"
+
+
+# Where these end, a layer can no longer be trained, or no longer be coded.
+RANGES = {
+    "latent_depth": Range(1, 2048),
+    "hidden_filters": Range(1, 2048),
+    "latent_support": Range(1, 31),
+    "post_filter": Range(0, 2048),
+    "step": Range(0.001, 100),
+    "prior_filters": Range(1, 2048),
+    "prior_support": Range(2, 31),
+    "prior_slices": Range(1, 16),
+    "lmbda": Range(0, 1e9, above=True),
+    "last_step": Range(1, 10**9),
+    "batchsize": Range(1, 2**16),
+    "patchsize": Range(16, 2**14),
+    "small_until": Range(0, 1),
+    "clip": Range(0, 1e9),
+    "learning_rate": Range(0, 100, above=True),
+    "final_learning_rate": Range(0, 100),
+    "decay_from": Range(0, 1),
+    "noise": Range(0, 1),
+    "decoder_from": Range(0, 1),
+    "smallest_scale": Range(0, 1, above=True),
+    "crops": Range(1, 2**10),
+    "seed": Range(0, 2**32 - 1),
+    "save_every": Range(0, 1e9),
+}
+# So many frequencies has the cosine transform of a block, which "shortcut" begins with.
+_FREQUENCIES = 3 * 16**2
+
+
+def fault(name: str, value: object) -> str | None:
+    """Returns why an option or a field of a configuration cannot have a value, None where it can.
+
+    Args:
+      name: of the field.
+      value: of any type, as JSON files have them.
+    """
+    types, words = {
+        "int": (int, "a whole number"),
+        "float": ((int, float), "a number"),
+        "str": (str, "a text"),
+    }[_TYPES[name]]
+    right = isinstance(value, types)
+    # True and False are integers in Python.
+    right = right and not isinstance(value, bool)
+    if allowed := CHOICES.get(name):
+        words, right = f"one of {', '.join(allowed)}", right and value in allowed
+    elif allowed := RANGES.get(name):
+        words, right = f"{words}, {allowed}", right and value in allowed
+    return None if right else f"has to be {words}, and is {reprlib.repr(value)}"
+
+
+def _check(config: LayerConfig | TrainingConfig) -> None:
+    """Raises SaeError where a field has a value that it cannot have."""
+    for field in dataclasses.fields(config):
+        if reason := fault(field.name, getattr(config, field.name)):
+            raise SaeError(f"{field.name} {reason}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +174,14 @@ class LayerConfig:
     prior_filters: int = 64
     prior_support: int = 5
     prior_slices: int = 1
+
+    def __post_init__(self):
+        _check(self)
+        if self.transforms == "shortcut" and self.latent_depth > _FREQUENCIES:
+            raise SaeError(
+                f"latent_depth has to be {_FREQUENCIES} or less with the transforms shortcut, and "
+                f"is {self.latent_depth}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,3 +233,16 @@ class TrainingConfig:
     warm_start: str = ""
     crops: int = 8
     seed: int = 0
+
+    def __post_init__(self):
+        _check(self)
+
+
+_TYPES = {
+    **{
+        field.name: field.type
+        for kind in (LayerConfig, TrainingConfig)
+        for field in dataclasses.fields(kind)
+    },
+    "save_every": "float",
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def find(folder: str | Path, recursive: bool = False) -> list[Path]:
 
     Args:
       folder: where to look.
-      recursive: look in its subfolders too.
+      recursive: look in its subfolders too, also in those behind symbolic links.
 
     Raises:
       SaeError: there is no such folder, or no image in it.
@@ -110,7 +111,8 @@ def find(folder: str | Path, recursive: bool = False) -> list[Path]:
         raise SaeError(f"{folder} is not a folder; name one that holds images.")
     found = sorted(
         path
-        for path in folder.glob("**/*" if recursive else "*")
+        for place in (_folders(folder) if recursive else [folder])
+        for path in place.glob("*")
         if not path.name.startswith(".")
         and path.is_file()
         and (path.suffix.lower() in SUFFIXES or _is_image(path))
@@ -118,6 +120,21 @@ def find(folder: str | Path, recursive: bool = False) -> list[Path]:
     if not found:
         raise SaeError(f"There is no image in {folder}; put PNG or JPEG files there.")
     return found
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Yields a folder and those below it, each once: by its own path where it has one there."""
+    seen, waiting = set(), [folder]
+    while waiting:
+        # Links are not followed here, but wait, so that they may lead around in circles.
+        for place, names, _ in os.walk(waiting.pop(0)):
+            real = os.path.realpath(place)
+            names[:] = [] if real in seen else [n for n in names if not n.startswith(".")]
+            if real not in seen:
+                seen.add(real)
+                yield Path(place)
+            links = (Path(place, name) for name in names)
+            waiting += sorted(path for path in links if path.is_symlink())
 
 
 def _is_image(path: Path) -> bool:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae.config import LAYER_NAMES, METRICS, TRAINING_FOLDER, LayerConfig, TrainingConfig
+from sae import console
+from sae.config import (
+    CHOICES,
+    LAYER_NAMES,
+    METRICS,
+    RANGES,
+    TRAINING_FOLDER,
+    LayerConfig,
+    TrainingConfig,
+    fault,
+)
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.presets import PRESETS, defaults
@@ -50,13 +59,6 @@ _HELP = {
     "warm_start": "begin with the weights of a checkpoint's folder, or of the layer: below",
     "crops": "patches cut from a photo each time it is decoded",
     "seed": "of the initial weights, the noise and the order of patches",
-}
-_CHOICES = {
-    "gdn": ("simplified", "paper"),
-    "transforms": ("paper", "shortcut"),
-    "kernel": ("plain", "fourier"),
-    "optimizer": ("adam", "soap"),
-    "quantization": ("noise", "mixed"),
 }
 _SPELLINGS = {
     "lmbda": "lambda",
@@ -101,20 +103,41 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="auto: multiworker where TF_CONFIG is set, mirrored where there are several GPUs, "
         "single elsewhere; cores: the batch divided among the cores of a machine without GPU",
     )
-    parser.add_argument("--save_every", type=float, default=180, help="seconds (180)")
+    parser.add_argument(
+        "--save_every",
+        type=_number("save_every", float),
+        default=180,
+        help="seconds (180)",
+    )
     parser.add_argument("--force", action="store_true", help="replace a finished layer")
     for field in _options():
         # Accepted with underscores, as in the original scripts, and with hyphens.
         names = {field.name, _SPELLINGS.get(field.name, field.name)}
         names |= {name.replace("_", "-") for name in names}
+        kind = {"int": int, "float": float, "str": str}[str(field.type)]
+        values = f"; {RANGES[field.name]}" if field.name in RANGES else ""
         parser.add_argument(
             *(f"--{name}" for name in sorted(names)),
             dest=field.name,
-            metavar=None if field.name in _CHOICES else field.type.upper(),
-            choices=_CHOICES.get(field.name),
-            type={"int": int, "float": float, "str": str}[str(field.type)],
-            help=_HELP[field.name],
+            metavar=None if field.name in CHOICES else str(field.type).upper(),
+            choices=CHOICES.get(field.name),
+            type=kind if kind is str else _number(field.name, kind),
+            help=_HELP[field.name] + values,
         )
+
+
+def _number(name: str, kind: type) -> Callable[[str], float]:
+    """Returns the function that reads the number of an option, if it is one that it can have."""
+
+    def read(text: str) -> float:
+        value = kind(text)
+        if reason := fault(name, value):
+            raise SaeError(f"--{'lambda' if name == 'lmbda' else name} {reason}.")
+        return value
+
+    # With this, argparse says what is no number at all.
+    read.__name__ = kind.__name__
+    return read
 
 
 def _options() -> list[dataclasses.Field]:
@@ -150,37 +173,50 @@ def _store(options: argparse.Namespace) -> Store:
     return Store(family, options.checkpoints)
 
 
+def _configurations(
+    options: argparse.Namespace, family: families.Family
+) -> tuple[LayerConfig, TrainingConfig]:
+    """Returns the configurations of the preset, but for what the options give."""
+    given = {k: v for k, v in vars(options).items() if k in _HELP and v is not None}
+    layer, training = defaults(options.name, family, options.preset)
+    layer_fields = {field.name for field in dataclasses.fields(layer)}
+    return (
+        dataclasses.replace(layer, **{k: v for k, v in given.items() if k in layer_fields}),
+        dataclasses.replace(training, **{k: v for k, v in given.items() if k not in layer_fields}),
+    )
+
+
 def run_training(options: argparse.Namespace) -> None:
     """Trains the layer `options.name`; the command `train`."""
-    given = {k: v for k, v in vars(options).items() if k in _HELP and v is not None}
     store = _store(options)
-    architecture, training = defaults(options.name, store.family, options.preset)
-    layer_fields = {field.name for field in dataclasses.fields(architecture)}
-    architecture = dataclasses.replace(
-        architecture, **{k: v for k, v in given.items() if k in layer_fields}
-    )
-    training = dataclasses.replace(
-        training, **{k: v for k, v in given.items() if k not in layer_fields}
-    )
+    architecture, training = _configurations(options, store.family)
     with _strategy(options.strategy, training.batchsize).scope():
+        import tensorflow as tf
+
         from sae.training.loop import train
 
-        train(architecture, training, store, options.data, options.save_every, options.force)
+        try:
+            train(architecture, training, store, options.data, options.save_every, options.force)
+        except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+            raise SaeError(
+                "There is not enough memory for this training; take a smaller --batchsize, "
+                "--patchsize or --crops."
+            ) from error
 
 
 def _strategy(name: str, batchsize: int) -> tf.distribute.Strategy:
     """Returns the distribution strategy; must come before anything else of TensorFlow."""
+    from sae.training import cluster
+
+    machines = cluster.configuration() if name in ("auto", "multiworker") else {}
     import tensorflow as tf
 
     if name == "auto":
-        workers = len(
-            json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {}).get("worker", [])
-        )
-        name = "multiworker" if workers > 1 else "single"
-        if workers <= 1 and len(tf.config.list_physical_devices("GPU")) > 1:
+        name = "multiworker" if cluster.count(machines) > 1 else "single"
+        if name == "single" and len(tf.config.list_physical_devices("GPU")) > 1:
             name = "mirrored"
     if name == "multiworker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return cluster.join(machines)
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
     if name == "cores":
@@ -229,12 +265,12 @@ def _test(options: argparse.Namespace) -> None:
     print(f"Written to {paths[0]}.")
 
 
-def _run(function: Callable, parser: argparse.ArgumentParser, arguments: list[str] | None) -> None:
-    """Runs a script's function; a user's mistake is one sentence and exit status 2."""
-    try:
-        function(parser.parse_args(arguments))
-    except SaeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+def _run(
+    function: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    arguments: list[str] | None,
+) -> None:
+    """Runs a script's function, and exits as all commands do."""
+    status = console.run(lambda: function(parser.parse_args(arguments)), prefix="")
+    if status:
+        sys.exit(status)

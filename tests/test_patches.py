@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sae import images
 from sae.errors import SaeError
 from sae.training.patches import Patches
 
@@ -86,6 +90,88 @@ def test_too_few_photos_is_an_error(tmp_path, config):
     Image.new("RGB", (63, 400)).save(tmp_path / "small.png")
     with pytest.raises(SaeError, match="0 of 1 photos can be used"):
         Patches([tmp_path], config)
+
+
+def by_hash(folder):
+    """The photos of a folder in the order in which they are chosen to be held out."""
+    return sorted(folder.iterdir(), key=lambda path: hashlib.sha256(path.name.encode()).digest())
+
+
+@pytest.fixture
+def copy(photos, tmp_path):
+    """A folder of photos to change."""
+    return shutil.copytree(photos, tmp_path / "photos")
+
+
+def test_the_first_photos_by_hash_are_held_out(photos, config):
+    patches = Patches([photos], config)
+    assert [*patches.held_out, *patches.photos] == by_hash(photos)
+    assert len(patches.held_out) == 1
+
+
+def test_in_place_of_a_damaged_photo_another_is_held_out(copy, config, capsys):
+    first, second, *rest = by_hash(copy)
+    first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
+    patches = Patches([copy], config)
+    assert (patches.held_out, patches.photos) == ([second], rest)
+    assert patches.validation().shape == (1, 64, 64, 3)
+    assert capsys.readouterr().err.count(first.name) == 1
+
+
+@pytest.mark.parametrize("sound", [0, 1])
+def test_without_photos_to_read_is_one_sentence(tmp_path, config, sound):
+    for k in range(3):
+        Image.new("RGBA", (80, 80)).save(tmp_path / f"clear{k}.png")
+    if sound:
+        Image.new("RGB", (80, 80)).save(tmp_path / "sound.png")
+    with pytest.raises(SaeError, match=f"{sound} of {3 + sound} photos can be used"):
+        Patches([tmp_path], config)
+
+
+@pytest.mark.parametrize("again", ["", "sub/..", "sub", "link", "link to a photo"])
+def test_a_photo_counts_once(copy, config, again):
+    (copy / "sub").mkdir()
+    (copy / "astronaut.png").rename(copy / "sub/astronaut.png")
+    before = Patches([copy], config)
+    (copy.parent / "link").symlink_to(copy)
+    if again == "link to a photo":
+        # Its name comes first, and has another hash.
+        (copy / "a.png").symlink_to(before.held_out[0])
+        after = Patches([copy], config)
+    else:
+        after = Patches([copy, copy.parent / again if again == "link" else copy / again], config)
+    assert (after.held_out, after.photos) == (before.held_out, before.photos)
+    assert (after.counts, after.digest) == (before.counts, before.digest)
+
+
+def test_a_photo_with_two_names_is_held_out_or_trained_on(copy, config):
+    for path in list(copy.iterdir()):
+        os.link(path, copy / f"again-{path.name}")
+    patches = Patches([copy], config)
+    files = [path.stat().st_ino for path in (*patches.held_out, *patches.photos)]
+    assert len(files) == len(set(files)) == len(list(copy.iterdir())) // 2
+
+
+def test_folders_behind_links_are_searched_and_hidden_ones_not(copy, config):
+    place = copy.parent / "place"
+    place.mkdir()
+    (place / "link").symlink_to(copy)
+    # Around in circles.
+    (copy / "up").symlink_to(place)
+    (copy / "itself").symlink_to(copy / "itself")
+    shutil.copytree(copy, place / ".thumbnails", symlinks=True)
+    found = images.find(place, recursive=True)
+    assert found == sorted(place / "link" / path.name for path in copy.glob("*.png"))
+
+
+def test_counts_keep_folders_of_one_name_apart(copy, config):
+    for name, photos in (("a/train", 2), ("b/train", 3)):
+        (copy.parent / name).mkdir(parents=True)
+        for path in by_hash(copy)[:photos]:
+            shutil.copy(path, copy.parent / name)
+    train = [copy.parent / "a/train", copy.parent / "b/train"]
+    assert Patches(train, config).counts == {"a/train": 2, "b/train": 3}
+    assert Patches([train[0], copy], config).counts == {"train": 2, "photos": 15}
 
 
 def test_modes_and_sizes_mix(tmp_path, config):

@@ -236,6 +236,29 @@ def test_training_stops_at_the_first_failure(computer, fails):
     assert [line.split()[0] for line in log] == scripts[: fails + 1]
 
 
+@pytest.mark.parametrize(
+    ("data", "folders"),
+    [
+        ("my photos", ["my photos"]),
+        ("a b", ["a", "b"]),
+        ("a 'my photos' b", ["a", "my photos", "b"]),
+        ("'it''s' \\$5", ["its", "$5"]),
+    ],
+)
+def test_folders_of_photos_may_have_spaces(computer, data, folders):
+    computer.add_python(computer.bin / "python3", (3, 11, 7))
+    assert computer.make(SET_UP).returncode == 0
+    (computer.checkout / "my photos").mkdir()
+    python = computer.checkout / ".venv/bin/python"
+    python.write_text(
+        '#!/bin/sh\ncase "$1" in -c) echo base;; *) printf "%s\\n" "$@" > words;; esac\n'
+    )
+    computer.make("train", f"DATA={data.replace('$', '$$')}", "CHECKPOINTS=my runs")
+    words = (computer.checkout / "words").read_text().splitlines()
+    assert words[words.index("--data") + 1 : words.index("--family")] == folders
+    assert words[words.index("--checkpoints") + 1] == "my runs"
+
+
 def test_training_needs_photos(computer):
     computer.add_python(computer.bin / "python3", (3, 11, 7))
     result = computer.make("train")

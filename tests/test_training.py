@@ -18,15 +18,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sae.config import CHOICES
 from sae.errors import SaeError
-from sae.model import checkpoint, families
+from sae.model import checkpoint, families, transforms
 from sae.model.cascade import Cascade
 from sae.model.checkpoint import Store
-from sae.model.layer import Context, build
+from sae.model.layer import KINDS, Context, build
 from sae.model.objective import Objective
 from sae.model.presets import defaults
-from sae.training import warm_start
+from sae.training import loop, warm_start
 from sae.training.loop import train
+from sae.training.optimizer import make_optimizer
 from sae.training.schedule import learning_rate
 from sae.training.step import make_step
 
@@ -41,7 +43,16 @@ def store(tmp_path):
     return Store(families.named("residual-mse"), tmp_path)
 
 
-def step_of(cascade, config, count=3, metric="mse", jit_compile=False, optimizer=None, family=None):
+def step_of(
+    cascade,
+    config,
+    count=3,
+    metric="mse",
+    jit_compile=False,
+    optimizer=None,
+    family=None,
+    quantization=None,
+):
     """Takes some steps of el1 on a cascade; returns their terms, and the layer."""
     tf.keras.utils.set_random_seed(5)
     family = family or families.published(metric)
@@ -51,7 +62,7 @@ def step_of(cascade, config, count=3, metric="mse", jit_compile=False, optimizer
         layer,
         Objective(metric, config.lmbda),
         optimizer or tf.keras.optimizers.Adam(),
-        config.quantization,
+        quantization or config.quantization,
         config.noise,
     )
     if jit_compile:
@@ -83,9 +94,9 @@ def test_the_step_trains_its_own_layer_alone(tiny_cascade, tiny_config):
 def test_decoder_steps_leave_what_makes_the_latent_alone(name, tiny_config, request):
     store = request.getfixturevalue(name)
     below, family = Cascade(store.cascade(1).layers), store.family
-    config = dataclasses.replace(tiny_config("el1")[1], quantization="rounded")
+    config = tiny_config("el1")[1]
     fresh = step_of(below, config, count=0, family=family)[1].arrays()
-    _, layer = step_of(below, config, family=family)
+    _, layer = step_of(below, config, family=family, quantization="rounded")
     for name, array in layer.arrays().items():
         assert np.all(array == fresh[name]) == name.startswith(("analysis", "foretell"))
 
@@ -121,7 +132,7 @@ def test_xla_and_plain_step_agree_on_a_frozen_layer(tiny_cascade, tiny_config):
 def test_the_learning_rate_falls_along_half_a_cosine(tiny_config):
     config = tiny_config(
         "base", last_step=1200, decoder_from=5 / 6, learning_rate=1.0,
-        final_learning_rate=0.01, decay_from=0.5,
+        final_learning_rate=1e-301, decay_from=0.5,
     )[1]  # fmt: skip
     rates = [learning_rate(config, step) for step in range(1201)]
     assert rates[:501] == [1.0] * 501
@@ -170,6 +181,8 @@ def test_a_finished_layer_stays_unless_told_otherwise(photos, store, tiny_config
     assert files() == before
     train(*tiny_config("base", last_step=3), store, [photos], force=True)
     assert files() != before
+    # Of the curves, those of the layer that is there.
+    assert len(list((store.path("base") / "training").glob("events.*"))) == 1
     said = capsys.readouterr().out.splitlines()[-2:]
     assert said == [f"    {store.command(name, '--force')}" for name in ("el1", "el2")]
     with pytest.raises(SaeError, match=r"another base.*train_el1\.py.*--force"):
@@ -206,10 +219,77 @@ def test_patches_that_do_not_suit_are_refused(photos, tmp_path, tiny_config, met
         train(*tiny_config("base", **sides), store, [photos])
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_all_else(store, tiny_config, tiny_store):
+    nowhere = store.folder / "a file"
+    nowhere.touch()
+    with pytest.raises(SaeError, match="a file is a file; name a folder"):
+        train(*tiny_config("base"), dataclasses.replace(store, folder=nowhere), ["absent"])
+    (store.folder / "residual-mse").touch()
+    with pytest.raises(SaeError, match="residual-mse is a file; name a folder"):
+        train(*tiny_config("base"), store, ["absent"])
+    other = dataclasses.replace(store, folder=store.folder / "other")
+    (other.path("base") / "weights.npz").mkdir(parents=True)
+    with pytest.raises(SaeError, match=r"weights\.npz: it is a folder"):
+        train(*tiny_config("base"), other, ["absent"])
+
+
+def test_a_batch_is_divided_evenly_or_refused():
+    loop._require_even(9, 3)
+    with pytest.raises(SaeError, match="batch of 8 cannot be divided among 3 devices"):
+        loop._require_even(8, 3)
+
+
+@pytest.mark.parametrize("strategy", ["single", "cores"])
+def test_a_training_without_photos_any_more_ends(photos, tmp_path, strategy):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    program = (
+        "import os, sys, threading\n"
+        "from sae import scripts\n"
+        "from sae.training import loop\n"
+        "step = loop.Progress.step\n"
+        "def stepped(*arguments):\n"
+        "    for name in os.listdir(sys.argv[1]):\n"
+        "        os.unlink(os.path.join(sys.argv[1], name))\n"
+        "    loop.Progress.step = step\n"
+        "    step(*arguments)\n"
+        "loop.Progress.step = stepped\n"
+        "scripts.train('base', sys.argv[2:])\n"
+    )
+    command = script(folder, tmp_path / "checkpoints", "--strategy", strategy, steps=100_000)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(folder), *command[2:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == "None of the training photos can be read."
+
+
+def test_choices_are_those_of_the_modules():
+    modules = {
+        "kind": KINDS,
+        "transforms": transforms.TRANSFORMS,
+        "kernel": transforms.KERNELS,
+        "gdn": transforms._GDN,
+    }
+    assert {name: set(CHOICES[name]) for name in modules} == {k: set(v) for k, v in modules.items()}
+    assert all(make_optimizer(name) for name in CHOICES["optimizer"])
+
+
+def test_patches_may_be_one_position_wide(photos, tmp_path):
+    family = families.named("conditional-mse")
+    architecture, training = defaults("base", family, "tiny")
+    training = dataclasses.replace(training, last_step=2, patchsize=16)
+    train(architecture, training, Store(family, tmp_path), [photos])
+    assert Store(family, tmp_path).names() == ("base",)
+
+
 def test_a_warm_start_begins_with_other_weights(photos, store, tiny_config, tiny_store):
     source = tiny_store.path("base")
     architecture, training = tiny_config(
-        "base", last_step=1, learning_rate=0.0, warm_start=str(source)
+        "base", last_step=1, learning_rate=1e-30, warm_start=str(source)
     )
     train(dataclasses.replace(architecture, latent_depth=12), training, store, [photos])
     found = checkpoint.load_arrays(store.path("base") / "weights.npz")
@@ -226,7 +306,9 @@ def test_a_warm_start_begins_with_other_weights(photos, store, tiny_config, tiny
 
 def test_a_warm_start_from_another_layer_has_a_fresh_latent(photos, store, tiny_config, tiny_store):
     shutil.copytree(tiny_store.path("base"), store.path("base"))
-    architecture, training = tiny_config("el1", last_step=1, learning_rate=0.0, warm_start="below")
+    architecture, training = tiny_config(
+        "el1", last_step=1, learning_rate=1e-30, warm_start="below"
+    )
     train(architecture, training, store, [photos])
     found = checkpoint.load_arrays(store.path("el1") / "weights.npz")
     given = checkpoint.load_arrays(store.path("base") / "weights.npz")

@@ -9,10 +9,11 @@ code. What describes layers is read without TensorFlow, which takes seconds to i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
-import zipfile
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ import numpy as np
 from sae import files
 from sae.config import DEFAULT_FOLDER, INSTALLED, METRICS, TRAINING_FOLDER, LayerConfig
 from sae.errors import SaeError
-from sae.model import families
+from sae.model import description, families
 from sae.model.families import Family
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy's readers raise of every kind on damaged files.
         raise SaeError(f"{path} is damaged or not a file of arrays ({error}).") from error
 
 
@@ -82,39 +83,35 @@ class Store:
         """
         found: dict[str, dict] = {}
         for name in self.family.layers[:count]:
-            description = self.describe(name)
-            if description is None:
+            entry = self.describe(name)
+            if entry is None:
                 if found and count is None:
                     break
                 raise SaeError(
                     f"There is no trained {name} in {self.path(name)}; {self.command(name)} makes "
                     "it."
                 )
-            found[name] = description
+            found[name] = entry
         return found
 
     def describe(self, name: str) -> dict | None:
         """Returns what `layer.json` says of a layer, None where there is no checkpoint.
 
         Raises:
-          SaeError: the file is damaged, or of another family or layer.
+          SaeError: the file cannot be read, is damaged, or of another family or layer.
         """
         path = self.path(name) / "layer.json"
         try:
-            description = json.loads(path.read_text(encoding="utf-8"))
-            found = description["family"], description["layer"]["name"]
+            found = description.read(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        family, layer = found["family"], found["layer"]["name"]
+        if (family, layer) != (self.family.name, name):
             raise SaeError(
-                f"{path} is damaged; train the layer again ({self.command(name, '--force')})."
-            ) from error
-        if found != (self.family.name, name):
-            raise SaeError(
-                f"{path} describes {found[1]} of the {found[0]} family, not {name} of the "
+                f"{path} describes {layer} of the {family} family, not {name} of the "
                 f"{self.family.name} family."
             )
-        return description
+        return found
 
     def objective(self, name: str) -> Objective:
         """Returns what a trained layer was trained for; SaeError where that is not recorded."""
@@ -128,6 +125,31 @@ class Store:
                 f"{self.path(name)} does not say for what lambda it was trained."
             ) from error
 
+    def require_writable(self, name: str) -> None:
+        """Raises SaeError where a layer, or the state of its training, cannot be written."""
+        target = self.path(name)
+        folder = target / "training"
+        missing = []
+        try:
+            missing += [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            for place in (target, folder):
+                with tempfile.TemporaryFile(dir=place):
+                    pass
+        except OSError as error:
+            raise SaeError(
+                f"Cannot write into {target}: {error.strerror or error}; name another folder of "
+                "checkpoints."
+            ) from error
+        finally:
+            # What comes next may yet find something that does not suit.
+            for place in missing:
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+        for path in (target / "weights.npz", target / "layer.json", folder / "state.npz"):
+            if path.is_dir():
+                raise SaeError(f"Cannot write {path}: it is a folder; remove it.")
+
     def save(self, layer: Layer, below: str | None, training: dict) -> None:
         """Writes one layer.
 
@@ -137,8 +159,8 @@ class Store:
           training: JSON record of how it was trained.
         """
         target = self.path(layer.name)
-        description = {
-            "format": 1,
+        found = {
+            "format": description.FORMAT,
             "family": self.family.name,
             "layer": dataclasses.asdict(layer.config),
             "fingerprint": layer.fingerprint,
@@ -148,9 +170,7 @@ class Store:
         # The description last: a checkpoint without one does not exist.
         (target / "layer.json").unlink(missing_ok=True)
         save_arrays(target / "weights.npz", {k: _small(a) for k, a in layer.arrays().items()})
-        files.write_bytes(
-            target / "layer.json", (json.dumps(description, indent=1) + "\n").encode()
-        )
+        files.write_bytes(target / "layer.json", (json.dumps(found, indent=1) + "\n").encode())
 
     def cascade(
         self, count: int | None = None, described: dict[str, dict] | None = None
@@ -168,31 +188,33 @@ class Store:
         from sae.model.cascade import Cascade
 
         cascade, below = Cascade(), None
-        for name, description in (described or self.described(count)).items():
-            if description["below"] != below:
+        for name, entry in (described or self.described(count)).items():
+            if entry["below"] != below:
                 raise SaeError(
                     f"{name} in {self.path(name)} was trained on another "
                     f"{cascade.layers[-1].name if below else 'layer'}; "
                     f"{self.command(name, '--force')} trains it again."
                 )
-            cascade.layers.append(self._load(description, cascade.layers))
-            below = description["fingerprint"]
+            cascade.layers.append(self._load(entry, cascade.layers))
+            below = entry["fingerprint"]
         return cascade
 
-    def _load(self, description: dict, below: Sequence[Layer]) -> Layer:
+    def _load(self, entry: dict, below: Sequence[Layer]) -> Layer:
         """Restores the layer that was described, on top of the layers `below`."""
         from sae.model.layer import build
 
-        target = self.path(description["layer"]["name"])
+        target = self.path(entry["layer"]["name"])
+        path = target / "weights.npz"
+        layer = build(LayerConfig(**entry["layer"]), below)
+        arrays = load_arrays(path)
         try:
-            layer = build(LayerConfig(**description["layer"]), below)
-            layer.set_arrays(load_arrays(target / "weights.npz"))
+            layer.set_arrays(arrays)
         except (KeyError, TypeError, ValueError) as error:
-            raise SaeError(f"{target} holds weights of another kind of layer ({error}).") from error
-        if layer.fingerprint != description["fingerprint"]:
-            raise SaeError(
-                f"{target}/weights.npz is not what layer.json describes; fetch both again."
-            )
+            raise SaeError(f"{path} holds weights of another kind of layer ({error}).") from error
+        if layer.fingerprint != entry["fingerprint"]:
+            raise SaeError(f"{path} is not what layer.json describes; fetch both again.")
+        if not (layer.bottleneck.has_tables and layer.finite):
+            raise SaeError(f"{path} holds no finite weights with tables to code; fetch it again.")
         return layer
 
 

@@ -203,7 +203,15 @@ class Layer(tf.Module):
         for variable in self.trainable_variables:
             variable.assign(np.asarray(arrays[self._key(variable)], np.float32))
         if "bottleneck/cdf" in arrays:
-            self.bottleneck.set_tables(arrays["bottleneck/cdf"], arrays["bottleneck/cdf_offset"])
+            tables = arrays["bottleneck/cdf"], arrays["bottleneck/cdf_offset"]
+            if any(table.dtype != np.int32 or table.ndim != 1 for table in tables):
+                raise ValueError("its tables are no lists of 32-bit integers")
+            self.bottleneck.set_tables(*tables)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all weights are finite numbers."""
+        return all(np.isfinite(array).all() for array in self.arrays().values())
 
     def round_weights(self) -> None:
         """Rounds all weights to float16, in which a checkpoint then stores them."""

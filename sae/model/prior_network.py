@@ -328,7 +328,16 @@ class Floats:
 
     @staticmethod
     def convolve(x, kernel, padding="SAME"):
-        return tf.nn.conv2d(x, kernel, 1, padding)
+        """Returns the convolution, which has no positions where a latent is one position wide."""
+        sides = [1, 1] if padding == "SAME" else kernel.shape[:2]
+        if all(known and known >= side for known, side in zip(x.shape[1:3], sides)):
+            return tf.nn.conv2d(x, kernel, 1, padding)
+        # TensorFlow has no result without positions: a convolution of zeros is cut off again.
+        shape = tf.shape(x)[1:3]
+        lacking = tf.maximum(sides - shape, 0)
+        x = tf.pad(x, ((0, 0), (0, lacking[0]), (0, lacking[1]), (0, 0)))
+        height, width = tf.unstack(shape - sides + 1)
+        return tf.nn.conv2d(x, kernel, 1, padding)[:, :height, :width]
 
     @staticmethod
     def joined(planes, shape):

@@ -24,7 +24,7 @@ from sae.provenance import provenance
 from sae.training import warm_start
 from sae.training.optimizer import make_optimizer
 from sae.training.patches import Patches
-from sae.training.progress import Progress, require_finite
+from sae.training.progress import Progress, remove_curves, require_finite
 from sae.training.schedule import learning_rate, milestones, phases
 from sae.training.state import TrainingState, differences
 from sae.training.step import make_step, make_validation
@@ -54,10 +54,10 @@ def train(
       force: replace a finished layer.
 
     Raises:
-      SaeError: the patches do not suit the layer or the metric, a lower layer
-        is missing or has changed, the photos cannot be used, an unfinished
-        training was begun with other options or photos, or the loss is no
-        longer finite.
+      SaeError: the patches do not suit the layer, the metric or the devices, a
+        lower layer is missing or has changed, the photos cannot be used, the
+        checkpoint cannot be written, an unfinished training was begun with other
+        options or photos, or the loss is no longer finite.
       KeyboardInterrupt: after a signal, when the state is saved.
     """
     strategy, name = tf.distribute.get_strategy(), layer_config.name
@@ -69,6 +69,10 @@ def train(
     if not force and _finished(store, name, title, asked):
         return
 
+    chief = strategy.extended.should_checkpoint
+    if chief:
+        store.require_writable(name)
+    _require_even(config.batchsize, strategy.num_replicas_in_sync)
     tf.keras.utils.set_random_seed(config.seed)
     layer = build(layer_config, cascade.layers)
     _require_sides(config, store.family, layer.stride)
@@ -93,33 +97,19 @@ def train(
     state = TrainingState(store.path(name) / "training" / "state.npz", layer, optimizer, options)
     if not state.restore():
         state.progress = {"step": 0, "seconds": 0.0, "validation": []}
+        if chief:
+            remove_curves(state.path.parent)
     done = state.progress
     first = done["step"]
-
-    def batches_from(first):
-        """Yields the number, the function and the batch of every step."""
-        for phase in plan:
-            if first >= phase.end:
-                continue
-
-            def pipeline(context, first=first, side=phase.patchsize):
-                batchsize = context.get_per_replica_batch_size(config.batchsize)
-                replicas = context.num_replicas_in_sync // context.num_input_pipelines
-                return patches.dataset(batchsize, first * replicas, context.input_pipeline_id, side)
-
-            batches = iter(strategy.distribute_datasets_from_function(pipeline))
-            for number in range(first, phase.end):
-                yield number, steps[phase.quantization], next(batches)
-            first = phase.end
-
-    chief = strategy.extended.should_checkpoint
     writer = tf.summary.create_file_writer(str(state.path.parent)) if chief else None
     progress = Progress(config, first, name, writer)
     began, saved = time.monotonic() - done["seconds"], time.monotonic()
-    with _stop_on_signal() as stopping:
-        for number, step, batch in batches_from(first):
+    batches = _batches(config, patches, first)
+    # Closed, since a pipeline that outlives Python itself waits for Python, and never ends.
+    with _stop_on_signal() as stopping, contextlib.closing(batches):
+        for number, quantization, batch in batches:
             rate = np.float32(learning_rate(config, number))
-            terms = step(batch, rate)
+            terms = steps[quantization](batch, rate)
             done["step"] = number + 1
             done["seconds"] = time.monotonic() - began
             progress.step(number + 1, terms, rate)
@@ -140,6 +130,7 @@ def train(
     print(f"{title}: loss {progress.loss:.6g} at step {config.last_step}")
     if chief:
         layer.round_weights()
+        _require_weights(layer)
         layer.build_tables()
         ends = [0, *(phase.end for phase in plan)]
         record = {
@@ -155,6 +146,56 @@ def train(
         store.save(layer, below, record)
         state.path.unlink(missing_ok=True)
         _name_what_stands_on_another(store, layer)
+
+
+def _batches(
+    config: TrainingConfig, patches: Patches, first: int
+) -> Iterator[tuple[int, str, tf.Tensor]]:
+    """Yields the number, the quantization and the batch of every step from `first` on.
+
+    Raises:
+      SaeError: no photo can be read any more.
+    """
+    strategy = tf.distribute.get_strategy()
+    for phase in phases(config):
+        if first >= phase.end:
+            continue
+
+        def pipeline(context, first=first, side=phase.patchsize):
+            batchsize = context.get_per_replica_batch_size(config.batchsize)
+            replicas = context.num_replicas_in_sync // context.num_input_pipelines
+            return patches.dataset(batchsize, first * replicas, context.input_pipeline_id, side)
+
+        batches, failure = iter(strategy.distribute_datasets_from_function(pipeline)), None
+        while first < phase.end and not failure:
+            try:
+                batch = next(batches)
+            except tf.errors.OpError as error:
+                failure = patches.failure or SaeError(f"No batch could be made: {error.message}")
+            else:
+                yield first, phase.quantization, batch
+                first += 1
+        # The pipeline must end before the exception, whose traceback would hold it.
+        del batches
+        if failure:
+            raise failure
+
+
+def _require_even(batchsize: int, replicas: int) -> None:
+    if batchsize % replicas:
+        raise SaeError(
+            f"A batch of {batchsize} cannot be divided among {replicas} devices; take a "
+            f"--batchsize that is a multiple of {replicas}."
+        )
+
+
+def _require_weights(layer: Layer) -> None:
+    """Raises SaeError where rounded weights are beyond the range of float16, or no numbers."""
+    if not layer.finite:
+        raise SaeError(
+            f"The weights of {layer.name} are not finite after the last step; remove its saved "
+            "state, and train with a lower --learning_rate."
+        )
 
 
 def _finished(store: Store, name: str, title: str, asked: dict) -> bool:

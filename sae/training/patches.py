@@ -9,9 +9,11 @@ ones before it, which lets a training resume where it stopped.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,8 +32,9 @@ class Patches:
     """Patches uint8 [batchsize, patchsize, patchsize, 3] of the photos below some folders.
 
     A photo that is smaller than a patch or cannot be read is named once on
-    standard error and left out. One photo in twenty, at most 32, is held out
-    for validation, chosen by the hash of its file name.
+    standard error and left out. A file that is found by several paths counts once. One
+    photo in twenty, at most 32, is held out for validation, chosen by the hash of its
+    file name; one that cannot be read is replaced by the next.
 
     Args:
       folders: searched with all their subfolders.
@@ -40,33 +43,35 @@ class Patches:
     Attributes:
       photos: to train on.
       held_out: for validation.
-      counts: image files by name of folder.
+      counts: image files by the end of the folder's path that no other folder has.
       digest: of the names and sizes of all photos that can be used.
+      failure: what went wrong while a batch was made, None so far.
 
     Raises:
       SaeError: a folder does not exist, or fewer than two photos can be used.
     """
 
     def __init__(self, folders: Sequence[str | Path], config: TrainingConfig):
-        self.config = config
-        photos = [path for folder in folders for path in images.find(folder, recursive=True)]
+        self.config, self.failure = config, None
+        self._named: set[Path] = set()
+        found = _each_once(folders)
+        photos = [path for paths in found.values() for path in paths]
         with ThreadPoolExecutor() as pool:
             usable = [path for path, ok in zip(photos, pool.map(self._usable, photos)) if ok]
-        if len(usable) < 2:
-            raise SaeError(
-                f"{', '.join(map(str, folders))}: {len(usable)} of {len(photos)} photos can be "
-                f"used; at least two of {config.patchsize} x {config.patchsize} pixels are needed."
-            )
-        usable.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
-        held_out = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * len(usable))))
-        self.held_out, self.photos = usable[:held_out], usable[held_out:]
-        self.counts = {
-            Path(folder).name: sum(Path(folder) in path.parents for path in photos)
-            for folder in folders
-        }
         facts = sorted((path.name, path.stat().st_size) for path in usable)
         self.digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-        self._named: set[Path] = set()
+        labels = zip(_labels(found), found.values())
+        self.counts = {label: len(paths) for label, paths in labels if paths}
+        usable.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
+        self.held_out, self._middles, self.photos = self._hold_out(usable)
+        # Of those to train on, one is enough to begin; the others are looked at in their turn.
+        readable = any(self._read(path) is not None for path in self.photos)
+        if not (self.held_out and readable):
+            raise SaeError(
+                f"{', '.join(map(str, folders))}: {len(self.held_out) + readable} of "
+                f"{len(photos)} photos can be used; at least two of {config.patchsize} x "
+                f"{config.patchsize} pixels are needed."
+            )
 
     def _usable(self, path: Path) -> bool:
         try:
@@ -81,18 +86,22 @@ class Patches:
             return False
         return True
 
-    def validation(self) -> np.ndarray:
-        """Returns the middle of each held-out photo, uint8 [N, patchsize, patchsize, 3]."""
-        side = self.config.patchsize
-        middles = []
-        for path in self.held_out:
+    def _hold_out(self, usable: list[Path]) -> tuple[list[Path], list[np.ndarray], list[Path]]:
+        """Divides the photos: those held out, the middles of these, and those to train on."""
+        side, rest = self.config.patchsize, iter(usable)
+        number = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * len(usable))))
+        held_out, middles = [], []
+        while len(held_out) < number and (path := next(rest, None)):
             photo = self._read(path)
             if photo is not None:
                 top, left = (photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2
-                middles.append(photo[top : top + side, left : left + side])
-        if not middles:
-            raise SaeError("None of the photos held out for validation can be read.")
-        return np.stack(middles)
+                held_out.append(path)
+                middles.append(photo[top : top + side, left : left + side].copy())
+        return held_out, middles, list(rest)
+
+    def validation(self) -> np.ndarray:
+        """Returns the middle of each held-out photo, uint8 [N, patchsize, patchsize, 3]."""
+        return np.stack(self._middles)
 
     def dataset(
         self, batchsize: int, first: int = 0, worker: int = 0, side: int | None = None
@@ -113,10 +122,15 @@ class Patches:
         patch = (side, side, 3)
 
         def crops(position):
-            found = tf.numpy_function(
-                lambda p: self._crops(int(p), worker, side), [position], tf.uint8, stateful=False
-            )
+            found = tf.numpy_function(noted, [position], tf.uint8, stateful=False)
             return tf.ensure_shape(found, (config.crops, *patch))
+
+        def noted(position):
+            try:
+                return self._crops(int(position), worker, side)
+            except Exception as error:
+                self.failure = error
+                raise
 
         def deal(number, found):
             found = tf.reshape(found, (-1, *patch))
@@ -168,3 +182,33 @@ class Patches:
                 self._named.add(path)
                 print(f"Left out: {error}", file=sys.stderr)
             return None
+
+
+def _each_once(folders: Sequence[str | Path]) -> dict[Path, list[Path]]:
+    """Returns the photos below each folder, but those of an earlier one; a file's links are it."""
+    places: dict[Path, str | Path] = {}
+    for folder in folders:
+        places.setdefault(Path(os.path.abspath(folder)), folder)
+    found = {place: images.find(folder, recursive=True) for place, folder in places.items()}
+    own: dict[tuple[int, int], Path] = {}
+    for path in itertools.chain(*found.values()):
+        facts = path.stat()
+        file = facts.st_dev, facts.st_ino
+        # A link may have another name than its file, and names choose what is held out.
+        if file not in own or (own[file].is_symlink() and not path.is_symlink()):
+            own[file] = path
+    kept = set(own.values())
+    result = {}
+    for place, paths in found.items():
+        result[place] = [path for path in paths if path in kept]
+        kept.difference_update(paths)
+    return result
+
+
+def _labels(folders: Iterable[Path]) -> list[str]:
+    """Returns as much of the end of each path as tells it from the others."""
+    folders = list(folders)
+    for count in itertools.count(1):
+        labels = [str(Path(*folder.parts[-count:])) for folder in folders]
+        if len(set(labels)) == len(labels):
+            return labels

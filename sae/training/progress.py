@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import tensorflow as tf
@@ -20,6 +21,12 @@ def require_finite(step: int, loss: float) -> None:
             f"The loss is {loss} at step {step}; run the script again to go back to the last "
             "saved state, or remove it and train with a lower --learning_rate."
         )
+
+
+def remove_curves(folder: Path) -> None:
+    """Removes the curves of an earlier training, among which those of another would be drawn."""
+    for path in folder.glob("events.out.tfevents.*"):
+        path.unlink()
 
 
 class Progress:

@@ -56,19 +56,32 @@ class TrainingState:
         if not self.path.exists():
             return False
         arrays = checkpoint.load_arrays(self.path)
-        note = json.loads(str(arrays.pop("note")))
-        if changes := differences(note["options"], self.options):
+        try:
+            note = json.loads(str(arrays.pop("note")))
+            options, progress = dict(note["options"]), dict(note["progress"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+        if changes := differences(options, self.options):
             raise SaeError(
                 f"{self.path} holds an unfinished training begun otherwise "
                 f"({'; '.join(changes)}): give the same options, or remove it to start afresh."
             )
-        self.layer.set_arrays(
-            {k[len("layer/") :]: v for k, v in arrays.items() if k.startswith("layer/")}
-        )
-        for index, variable in enumerate(self.optimizer.variables):
-            variable.assign(arrays[f"optimizer/{index}"])
-        self.progress = note["progress"]
+        try:
+            self.layer.set_arrays(
+                {k[len("layer/") :]: v for k, v in arrays.items() if k.startswith("layer/")}
+            )
+            for index, variable in enumerate(self.optimizer.variables):
+                variable.assign(arrays[f"optimizer/{index}"])
+            for name, kind in (("step", int), ("seconds", float), ("validation", list)):
+                if not isinstance(progress[name], kind):
+                    raise TypeError(f"{name} is {progress[name]!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+        self.progress = progress
         return True
+
+    def _damaged(self, error: Exception) -> SaeError:
+        return SaeError(f"{self.path} is damaged ({error}); remove it to start afresh.")
 
 
 def differences(earlier: dict, now: dict) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from sae.errors import SaeError
-from sae.model import checkpoint
+from sae.model import checkpoint, description
 from sae.model.layer import Layer
 
 
@@ -19,30 +18,29 @@ def begin(layer: Layer, folder: Path, family: str) -> dict:
     has the record of its training where that is continued: for the same layer.
 
     Raises:
-      SaeError: there is no checkpoint in the folder.
+      SaeError: there is no checkpoint in the folder, or a damaged one.
     """
     try:
-        description = json.loads((folder / "layer.json").read_text(encoding="utf-8"))
-        origin = {
-            "family": description["family"],
-            "layer": description["layer"]["name"],
-            "fingerprint": description["fingerprint"],
-        }
-        training = description["training"]
-        step = description["layer"].get("step", 1.0)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SaeError(f"{folder} holds no checkpoint to begin with ({error}).") from error
+        found = description.read(folder / "layer.json")
+    except FileNotFoundError as error:
+        raise SaeError(f"{folder} holds no checkpoint to begin with.") from error
+    origin = {
+        "family": found["family"],
+        "layer": found["layer"]["name"],
+        "fingerprint": found["fingerprint"],
+    }
+    step = found["layer"].get("step", 1.0)
     arrays = {name: array.copy() for name, array in layer.arrays().items()}
-    found = checkpoint.load_arrays(folder / "weights.npz")
+    given = checkpoint.load_arrays(folder / "weights.npz")
     another = origin["layer"] != layer.config.name
     for name, array in arrays.items():
         if another and name.startswith(layer.latent_side):
             continue
-        if name in found and found[name].ndim == array.ndim:
-            block = tuple(slice(min(sides)) for sides in zip(array.shape, found[name].shape))
-            array[block] = found[name][block]
+        if name in given and given[name].ndim == array.ndim:
+            block = tuple(slice(min(sides)) for sides in zip(array.shape, given[name].shape))
+            array[block] = given[name][block]
             if name.startswith(layer.in_steps):
                 array[block] *= step / layer.config.step
     layer.set_arrays(arrays)
     continued = (origin["family"], origin["layer"]) == (family, layer.config.name)
-    return {**origin, "training": training} if continued else origin
+    return {**origin, "training": found["training"]} if continued else origin

@@ -1,0 +1,101 @@
+"""Numbers that are given to a training: refused where nothing can be trained with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae import scripts
+from sae.config import CHOICES, LAYER_NAMES, RANGES, LayerConfig, TrainingConfig, fault
+from sae.errors import SaeError
+from sae.model import families
+from sae.model.presets import PRESETS, defaults
+
+WRONG = [
+    *("--patchsize 0", "--patchsize -16", "--last_step 0", "--last_step -3", "--batchsize 0"),
+    *("--batch-size -1", "--crops 0", "--seed -1", "--seed 4294967296", "--latent_depth 0"),
+    *("--hidden_filters 0", "--prior_slices 0", "--prior_support 1", "--small_until 2"),
+    *("--decoder_from 1.5", "--smallest_scale 0", "--lambda 0", "--lmbda nan", "--lambda inf"),
+    *("--step -1", "--step 0", "--learning_rate nan", "--learning_rate 0", "--save_every -1"),
+    *("--save_every nan", "--clip -1", "--noise inf", "--decay_from -0.1"),
+    "--final_learning_rate -1",
+]
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_a_number_that_does_not_suit_is_one_sentence(option, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        scripts.train("base", ["--data", "absent", "--checkpoints", str(tmp_path), *option.split()])
+    (said,) = capsys.readouterr().err.splitlines()
+    name, number = option.split()
+    name = {"--batch-size": "--batchsize", "--lmbda": "--lambda"}.get(name, name)
+    assert said.startswith(f"{name} has to be ")
+    assert float(said.rstrip(".").split()[-1]) == pytest.approx(float(number), nan_ok=True)
+    assert not list(tmp_path.iterdir())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(sorted(RANGES)), st.integers() | st.floats())
+def test_any_number_is_taken_or_refused(name, number):
+    parser = scripts._training_parser("base")
+    try:
+        options = parser.parse_args(["--data", "absent", f"--{name}={number!r}"])
+        configurations = scripts._configurations(options, families.named("conditional-mse"))
+    except SaeError as error:
+        assert "has to be" in str(error)
+        return
+    except SystemExit:
+        # No whole number, which argparse says.
+        assert isinstance(number, float)
+        return
+    found = {k: v for c in configurations for k, v in dataclasses.asdict(c).items()}
+    found["save_every"] = options.save_every
+    assert found[name] == number and math.isfinite(number) and number in RANGES[name]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
+def test_presets_are_within_the_ranges(preset, family):
+    for name in family.layers:
+        defaults(name, family, preset)
+
+
+@pytest.mark.parametrize("value", [None, True, "8", 8.0, [8], math.nan])
+def test_a_field_has_its_type(value):
+    with pytest.raises(SaeError, match="latent_depth has to be a whole number, 1 to 2048"):
+        LayerConfig("base", value)
+
+
+def test_a_cosine_transform_has_so_many_frequencies():
+    LayerConfig("base", 768, transforms="shortcut")
+    with pytest.raises(SaeError, match="768 or less"):
+        LayerConfig("base", 769, transforms="shortcut")
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_is_one_of_those_there_are(name):
+    assert fault(name, CHOICES[name][0]) is None
+    assert "has to be one of" in fault(name, "another")
+
+
+def test_every_number_has_a_range():
+    fields = dataclasses.fields(LayerConfig) + dataclasses.fields(TrainingConfig)
+    numbers = {field.name for field in fields if field.type != "str"}
+    assert numbers | {"save_every"} == set(RANGES)
+    assert CHOICES["name"] == LAYER_NAMES
+
+
+def test_too_little_memory_is_one_sentence(tmp_path, monkeypatch, capsys):
+    from sae.training import loop
+
+    def train(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "train", train)
+    with pytest.raises(SystemExit, match="2"):
+        scripts.train("base", ["--data", "absent", "--checkpoints", str(tmp_path)])
+    assert "not enough memory" in capsys.readouterr().err
