@@ -209,10 +209,12 @@ def _testing_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _test(options: argparse.Namespace) -> None:
-    from sae.measuring import evaluation, tables
+    from sae.measuring import evaluation, results, tables
 
     names = LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1]
     store, folder = _store(options), options.kodak
+    target = results.folder(options.results, folder) / store.family.name
+    results.require_writable(target / f"{options.name}.json")
     rows = evaluation.evaluate(folder, store, names, options.save_images)
     last = {options.name: rows[options.name]}
     paths = evaluation.save(last, folder, store, options.results)

@@ -10,7 +10,6 @@ import argparse
 import functools
 import math
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import tensorflow as tf
 
 from sae import images
 from sae.coding import bitstream, codec
-from sae.errors import SaeError
 from sae.measuring import results, tables, workers
 from sae.model import checkpoint
 from sae.model.cascade import Cascade
@@ -56,7 +54,7 @@ def evaluate(
     Raises:
       SaeError: there are no images, none can be read, or a layer is missing.
     """
-    found = _readable(images.find(folder))
+    found = workers.readable(images.find(folder))
     # Here, so that what is wrong with the checkpoints is said once and at first.
     layers = store.cascade(len(names) if names else None).layers
     names, fingerprints = zip(*((layer.name, layer.fingerprint) for layer in layers))
@@ -97,6 +95,7 @@ def save(
             left_out=left_out(rows, folder),
             optimised_for=family.metric,
             fingerprint=description["fingerprint"],
+            below=description["below"],
             configuration=description["layer"],
             steps=description["training"].get("options", {}).get("last_step"),
         )
@@ -118,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
     store = checkpoint.store(options.family, options.checkpoints)
     key, effort = results.curve_key(store.family, options.effort), options.effort
     journal = results.folder(options.results, options.folder) / f"{key}.partial"
+    results.require_writable(results.folder(options.results, options.folder) / key / "base.json")
     rows = evaluate(options.folder, store, None, options.save_images, journal, effort)
     for path in save(rows, options.folder, store, options.results, effort):
         print(path)
@@ -126,22 +126,6 @@ def run(options: argparse.Namespace) -> int:
     if missing := left_out(rows, options.folder):
         print(f"Means without {', '.join(missing)}.")
     return 1 if missing else 0
-
-
-def _readable(paths: Sequence[Path]) -> list[Path]:
-    """Returns those of the paths at which there is an image; warns of the others."""
-    found = []
-    for path in paths:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                images.read(path)
-            found.append(path)
-        except SaeError as error:
-            warnings.warn(f"{error} It is left out.", stacklevel=3)
-    if not found:
-        raise SaeError(f"None of the {len(paths)} images can be read.")
-    return found
 
 
 def _measure(

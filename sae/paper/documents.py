@@ -99,7 +99,7 @@ def with_results(text: str, found: Sequence[Curve]) -> str:
         if curve.plain:
             parts.append(_layers(curve, by_key.get(_COMPARED[curve.optimised_for][0])))
     parts.append(_deltas(by_key))
-    if pairs := results.searched(ours):
+    if pairs := results.timed(ours):
         parts.append(_searches(pairs))
         parts.append(f"![Rate that searches save]({SEARCHES.as_posix()})")
     text = _between(text, "results", "\n\n".join(parts))
@@ -133,7 +133,7 @@ def with_models(
 
 def digests(found: Sequence[Curve], records: dict[str, dict]) -> dict[Path, str]:
     """Returns digests of what there is for each figure to show, which their files keep."""
-    searched = [curve for curve, _ in results.searched(found)]
+    searched = [curve for curve, _ in results.timed(found)]
     facts = {
         FIGURE: list(map(dataclasses.asdict, results.default(found))),
         SEARCHES: list(map(dataclasses.asdict, searched)),
@@ -152,19 +152,20 @@ def _layers(ours: Curve, published: Curve | None) -> str:
         f"| {ours.name} | bpp | PSNR | MS-SSIM | paper: bpp | PSNR | MS-SSIM |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for index, label in enumerate(ours.labels):
-        cells = [cell for curve in (ours, published) for cell in _numbers(curve, index)]
+    for label in ours.labels:
+        cells = [cell for curve in (ours, published) for cell in _numbers(curve, label)]
         lines.append(f"| {results.layer_label(label)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _numbers(curve: Curve | None, index: int) -> list[str]:
-    if curve is None or index >= len(curve.bpp):
+def _numbers(curve: Curve | None, label: str) -> list[str]:
+    if curve is None or label not in curve.labels:
         return ["-"] * 3
+    index = curve.labels.index(label)
     ms_ssim = curve.ms_ssim[index]
     return [
         f"{curve.bpp[index]:.4f}",
-        f"{curve.psnr[index]:.2f} dB",
+        results.decibels(curve.psnr[index]),
         "-" if ms_ssim is None else f"{ms_ssim:.4f}",
     ]
 
@@ -300,14 +301,22 @@ def _extremes(found: Sequence[Curve]) -> str:
         if not curve.plain:
             continue
         for label, rows in zip(curve.labels, curve.images):
-            by_psnr = sorted(rows, key=lambda row: row["psnr-rgb"] or float("inf"))
+            by_psnr = sorted(rows, key=_psnr_of)
             by_rate = sorted(rows, key=lambda row: -row["bpp"])
             worst, best, most, fewest = by_psnr[0], by_psnr[-1], by_rate[0], by_rate[-1]
             cells = [
                 curve.key,
                 label,
-                *(f"{Path(r['image']).stem}, {r['psnr-rgb']:.2f} dB" for r in (worst, best)),
+                *(
+                    f"{Path(r['image']).stem}, {results.decibels(r['psnr-rgb'])}"
+                    for r in (worst, best)
+                ),
                 *(f"{Path(r['image']).stem}, {r['bpp']:.3f} bpp" for r in (most, fewest)),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _psnr_of(row: dict) -> float:
+    """Returns the PSNR of a row, infinite where the image is exact."""
+    return float("inf") if row["psnr-rgb"] is None else row["psnr-rgb"]
