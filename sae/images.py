@@ -202,8 +202,8 @@ def _opaque(image: Image.Image, background: str | None, name: str) -> Image.Imag
         return layered.convert("RGB")
     if background is None:
         raise SaeError(
-            f"{name} is transparent in places, which is not coded; --background COLOUR puts a "
-            "colour behind it."
+            f"{name} is transparent in places, which is not coded; put a color behind it, as "
+            "`compress --background COLOR` does."
         )
     try:
         behind = Image.new("RGBA", image.size, background)
