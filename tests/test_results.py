@@ -335,6 +335,12 @@ def test_legends_tell_curves_of_one_name_apart_and_print_names_as_they_are():
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert texts == ["codec (a)", "codec (b)", r"_cost $\frac{$ ^", "d"]
     assert len(figure.axes[0].lines) == 4
+    long = [curve(rates, values, key=f"published/{key * 50}", name="codec") for key in "ab"]
+    with figures.style():
+        figure = figures.rd(long)
+        figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def test_figures_of_what_is_exact_or_has_no_such_quality(tmp_path):

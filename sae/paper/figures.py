@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 import shutil
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -514,9 +515,15 @@ def _legend(figure: Figure, entries: Iterable[tuple[str, Artist]], side: str) ->
         for text, title in zip(legend.get_texts(), titles):
             text.set_text(title)
         width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
-        if width <= figure.bbox.width or columns == 1:
+        if width <= figure.bbox.width:
             break
-        legend.remove()
+        if columns > 1:
+            legend.remove()
+            continue
+        # The handles beside the texts are as wide as six letters.
+        letters = int((max(map(len, titles)) + 6) * figure.bbox.width / width) - 8
+        for text, title in zip(legend.get_texts(), titles):
+            text.set_text(textwrap.fill(title, letters))
     return legend
 
 
