@@ -293,8 +293,8 @@ def _color(background: str | None, name: str) -> tuple[int, ...]:
     """Returns the RGB values of the color that is put behind an image."""
     if background is None:
         raise SaeError(
-            f"{name} is transparent in places, which is not coded; --background COLOUR puts a "
-            "colour behind it."
+            f"{name} is transparent in places, which is not coded; put a color behind it, as "
+            "`compress --background COLOR` does."
         )
     try:
         return ImageColor.getrgb(background)[:3]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -189,7 +190,7 @@ def test_bd_rate_tables(folder, capsys, format):
     # Three times the rate at every quality.
     assert "-66.7" in text or "-66.66" in text
     if format == "json":
-        assert json.loads(text)["curves"]["SAE, ours (residual, MSE)"]["psnr"]["overlap"][0] >= 25
+        assert json.loads(text)["curves"]["residual-mse"]["psnr"]["overlap"][0] >= 25
     else:
         columns = {line.count("&" if format == "latex" else "|") for line in text.splitlines()}
         assert columns <= ({0, 6} if format == "latex" else {8})
@@ -314,3 +315,63 @@ def test_plot_is_a_command(folder):
     done = subprocess.run([*command[:4], "--results", "/nowhere"], cwd=ROOT,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_legends_tell_curves_of_one_name_apart_and_print_names_as_they_are():
+    rates, values = [0.1, 0.2, 0.4], [25.0, 28.0, 31.0]
+    names = {"a": "codec", "b": "codec", "c": r"_cost $\frac{$ ^", "d": ""}
+    curves = [curve(rates, values, key=key, name=name) for key, name in names.items()]
+    with figures.style():
+        figure = figures.rd(curves, title="a $b$")
+        figure.draw_without_rendering()
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts == ["codec (a)", "codec (b)", r"_cost $\frac{$ ^", "d"]
+    assert len(figure.axes[0].lines) == 4
+    long = [curve(rates, values, key=f"published/{key * 50}", name="codec") for key in "ab"]
+    with figures.style():
+        figure = figures.rd(long)
+        figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_figures_of_what_is_exact_or_has_no_such_quality(tmp_path):
+    """All of a flat image is exact, and a small one has no MS-SSIM."""
+    target = tmp_path / "set"
+    for index, name in enumerate(families.named("residual-mse").layers):
+        rows = [row("a.png", 0.1 * 2**index, math.inf if index else 30.0, None, index + 1)]
+        setting = {"label": name, "images": rows}
+        results.save(target / "residual-mse" / f"{name}.json", name, "", [setting])
+    with pytest.warns(UserWarning, match="ms-ssim-db"):
+        figures.run(plot_options(target, tmp_path, format=["png"], image=["a.png"]))
+    drawn = {path.name for path in tmp_path.rglob("*.png")}
+    assert drawn == {
+        "rd-psnr.png", "rd-a.png", "rate-residual-mse.png", "images-residual-mse.png",
+    }  # fmt: skip
+    for name, value in (("bpp", (5, 1)), ("range", (math.nan, 1))):
+        with pytest.raises(SaeError, match=f"--{name}"):
+            figures.run(plot_options(target, tmp_path, quality=["psnr"], **{name: value}))
+
+
+def test_plot_without_a_curve_of_ours(tmp_path):
+    rows = [[row("a.png", rate, 30 + rate)] for rate in (0.1, 0.2)]
+    settings = [{"label": str(index), "images": images} for index, images in enumerate(rows)]
+    results.save(tmp_path / "set/anchors/x.json", "x", "", settings)
+    figures.run(plot_options(tmp_path / "set", tmp_path, quality=["psnr"], format=["png"]))
+    assert [path.name for path in tmp_path.glob("*.png")] == ["rd-psnr.png"]
+
+
+def test_the_documents_say_what_is_exact():
+    (ours,) = [c for c in results.curves(RESULTS) if c.key == "residual-mse"]
+    images = [[dict(one) for one in rows] for rows in ours.images]
+    images[0][0]["psnr-rgb"] = None
+    exact = dataclasses.replace(
+        ours, labels=ours.labels[1:], bpp=ours.bpp[1:], psnr=[None, *ours.psnr[2:]],
+        ms_ssim=ours.ms_ssim[1:], images=images[1:],
+    )  # fmt: skip
+    (published,) = [c for c in results.curves(RESULTS) if c.key == "published/sae-2019-mse"]
+    line = result_tables.layers(exact, [published]).splitlines()[2]
+    # Beside el1 of the paper, though our base is missing.
+    assert line.startswith("| +EL1 |") and "| exact |" in line and "| 0.3063 |" in line
+    exact = dataclasses.replace(ours, images=images)
+    assert "exact" in result_tables.extremes([exact])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
+import re
 
+import numpy as np
 import pytest
 
 from sae import images
+from sae.errors import SaeError
 from sae.measuring import anchors, results, workers
+from sae.paper import page
 
 
 @pytest.fixture
@@ -78,3 +84,65 @@ def test_anchors_are_written_as_results(paths, tmp_path):
     assert [path.name for path in written.parent.iterdir()] == ["jpeg.json"]
     (curve,) = results.curves(tmp_path / "results" / "set")
     assert curve.key == "anchors/jpeg" and curve.kind == "measured"
+
+
+def anchor_options(tmp_path, *codecs):
+    return argparse.Namespace(
+        folder=tmp_path / "set", results=tmp_path / "results", codecs=list(codecs)
+    )
+
+
+def test_anchors_leave_out_what_cannot_be_read_or_coded(tmp_path, capsys):
+    folder = tmp_path / "set"
+    images.write_png(np.zeros((16, 16, 3), np.uint8), folder / "flat.png")
+    images.write_png(np.zeros((1, 16384, 3), np.uint8), folder / "wide.png")
+    (folder / "damaged.png").write_text("no image")
+    with pytest.warns(UserWarning) as caught:
+        assert anchors.run(anchor_options(tmp_path, "webp", "jpeg")) == 1
+    said = [str(one.message) for one in caught]
+    assert sum("damaged.png" in one for one in said) == 1
+    assert any(re.search(r"wide\.png .* WebP .* 16384 x 1 pixels", one) for one in said)
+    printed = capsys.readouterr().out
+    assert "Means of WebP (Pillow) without damaged.png, wide.png." in printed
+    assert "Means of JPEG (Pillow) without damaged.png." in printed
+    jpeg, webp = results.curves(tmp_path / "results" / "set")
+    assert [row["image"] for row in jpeg.images[0]] == ["flat.png", "wide.png"]
+    assert [row["image"] for row in webp.images[0]] == ["flat.png"]
+    # A flat image is exact, and so no point of a curve.
+    assert None in webp.psnr and None not in [point[1] for point in webp.points("psnr")]
+    (folder / "flat.png").unlink()
+    with pytest.raises(SaeError, match=r"WebP .* none of the images"), pytest.warns(UserWarning):
+        anchors.run(anchor_options(tmp_path, "webp"))
+    (folder / "wide.png").unlink()
+    with pytest.raises(SaeError, match="None of the 1"), pytest.warns(UserWarning):
+        anchors.run(anchor_options(tmp_path, "jpeg"))
+
+
+def test_a_codec_that_cannot_is_not_shown():
+    wide = np.zeros((1, 16384, 3), np.uint8)
+    with pytest.warns(UserWarning, match="WebP .* is not shown"):
+        assert anchors.able(wide, ["webp", "jpeg"]) == ["jpeg"]
+    assert page.source(wide).startswith("data:image/png;base64,")
+
+
+def test_anchors_say_first_where_they_cannot_write(tmp_path):
+    (tmp_path / "results").touch()
+    with pytest.raises(SaeError, match="Cannot write"):
+        anchors.run(anchor_options(tmp_path, "jpeg"))
+
+
+def test_a_damaged_journal_is_passed_over(tmp_path):
+    (tmp_path / "journal").write_bytes(b'\xff\n3\n[["a"], 1]\n["a", 1]\n[1, 2, 3]\n')
+    (tmp_path / "a.png").touch()
+    assert workers.each(lambda path: [1], [tmp_path / "a.png"], "", tmp_path / "journal") == [[1]]
+    with pytest.raises(SaeError, match="Cannot write"):
+        workers.each(lambda path: [1], [tmp_path / "a.png"], "", tmp_path / "a.png" / "journal")
+
+
+def test_parts_of_a_page_are_put_in_as_they_are(tmp_path):
+    data = {"text": "</script><!--<script>"}
+    path = page.write(tmp_path / "a.html", "arrival.html", data, name="{{data}} {{quality}}")
+    text = path.read_text()
+    assert "<h1>{{data}} {{quality}}, byte by byte</h1>" in text and "</script><!--" not in text
+    with pytest.raises(ValueError, match="JSON"):
+        page.write(tmp_path / "b.html", "arrival.html", {"psnr": math.inf}, name="")

@@ -162,7 +162,7 @@ def digests(sources: Sources) -> dict[Path, str]:
     facts = {
         FIGURE: list(map(dataclasses.asdict, _first_curves(sources.curves))),
         ALL_CURVES: list(map(dataclasses.asdict, _all_curves(sources.curves))),
-        EFFORTS: [dataclasses.asdict(c) for c, _ in results.searched(sources.curves)],
+        EFFORTS: [dataclasses.asdict(c) for c, _ in results.timed(sources.curves)],
         TRAINING: _losses(sources),
     }
     return {

@@ -109,8 +109,8 @@ def layers(ours: Curve, found: Sequence[Curve]) -> str:
     paper = next((c for c in found if c.key == _ANCHORS[ours.optimised_for][0]), None)
     titles = ["layers", "bpp", "PSNR", "MS-SSIM", "paper: bpp", "PSNR", "MS-SSIM"]
     rows = [
-        [results.layer_label(label), *_numbers(ours, index), *_numbers(paper, index)]
-        for index, label in enumerate(ours.labels)
+        [results.layer_label(label), *_numbers(ours, label), *_numbers(paper, label)]
+        for label in ours.labels
     ]
     return table(titles, rows)
 
@@ -138,7 +138,7 @@ def efforts(found: Sequence[Curve]) -> str:
     titles = ["curve", "steps per layer", "core seconds per image", "per megapixel"]
     titles += ["BD-rate against effort 0, PSNR", "MS-SSIM (dB)"]
     rows = []
-    for curve, plain in results.searched(found):
+    for curve, plain in results.timed(found):
         pixels = [row["width"] * row["height"] for row in curve.images[-1]]
         seconds = curve.encode_seconds
         cells = [curve.key, f"{EFFORTS[curve.effort]}", f"{seconds:.0f}"]
@@ -190,9 +190,11 @@ def extremes(found: Sequence[Curve]) -> str:
     rows = []
     for curve in found:
         for label, images in zip(curve.labels, curve.images if curve.plain else ()):
-            by_psnr = sorted(images, key=lambda row: row["psnr-rgb"] or float("inf"))
+            by_psnr = sorted(images, key=_psnr_of)
             by_rate = sorted(images, key=lambda row: -row["bpp"])
-            qualities = [f"{_stem(r)}, {_psnr(r['psnr-rgb'])}" for r in (by_psnr[0], by_psnr[-1])]
+            qualities = [
+                f"{_stem(r)}, {results.decibels(r['psnr-rgb'])}" for r in (by_psnr[0], by_psnr[-1])
+            ]
             rates = [f"{_stem(r)}, {r['bpp']:.3f} bpp" for r in (by_rate[0], by_rate[-1])]
             rows.append([curve.key, results.layer_label(label), *qualities, *rates])
     return table(titles, rows, texts=2)
@@ -260,7 +262,6 @@ def trainings(family: Family, records: dict[str, dict], found: Sequence[Curve]) 
     titles = ["layers", "lambda", "steps", "patches", "hours", "held-out loss"]
     titles += ["bpp", "PSNR", "MS-SSIM"]
     ours = next((c for c in found if c.plain and c.family == family), None)
-    measured = {label: index for index, label in enumerate(ours.labels)} if ours else {}
     rows = []
     for name, record in records.items():
         training = record["training"]
@@ -272,7 +273,7 @@ def trainings(family: Family, records: dict[str, dict], found: Sequence[Curve]) 
             f"{training['hours']:.2f}",
             f"{training['validation'][-1]['loss']:.1f}",
         ]
-        rows.append(cells + _numbers(ours if name in measured else None, measured.get(name, 0)))
+        rows.append(cells + _numbers(ours, name))
     return table(titles, rows)
 
 
@@ -285,20 +286,22 @@ def _overlap(ours: Curve, anchor: Curve, quality: str) -> str:
     return "-" if rate == "-" else where
 
 
-def _numbers(curve: Curve | None, index: int) -> list[str]:
+def _numbers(curve: Curve | None, label: str) -> list[str]:
     """Returns rate, PSNR and MS-SSIM of one setting as text, dashes where unknown."""
-    if curve is None or index >= len(curve.bpp):
+    if curve is None or label not in curve.labels:
         return ["-"] * 3
-    psnr, ms_ssim = curve.psnr[index], curve.ms_ssim[index]
+    index = curve.labels.index(label)
+    ms_ssim = curve.ms_ssim[index]
     return [
         f"{curve.bpp[index]:.4f}",
-        "-" if psnr is None else _psnr(psnr),
+        results.decibels(curve.psnr[index]),
         "-" if ms_ssim is None else f"{ms_ssim:.4f}",
     ]
 
 
-def _psnr(value: float | None) -> str:
-    return "exact" if value is None else f"{value:.2f} dB"
+def _psnr_of(row: dict) -> float:
+    """Returns the PSNR of a row, infinite where the image is exact."""
+    return float("inf") if row["psnr-rgb"] is None else row["psnr-rgb"]
 
 
 def _stem(row: dict) -> str:

@@ -83,7 +83,7 @@ def document(
         for one in (c for c in results.default(found) if c.family == curve.family):
             title = f"BD-rates with `--effort {one.effort}`:" if one.effort else "BD-rates:"
             parts += [title, result_tables.deltas(one, found)]
-    if results.searched(ours):
+    if results.timed(ours):
         parts += [_EFFORT, result_tables.efforts(ours)]
         parts += [_figure("effort.png", "BD-rate and seconds of latent optimization", plots)]
     parts += [_SINGLE, result_tables.single_models(found, singles)]

@@ -10,14 +10,20 @@ import argparse
 import dataclasses
 import functools
 import tempfile
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, features
 
-from sae import images
+from sae import files, images
 from sae.errors import SaeError
-from sae.measuring import results, workers
+from sae.measuring import image_set, results, workers
+
+
+class CannotCode(SaeError):
+    """A codec cannot code an image, or is not there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,47 +99,107 @@ CODECS = {
 }
 
 
-def run(options: argparse.Namespace) -> None:
-    """The command `anchors`: measures the codecs on a folder and writes their results."""
-    for key in options.codecs or CODECS:
-        measure(key, options.folder, options.results)
+def run(options: argparse.Namespace) -> int:
+    """The command `anchors`: measures the codecs on a folder and writes their results.
+
+    Returns 1 where an image or a codec was left out, else 0.
+    """
+    keys, faults, missing = options.codecs or list(CODECS), [], {}
+    image_set.require_own(results.folder(options.results, options.folder), options.folder)
+    for key in keys:
+        files.require_target(_path(key, options.folder, options.results))
+    found = workers.readable(images.find(options.folder))
+    for key in keys:
+        try:
+            path = measure(key, options.folder, options.results, found)
+        except CannotCode as fault:
+            faults.append(fault)
+        else:
+            if left_out := results.load(path)["left_out"]:
+                missing.setdefault(", ".join(left_out), []).append(CODECS[key].name)
+    if len(faults) == len(keys):
+        raise faults[0]
+    for fault in faults:
+        warnings.warn(f"{fault} It is left out.", stacklevel=2)
+    for left_out, names in missing.items():
+        print(f"Means of {', '.join(names)} without {left_out}.")
+    return 1 if faults or missing else 0
 
 
-def measure(key: str, folder: str | Path, target: str | Path = "results") -> Path:
+def measure(
+    key: str,
+    folder: str | Path,
+    target: str | Path = "results",
+    found: Sequence[Path] | None = None,
+) -> Path:
     """Measures one codec on a folder of images.
+
+    Images that cannot be read, or that the codec cannot code, are left out: a
+    warning names them, and so does "left_out" in the results.
 
     Args:
       key: of `CODECS`.
       folder: the images.
       target: the folder of all results.
+      found: those of the images that can be read, where that is known.
 
     Returns:
       The path of the results file, target/<name of folder>/anchors/<key>.json.
 
     Raises:
-      SaeError: there are no images, or this Pillow lacks the codec.
+      CannotCode: this Pillow lacks the codec, or it codes none of the images.
+      SaeError: there are no images, or the results cannot be written.
     """
     codec = CODECS[key]
     if not features.check(codec.library):
-        raise SaeError(f"This Pillow was built without {codec.name}.")
-    path = results.folder(target, folder) / "anchors" / f"{key}.json"
+        raise CannotCode(f"This Pillow was built without {codec.name}.")
+    path = _path(key, folder, target)
+    files.require_target(path)
+    everything = images.find(folder)
+    found = workers.readable(everything) if found is None else found
     journal = path.with_suffix(".partial")
     version = f"Pillow {Image.__version__}, {codec.library} {features.version(codec.library)}"
-    rows = workers.each(
-        functools.partial(_rows, key),
-        images.find(folder),
-        codec.name,
-        journal,
-        {"codec": repr(codec), "version": version},
-    )
+    subject = {"codec": repr(codec), "version": version}
+    tried = workers.each(functools.partial(_rows, key), found, codec.name, journal, subject)
+    rows = {path.name: list(one) for path, one in zip(found, tried) if isinstance(one[0], dict)}
+    faults = [one[0] for one in tried if isinstance(one[0], str)]
+    if not rows:
+        journal.unlink(missing_ok=True)
+        raise CannotCode(f"{codec.name} codes none of the images: {faults[0]}")
+    for image, fault in zip((p.name for p in found if p.name not in rows), faults):
+        warnings.warn(f"{image} is left out: {fault}", stacklevel=2)
     settings = [
-        {"label": codec.label(value), "images": [image_rows[index] for image_rows in rows]}
+        {"label": codec.label(value), "images": [image_rows[index] for image_rows in rows.values()]}
         for index, value in enumerate(codec.values)
     ]
-    results.save(path, codec.name, f"{codec.description} ({version})", settings, optimised_for="-")
+    results.save(
+        path,
+        codec.name,
+        f"{codec.description} ({version})",
+        settings,
+        optimised_for="-",
+        digests=image_set.digests(everything),
+        left_out=[image.name for image in everything if image.name not in rows],
+    )
     journal.unlink(missing_ok=True)
     print(path)
     return path
+
+
+def _path(key: str, folder: str | Path, target: str | Path) -> Path:
+    return results.folder(target, folder) / "anchors" / f"{key}.json"
+
+
+def able(image: np.ndarray, keys: Sequence[str]) -> list[str]:
+    """Returns those of the codecs that can code an image, uint8 [H, W, 3]; warns of the others."""
+    found = []
+    for key in keys:
+        try:
+            coded(image, key, CODECS[key].values[0])
+            found.append(key)
+        except CannotCode as fault:
+            warnings.warn(f"{fault} It is not shown.", stacklevel=3)
+    return found
 
 
 def coded(image: np.ndarray, key: str, value: float) -> tuple[int, np.ndarray]:
@@ -146,12 +212,22 @@ def coded(image: np.ndarray, key: str, value: float) -> tuple[int, np.ndarray]:
 
     Returns:
       Bytes of the file, and the decoded image.
+
+    Raises:
+      CannotCode: the image is too large for the codec, or this Pillow lacks it.
     """
     codec = CODECS[key]
     with tempfile.NamedTemporaryFile(suffix=codec.suffix) as file:
-        Image.fromarray(image).save(file.name, **codec.options(value))
-        with Image.open(file.name) as decoded:
-            return Path(file.name).stat().st_size, np.asarray(decoded.convert("RGB"))
+        try:
+            Image.fromarray(image).save(file.name, **codec.options(value))
+            with Image.open(file.name) as decoded:
+                return Path(file.name).stat().st_size, np.asarray(decoded.convert("RGB"))
+        # Each of Pillow's libraries refuses in its own way.
+        except Exception as error:
+            height, width = image.shape[:2]
+            raise CannotCode(
+                f"{codec.name} cannot code an image of {width} x {height} pixels ({error})."
+            ) from error
 
 
 def nearest(image: np.ndarray, key: str, size: int) -> tuple[int, np.ndarray]:
@@ -173,10 +249,13 @@ def nearest(image: np.ndarray, key: str, size: int) -> tuple[int, np.ndarray]:
 
 
 def _rows(key: str, path: Path) -> list[dict]:
-    """Returns a row for each setting of one image."""
+    """Returns a row for each setting of one image, or a sentence that says why there is none."""
     image = images.read(path)
     rows = []
     for value in CODECS[key].values:
-        size, x_hat = coded(image, key, value)
+        try:
+            size, x_hat = coded(image, key, value)
+        except CannotCode as fault:
+            return [str(fault)]
         rows.append(results.row(path.name, image, x_hat, size))
     return rows

@@ -22,11 +22,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sae.errors import SaeError
-from sae.measuring import results
+from sae.measuring import results, tables
 from sae.measuring.results import Curve
 
 QUALITIES = {"psnr": "PSNR", "ms-ssim-db": "MS-SSIM (dB)"}
 _METHOD = "pchip"
+
+
+class NoOverlap(SaeError):
+    """Two curves share no range of quality, or of rate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Delta:
 
 def run(options: argparse.Namespace) -> None:
     """The command `bdrate`: prints a table of deltas against one curve."""
-    found = results.curves(options.results)
+    found = results.curves(options.results, [options.against, *(options.curves or ())])
     (anchor,) = results.select(found, [options.against])[:1]
     keys = options.curves or [
         curve.key
@@ -59,19 +63,21 @@ def run(options: argparse.Namespace) -> None:
         if curve.kind != "published" or curve.key in results.DEFAULT_CURVES
     ]
     tested = [curve for curve in results.select(found, keys) if curve.key != anchor.key]
+    if not tested:
+        raise SaeError(f"There is no curve but {anchor.key} itself to compare with it.")
+    results.warn_of_other_images([anchor, *tested])
     compare = each_image if options.each_image else delta
     deltas = {
-        curve.name: {
+        curve.key: {
             quality: delta_or_reason(curve, anchor, quality, compare) for quality in QUALITIES
         }
         for curve in tested
     }
-    if all(isinstance(one, str) for row in deltas.values() for one in row.values()):
-        cause = "the ranges do not overlap"
-        if options.each_image:
-            cause += ", or the same images were not measured"
-        raise SaeError(f"No curve can be compared with {anchor.name}: {cause}.")
-    print(_FORMATS[options.format](anchor.name, deltas))
+    reasons = [one for row in deltas.values() for one in row.values()]
+    if all(isinstance(one, SaeError) for one in reasons):
+        raise SaeError(f"No curve can be compared with {anchor.key}: {reasons[0]}")
+    titles = results.titles([anchor, *tested])
+    print(_FORMATS[options.format](anchor.key, deltas, titles))
 
 
 def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
@@ -83,8 +89,8 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
       quality: "psnr" or "ms-ssim-db".
 
     Raises:
-      SaeError: they share no range of quality or of rate, or one has fewer than
-        three points with this quality.
+      NoOverlap: they share no range of quality or of rate.
+      SaeError: one has fewer than three points with this quality.
     """
     import bjontegaard
 
@@ -94,17 +100,22 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     )
     for one, points in ((curve, rate), (anchor, anchor_rate)):
         if len(points) < 3:
-            raise SaeError(f"{one.name} has fewer than three points of {title}.")
+            raise SaeError(f"{one.key} has fewer than three points of {title}.")
     overlap = max(value[0], anchor_value[0]), min(value[-1], anchor_value[-1])
     rates = max(rate[0], anchor_rate[0]), min(rate[-1], anchor_rate[-1])
     if overlap[0] >= overlap[1] or rates[0] >= rates[1]:
-        raise SaeError(f"{curve.name} and {anchor.name} do not overlap in {title}.")
+        raise NoOverlap(f"{curve.key} and {anchor.key} do not overlap in {title}.")
     # The share is stated beside the number, which serves better than a warning.
     options = {"method": _METHOD, "require_matching_points": False, "min_overlap": 0}
     ranges = [values[-1] - values[0] for values in (value, anchor_value)]
+    with np.errstate(all="ignore"):
+        bd_rate = bjontegaard.bd_rate(anchor_rate, anchor_value, rate, value, **options)
+        bd_quality = bjontegaard.bd_psnr(anchor_rate, anchor_value, rate, value, **options)
+    if not np.isfinite([bd_rate, bd_quality]).all():
+        raise SaeError(f"Points of {curve.key} or {anchor.key} are too close to interpolate.")
     return Delta(
-        rate=float(bjontegaard.bd_rate(anchor_rate, anchor_value, rate, value, **options)),
-        quality=float(bjontegaard.bd_psnr(anchor_rate, anchor_value, rate, value, **options)),
+        rate=float(bd_rate),
+        quality=float(bd_quality),
         overlap=overlap,
         share=(overlap[1] - overlap[0]) / min(ranges),
     )
@@ -122,11 +133,14 @@ def each_image(curve: Curve, anchor: Curve, quality: str) -> Delta:
     names = [row["image"] for row in (curve.images or [[]])[0]]
     pairs = [(results.of_image(curve, name), results.of_image(anchor, name)) for name in names]
     if not pairs or not all(one and other for one, other in pairs):
-        raise SaeError(f"{curve.name} and {anchor.name} are not known image by image.")
+        raise SaeError(
+            f"{curve.key} and {anchor.key} cannot be compared image by image, since they were not "
+            "measured on the same images."
+        )
     either = [delta_or_reason(one, other, quality) for one, other in pairs if one and other]
     found = [one for one in either if isinstance(one, Delta)]
     if not found:
-        raise SaeError(f"{curve.name} and {anchor.name} do not overlap in {QUALITIES[quality]}.")
+        raise NoOverlap(f"{curve.key} and {anchor.key} do not overlap in {QUALITIES[quality]}.")
     low, high, rate, value, share = np.mean(
         [(*one.overlap, one.rate, one.quality, one.share) for one in found], axis=0
     ).tolist()
@@ -139,7 +153,7 @@ def rate_at(curve: Curve, quality: str, value: float) -> float | None:
     Between its points the logarithm of the rate is interpolated linearly.
     """
     rates, values = _increasing(curve.points(quality))
-    if not values[0] <= value <= values[-1]:
+    if not len(values) or not values[0] <= value <= values[-1]:
         return None
     return float(np.exp(np.interp(value, values, np.log(rates))))
 
@@ -148,7 +162,10 @@ def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray,
     """Returns rates and qualities, without the points that spend more bits and gain nothing."""
     kept: list[tuple[float, float]] = []
     for rate, value, _ in points:
-        if np.isfinite(value) and (not kept or value > kept[-1][1]):
+        if not kept or value > kept[-1][1]:
+            # Rates that differ in their last digit have one logarithm.
+            if kept and np.log10(rate) <= np.log10(kept[-1][0]):
+                kept.pop()
             kept.append((rate, value))
     rates, qualities = zip(*kept) if kept else ((), ())
     return np.array(rates), np.array(qualities)
@@ -156,18 +173,18 @@ def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray,
 
 def delta_or_reason(
     curve: Curve, anchor: Curve, quality: str, compare: Callable = delta
-) -> Delta | str:
-    """Returns what `delta` or `each_image` does, or the sentence that says why it cannot."""
+) -> Delta | SaeError:
+    """Returns what `delta` or `each_image` does, or the error that says why it cannot."""
     try:
         return compare(curve, anchor, quality)
     except SaeError as error:
-        return str(error)
+        return error
 
 
-def cells(one: Delta | str) -> list[str]:
+def cells(one: Delta | SaeError) -> list[str]:
     """Returns rate, quality and overlap as text; dashes where there is no number."""
-    if isinstance(one, str):
-        return ["-", "-", "no overlap" if "overlap" in one else "unknown"]
+    if isinstance(one, SaeError):
+        return ["-", "-", "no overlap" if isinstance(one, NoOverlap) else "unknown"]
     low, high = one.overlap
     where = f"{low:.1f} to {high:.1f} dB"
     if one.images:
@@ -184,34 +201,34 @@ def header() -> list[str]:
     ]
 
 
-def _markdown(anchor: str, deltas: dict[str, dict]) -> str:
-    lines = [f"| against {anchor} | " + " | ".join(header()) + " |"]
+def _markdown(anchor: str, deltas: dict[str, dict], titles: dict[str, str]) -> str:
+    lines = [f"| against {tables.markdown(titles[anchor])} | " + " | ".join(header()) + " |"]
     lines.append("|---|" + "---:|" * len(header()))
-    for name, row in deltas.items():
+    for key, row in deltas.items():
         texts = [text for one in row.values() for text in cells(one)]
-        lines.append(f"| {name} | " + " | ".join(texts) + " |")
+        lines.append(f"| {tables.markdown(titles[key])} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
 
-def _latex(anchor: str, deltas: dict[str, dict]) -> str:
-    def escaped(text: str) -> str:
-        return text.replace("%", r"\%").replace("&", r"\&").replace("é", r"\'e")
-
+def _latex(anchor: str, deltas: dict[str, dict], titles: dict[str, str]) -> str:
     lines = [r"\begin{tabular}{l" + "r" * len(header()) + "}", r"\hline"]
-    lines.append(" & ".join([f"against {escaped(anchor)}", *header()]) + r" \\ \hline")
-    for name, row in deltas.items():
+    lines.append(" & ".join([tables.latex(f"against {titles[anchor]}"), *header()]) + r" \\ \hline")
+    for key, row in deltas.items():
         texts = [text for one in row.values() for text in cells(one)]
-        lines.append(" & ".join(escaped(text) for text in [name, *texts]) + r" \\")
+        lines.append(" & ".join(map(tables.latex, [titles[key], *texts])) + r" \\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}"])
 
 
-def _json(anchor: str, deltas: dict[str, dict]) -> str:
+def _json(anchor: str, deltas: dict[str, dict], titles: dict[str, str]) -> str:
     rows = {
-        name: {
-            quality: {"none": one} if isinstance(one, str) else dataclasses.asdict(one)
-            for quality, one in row.items()
+        key: {
+            "name": titles[key],
+            **{
+                quality: dataclasses.asdict(one) if isinstance(one, Delta) else {"none": str(one)}
+                for quality, one in row.items()
+            },
         }
-        for name, row in deltas.items()
+        for key, row in deltas.items()
     }
     return json.dumps({"against": anchor, "method": _METHOD, "curves": rows}, indent=1)
 

@@ -155,6 +155,7 @@ def save(
             digests=image_set.digests(images.find(folder)),
             optimised_for=family.metric,
             fingerprint=description["fingerprint"],
+            below=description["below"],
             configuration=description["layer"],
             steps=description["training"].get("options", {}).get("last_step"),
         )

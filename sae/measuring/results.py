@@ -8,11 +8,15 @@ and results/<set>/published/.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import fnmatch
+import functools
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +26,9 @@ import numpy as np
 from sae import files, metrics
 from sae.config import EFFORTS
 from sae.errors import SaeError
+from sae.measuring import schema
 from sae.metrics import ms_ssim_db
+from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family
 from sae.provenance import provenance
 
@@ -89,13 +95,16 @@ class Curve:
     def points(self, quality: str) -> list[tuple[float, float, str]]:
         """Returns rate, quality and label of the settings where it is known, by growing rate.
 
+        An infinite quality cannot be drawn and is left out; of equal rates the best stays.
+
         Args:
           quality: "psnr" or "ms-ssim-db", in dB, or "ms-ssim".
         """
         values = self.psnr if quality == "psnr" else self.ms_ssim
         transform = ms_ssim_db if quality == "ms-ssim-db" else float
         settings = zip(self.bpp, values, self.labels)
-        return sorted((rate, transform(v), label) for rate, v, label in settings if v is not None)
+        points = sorted((rate, transform(v), label) for rate, v, label in settings if v is not None)
+        return list({point[0]: point for point in points if math.isfinite(point[1])}.values())
 
     @property
     def plain(self) -> bool:
@@ -103,9 +112,31 @@ class Curve:
         return self.family is not None and not self.effort
 
     @property
-    def encode_seconds(self) -> float:
-        """Of the processor, mean over the images, with all layers; of ours alone."""
-        return float(np.mean([row["encode-seconds"] for row in self.images[-1]]))
+    def encode_seconds(self) -> float | None:
+        """Of the processor, mean over the images, with all layers; None where it is unknown."""
+        seconds = [row.get("encode-seconds") for row in (self.images or [[]])[-1]]
+        return None if not seconds or None in seconds else float(np.mean(seconds))
+
+    @property
+    def title(self) -> str:
+        """The name, or the key of a curve that has none."""
+        return self.name or self.key
+
+
+def titles(curves: Sequence[Curve]) -> dict[str, str]:
+    """Returns the title of each curve by its key, with the key where two share a name."""
+    shared = collections.Counter(curve.title for curve in {c.key: c for c in curves}.values())
+    return {
+        curve.key: f"{curve.title} ({curve.key})"
+        if shared[curve.title] > 1 and curve.title != curve.key
+        else curve.title
+        for curve in curves
+    }
+
+
+def decibels(value: float | None) -> str:
+    """Returns a PSNR as text: infinite, and so null in a file, where an image is exact."""
+    return "exact" if value in (None, math.inf) else f"{value:.2f} dB"
 
 
 def layer_label(name: str) -> str:
@@ -191,12 +222,7 @@ def save(
 
 def load(path: str | Path) -> dict:
     """Reads a results file; raises SaeError where it is none."""
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        document["results"]["bpp"], document["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SaeError(f"{path} is not a results file ({error}).") from error
-    return document
+    return schema.read(path)
 
 
 def of_layer(
@@ -210,24 +236,62 @@ def of_layer(
     return document if document.get("fingerprint") == fingerprint else None
 
 
-def curves(target: str | Path) -> list[Curve]:
+def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
     """Returns every curve in results/<set>: ours by family, measured, then published ones.
 
+    A file that cannot be used is left out, and a warning names it.
+
+    Args:
+      target: results/<set>.
+      named: keys of curves that cannot be left out.
+
     Raises:
-      SaeError: there are none.
+      SaeError: there are none, or nothing is left of a named one.
     """
-    target, found = Path(target), []
+    target, found, faults = Path(target), [], {}
     for family, effort in itertools.product(FAMILIES, range(len(EFFORTS))):
-        paths = [target / curve_key(family, effort) / f"{name}.json" for name in family.layers]
-        documents = [load(path) for path in paths if path.exists()]
+        key, documents = curve_key(family, effort), {}
+        for name in family.layers:
+            path = target / key / f"{name}.json"
+            if path.exists():
+                try:
+                    documents[name] = _layer(path, family, name)
+                except SaeError as error:
+                    faults[path] = key, error
         if documents:
-            found.append(_ours(family, effort, documents))
+            found.append(_ours(family, effort, _joined(family, key, documents)))
     for kind, subfolder in (("measured", "anchors"), ("published", "published")):
         for path in sorted((target / subfolder).glob("*.json")):
-            found.append(_other(f"{subfolder}/{path.stem}", load(path), kind))
+            key = f"{subfolder}/{path.stem}"
+            try:
+                found.append(_other(key, load(path), kind))
+            except SaeError as error:
+                faults[path] = key, error
+    left = {curve.key for curve in found}
+    for key, error in faults.values():
+        if not found or (key in named and key not in left):
+            raise error
+        warnings.warn(f"{error} It is left out.", stacklevel=2)
     if not found:
         raise SaeError(f"There are no results in {target}; run `python -m sae evaluate` first.")
     return found
+
+
+def warn_of_other_images(chosen: Sequence[Curve]) -> None:
+    """Warns of curves that are compared though they are means over different images."""
+    known = [curve for curve in chosen if curve.images]
+    for curve in known[1:]:
+        first, own = _image_set(known[0].images[0]), _image_set(curve.images[0])
+        if first != own:
+            lacks = sorted(name for name, *_ in first - own)
+            more = sorted(name for name, *_ in own - first)
+            parts = [f"without {', '.join(lacks)}"] if lacks else []
+            parts += [f"with {', '.join(more)}"] if more else []
+            warnings.warn(
+                f"{curve.key} is a mean over other images than {known[0].key}: "
+                f"{' and '.join(parts)}.",
+                stacklevel=2,
+            )
 
 
 def select(found: Sequence[Curve], patterns: Sequence[str]) -> list[Curve]:
@@ -250,7 +314,7 @@ def select(found: Sequence[Curve], patterns: Sequence[str]) -> list[Curve]:
 def default(found: Sequence[Curve]) -> list[Curve]:
     """Returns those of the curves that are shown unless told otherwise, in their order."""
     by_key = {curve.key: curve for curve in found}
-    return [by_key[key] for key in DEFAULT_CURVES if key in by_key]
+    return [by_key[key] for key in DEFAULT_CURVES if key in by_key] or list(found)
 
 
 def searched(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
@@ -259,9 +323,17 @@ def searched(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
     return [(c, plain[c.family]) for c in found if c.effort and c.family in plain]
 
 
+def timed(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
+    """Returns what `searched` does, where the seconds of both curves are known."""
+    return [
+        pair for pair in searched(found) if None not in [curve.encode_seconds for curve in pair]
+    ]
+
+
 def of_image(curve: Curve, image: str) -> Curve | None:
     """Returns the curve of a single image, None where its numbers are not known."""
     rows = [row for setting in curve.images for row in setting if row["image"] == image]
+    # A setting has at most one row of an image.
     if not rows or len(rows) != len(curve.labels):
         return None
     return dataclasses.replace(
@@ -273,15 +345,88 @@ def of_image(curve: Curve, image: str) -> Curve | None:
     )
 
 
-def _ours(family: Family, effort: int, documents: Sequence[dict]) -> Curve:
-    def points(key):
-        return [document["results"].get(key, [None])[0] for document in documents]
+def _layer(path: Path, family: Family, name: str) -> dict:
+    """Reads the results of one layer of ours; raises SaeError where the file is not that."""
+    document = load(path)
+    layers = family.layers[: family.layers.index(name) + 1]
+    if fault := schema.fault_of_layer(document, family.name, layers):
+        raise SaeError(f"{path} cannot be used: {fault}; measure the layer again.")
+    return document
 
+
+def _joined(family: Family, key: str, documents: dict[str, dict]) -> dict[str, dict]:
+    """Returns those layers, lowest first, that are of the same images and of one cascade.
+
+    As many as there can be; a warning names the others.
+    """
+    groups: list[dict[str, dict]] = []
+    for name, document in documents.items():
+        # A layer is recorded to be on the one right below it, so that one's group comes first.
+        for group in sorted(groups, key=lambda g: family.layers.index([*g][-1]), reverse=True):
+            if all(_fits(family, group[below], below, document, name) for below in group):
+                group[name] = document
+                break
+        else:
+            groups.append({name: document})
+    joined = max(groups, key=len)
+    if others := [name for name in documents if name not in joined]:
+        warnings.warn(
+            f"{key} is the curve of {', '.join(joined)}; {', '.join(others)} "
+            f"{'is' if len(others) == 1 else 'are'} left out, measured on other images or with "
+            "other weights: `python -m sae evaluate` measures all layers anew.",
+            stacklevel=3,
+        )
+    return joined
+
+
+def _fits(family: Family, lower: dict, below: str, upper: dict, name: str) -> bool:
+    """Whether two layers were measured on the same images, as parts of the same streams.
+
+    Where weights are not recorded, only the names and sizes of the images are compared.
+    """
+    (lower_rows,), (upper_rows,) = lower["images"], upper["images"]
+    if _image_set(lower_rows) != _image_set(upper_rows):
+        return False
+    if "fingerprint" not in lower or "fingerprint" not in upper:
+        return True
+    if family.layers.index(name) == family.layers.index(below) + 1:
+        expected = upper.get("below") or _released_below(family).get(upper["fingerprint"])
+        if expected and expected != lower["fingerprint"]:
+            return False
+    # Streams of other weights, or of other images of the same names, have other sizes.
+    shares = {row["image"]: row["bpp-layers"] for row in upper_rows}
+    return all(
+        np.allclose(row["bpp-layers"], shares[row["image"]][: len(row["bpp-layers"])], 1e-9, 0)
+        for row in lower_rows
+    )
+
+
+@functools.cache
+def _released_below(family: Family) -> dict[str, str | None]:
+    """Returns the fingerprint under each released layer by its own, as results did not keep it."""
+    below = {}
+    for name in family.layers:
+        # Results are read whether or not the weights are.
+        with contextlib.suppress(SaeError, KeyError):
+            if found := Store(family).describe(name):
+                below[found["fingerprint"]] = found["below"]
+    return below
+
+
+def _image_set(rows: Sequence[dict]) -> set[tuple[str, int, int]]:
+    return {(row["image"], row["width"], row["height"]) for row in rows}
+
+
+def _ours(family: Family, effort: int, documents: dict[str, dict]) -> Curve:
+    def points(key):
+        return [document["results"][key][0] for document in documents.values()]
+
+    *_, top = documents.values()
     return Curve(
         key=curve_key(family, effort),
         name=f"SAE, ours ({family.title})" + (f", effort {effort}" if effort else ""),
-        description=documents[-1]["description"],
-        labels=[document["labels"][0] for document in documents],
+        description=top["description"],
+        labels=list(documents),
         bpp=points("bpp"),
         psnr=points("psnr-rgb"),
         ms_ssim=points("ms-ssim-rgb"),
@@ -289,28 +434,33 @@ def _ours(family: Family, effort: int, documents: Sequence[dict]) -> Curve:
         scalable=True,
         optimised_for=family.metric,
         source="this project",
-        images=[document["images"][0] for document in documents],
+        images=[document["images"][0] for document in documents.values()],
         family=family,
         effort=effort,
     )
 
 
 def _other(key: str, document: dict, kind: str) -> Curve:
+    if document["unused"]:
+        warnings.warn(
+            f"Of {key}, {', '.join(document['unused'])} cannot be compared and is ignored.",
+            stacklevel=3,
+        )
+    here = kind == "measured" and "provenance" in document
     found = document["results"]
-    unknown = [None] * len(found["bpp"])
     return Curve(
         key=key,
         name=document["name"],
-        description=document.get("description", ""),
-        labels=document.get("labels", [""] * len(unknown)),
+        description=document["description"],
+        labels=document["labels"],
         bpp=found["bpp"],
-        psnr=found.get("psnr-rgb", unknown),
-        ms_ssim=found.get("ms-ssim-rgb", unknown),
+        psnr=found["psnr-rgb"],
+        ms_ssim=found["ms-ssim-rgb"],
         kind=kind,
-        scalable=document.get("scalable", False),
-        optimised_for=document.get("optimised_for", "-"),
-        source=document.get("source", "measured here"),
-        images=document.get("images", []),
+        scalable=document["scalable"],
+        optimised_for=document["optimised_for"],
+        source=document["source"] or ("measured here" if here else "its file names no source"),
+        images=document["images"],
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,11 +55,40 @@ def families(store: Store, results_folder: str | Path) -> str:
         f"{'layer':<8}{'weights':>10}{'bpp':>10}{'PSNR':>10}{'MS-SSIM':>10}",
     ]
     for name, description in store.described().items():
-        document = results.of_layer(results_folder, family, name, description["fingerprint"])
+        document = None
+        try:
+            document = results.of_layer(results_folder, family, name, description["fingerprint"])
+        except SaeError as error:
+            warnings.warn(f"{error} It is left out.", stacklevel=2)
         row = {key: values[0] for key, values in document["results"].items()} if document else {}
         numbers = _cells(row, ("bpp", "psnr-rgb", "ms-ssim-rgb"))
         lines.append(f"{name:<8}{description['fingerprint'][:8]:>10}" + numbers)
     return "\n".join(lines)
+
+
+# What LaTeX would take for commands, or has no sign for, in text.
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "#$%&_{}"},
+        "\\": r"\textbackslash{}",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "é": r"\'e",
+    }
+)
+
+
+def latex(text: str) -> str:
+    """Returns LaTeX code that prints a text as it is."""
+    return text.translate(_LATEX)
+
+
+def markdown(text: str) -> str:
+    """Returns Markdown of a text for a cell of a table."""
+    return text.replace("|", r"\|")
 
 
 def _numbers(row: dict) -> str:

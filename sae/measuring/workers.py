@@ -7,17 +7,38 @@ import json
 import multiprocessing
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
 
-from sae import console
+from sae import console, images
 from sae.errors import SaeError, in_words
 
 # A process of its own costs seconds to start; fewer images are not worth one.
 _IMAGES_PER_WORKER = 4
+
+
+def readable(paths: Sequence[Path]) -> list[Path]:
+    """Returns those of the paths at which there is an image; warns of the others.
+
+    Raises:
+      SaeError: there is none.
+    """
+    found = []
+    for path in paths:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                images.read(path)
+            found.append(path)
+        except SaeError as error:
+            warnings.warn(f"{error} It is left out.", stacklevel=3)
+    if not found:
+        raise SaeError(f"None of the {len(paths)} images can be read.")
+    return found
 
 
 def each(
@@ -49,10 +70,7 @@ def each(
         for index, result in _calls(function, [(i, paths[i]) for i in missing]):
             results[index] = result
             if journal and not isinstance(result, str):
-                journal.parent.mkdir(parents=True, exist_ok=True)
-                with journal.open("a") as file:
-                    # The break comes first, since the last line may have been cut short.
-                    file.write("\n" + json.dumps([json.dumps(keys[index], sort_keys=True), result]))
+                _append(journal, [json.dumps(keys[index], sort_keys=True), result])
             bar.update()
     return results
 
@@ -116,14 +134,25 @@ def _state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
+def _append(journal: Path, entry: list) -> None:
+    """Adds a line to a journal; raises SaeError where that cannot be written."""
+    try:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        with journal.open("a") as file:
+            # The break comes first, since the last line may have been cut short.
+            file.write("\n" + json.dumps(entry))
+    except OSError as error:
+        raise SaeError(f"Cannot write {journal}: {error.strerror or error}.") from error
+
+
 def _read(journal: Path) -> dict[str, list]:
     """Returns the results in a journal, passing over lines that were cut short."""
     known = {}
     if journal.exists():
-        for line in journal.read_text().splitlines():
+        for line in journal.read_text(errors="replace").splitlines():
             try:
                 key, result = json.loads(line)
-            except ValueError:
+                known[key] = list(result)
+            except (ValueError, TypeError):
                 continue
-            known[key] = result
     return known

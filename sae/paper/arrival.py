@@ -45,7 +45,7 @@ def write(
     """
     stream = _stream(image, store)
     ends = [step["bytes"] for step in stream["steps"]]
-    others = [_peer(image, key, ends) for key in peers]
+    others = [_peer(image, key, ends) for key in anchors.able(image, peers)]
     data = {
         "bytes": ends[-1],
         "pixels": image.shape[0] * image.shape[1],
@@ -83,6 +83,6 @@ def _step(image: np.ndarray, x_hat: np.ndarray, size: int, label: str) -> dict:
     return {
         "bytes": size,
         "label": label,
-        "psnr": round(metrics.psnr(image, x_hat), 2),
+        "psnr": results.decibels(metrics.psnr(image, x_hat)),
         "source": page.source(x_hat),
     }

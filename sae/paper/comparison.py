@@ -25,6 +25,8 @@ from sae.paper import figures
 # Absolute error, of 255, that the error map shows as its brightest.
 _BRIGHTEST = 40
 _WIDTH = 17.8 / 2.54
+# Panels of taller crops are narrower than their columns.
+_TALLEST = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +94,13 @@ def compare(
 
     ours = _layers(original, store)
     rows = {"ours": ours}
-    for key in peers:
+    for key in anchors.able(original, peers):
         rows[anchors.CODECS[key].name.split(" (")[0]] = [
             _panel(original, *reversed(anchors.nearest(original, key, panel.size)))
             for panel in ours
         ]
     columns = 1 + len(ours)
-    side = _WIDTH / columns * height / width
+    side = _WIDTH / columns * min(height / width, _TALLEST)
     with figures.style():
         layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
         figure = Figure(figsize=(_WIDTH, (side + 0.19) * (len(rows) + 1)), layout=layout)
@@ -129,7 +131,8 @@ def _layers(original: np.ndarray, store: Store) -> list[Panel]:
 def _panel(original: np.ndarray, image: np.ndarray, size: int) -> Panel:
     row = results.row("", original, image, size)
     similarity = "-" if row["ms-ssim-rgb"] is None else f"{row['ms-ssim-rgb']:.3f}"
-    return Panel(image, size, f"{row['bpp']:.3f} / {row['psnr-rgb']:.2f} / {similarity}")
+    psnr = results.decibels(row["psnr-rgb"]).removesuffix(" dB")
+    return Panel(image, size, f"{row['bpp']:.3f} / {psnr} / {similarity}")
 
 
 def _show(axes: Axes, image: np.ndarray, title: str) -> None:

@@ -12,14 +12,16 @@ import contextlib
 import itertools
 import math
 import shutil
+import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import textalloc
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pgf import LatexError
@@ -27,11 +29,12 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
 from sae import files
 from sae.errors import SaeError
-from sae.measuring import bdrate, results
+from sae.measuring import bdrate, results, tables
 from sae.measuring.results import Curve
 
 # The axis label of each quality.
@@ -80,40 +83,28 @@ _STYLE = {
     "legend.borderpad": 0.2,
     # Fonts as outlines that a journal's preflight accepts, not Type 3.
     "pdf.fonttype": 42,
+    # Names of codecs and images may have dollar signs.
+    "text.parse_math": False,
 }
 
 
 def run(options: argparse.Namespace) -> None:
     """The command `plot`."""
-    found = results.curves(options.results)
+    found = results.curves(options.results, options.curves or ())
     if options.list:
         print(listing(found))
         return
     if options.range and len(options.quality) > 1:
         raise SaeError("--range is of one quality: name it with --quality.")
+    for name, limits in (("--bpp", options.bpp), ("--range", options.range)):
+        if limits and not (-math.inf < limits[0] < limits[1] < math.inf):
+            raise SaeError(f"{name} is a range, FROM below TO.")
+    if options.log and options.bpp and options.bpp[0] <= 0:
+        raise SaeError("--bpp begins above 0 where --log is given.")
     chosen = results.select(found, options.curves) if options.curves else results.default(found)
-    # Published means have nothing to say of single images; what was measured here has.
-    measured = chosen if options.curves else chosen + [c for c in found if c.kind == "measured"]
-    size = {"columns": options.columns, "height": options.height, "log": options.log}
-    drawings = {}
+    results.warn_of_other_images(chosen)
     with style(options.serif):
-        for quality in options.quality:
-            drawings[f"rd-{quality}"] = rd(chosen, [quality], options.bpp, options.range, **size)
-        if len(options.quality) > 1:
-            drawings["rd"] = rd(chosen, options.quality, options.bpp, columns=2, log=options.log)
-        for image in options.image or ():
-            single = [one for curve in measured if (one := results.of_image(curve, image))]
-            if not single:
-                raise SaeError(f"No curve of these has numbers of the image {image}.")
-            drawings[f"rd-{Path(image).stem}"] = rd(
-                single, options.quality[:1], options.bpp, options.range, title=image, **size
-            )
-        for curve in chosen:
-            if curve.plain:
-                drawings[f"rate-{curve.key}"] = rate_by_layer(curve)
-                drawings[f"images-{curve.key}"] = every_image(measured, curve)
-        if savings := saved_by_effort(chosen if options.curves else found):
-            drawings["effort"] = effort(savings)
+        drawings = _drawings(found, chosen, options)
         read = list(Path(options.results).rglob("*.json"))
         for name in drawings:
             stem = Path(options.output) / name
@@ -123,10 +114,50 @@ def run(options: argparse.Namespace) -> None:
                 print(path)
 
 
+def _drawings(
+    found: Sequence[Curve], chosen: Sequence[Curve], options: argparse.Namespace
+) -> dict[str, Figure]:
+    """Returns what `plot` draws, by the names of its files."""
+    # Published means have nothing to say of single images; what was measured here has.
+    measured = list(chosen)
+    if not options.curves:
+        measured += [c for c in found if c.kind == "measured" and c not in chosen]
+    size = {"columns": options.columns, "height": options.height, "log": options.log}
+    drawings, faults = {}, []
+    for quality in options.quality:
+        try:
+            drawings[f"rd-{quality}"] = rd(chosen, [quality], options.bpp, options.range, **size)
+        except SaeError as error:
+            faults.append(error)
+    if not drawings:
+        raise faults[0]
+    for error in faults:
+        warnings.warn(str(error), stacklevel=3)
+    if len(drawings) > 1:
+        qualities = [name.removeprefix("rd-") for name in drawings]
+        drawings["rd"] = rd(chosen, qualities, options.bpp, columns=2, log=options.log)
+    for image in dict.fromkeys(options.image or ()):
+        single = [one for curve in measured if (one := results.of_image(curve, image))]
+        if not single:
+            raise SaeError(f"No curve of these has numbers of the image {image}.")
+        name = f"rd-{Path(image).stem}"
+        drawings[f"rd-{image}" if name in drawings else name] = rd(
+            single, options.quality[:1], options.bpp, options.range, title=image, **size
+        )
+    for curve in chosen:
+        if curve.plain:
+            drawings[f"rate-{curve.key}"] = rate_by_layer(curve)
+            if any(psnr is not None for psnr in curve.psnr):
+                drawings[f"images-{curve.key}"] = every_image(measured, curve)
+    if savings := saved_by_effort(chosen if options.curves else found):
+        drawings["effort"] = effort(savings)
+    return drawings
+
+
 def listing(found: Sequence[Curve]) -> str:
     """Returns one line per curve: key, name, points, kind and source."""
     return "\n".join(
-        f"{curve.key:<40} {curve.name:<44} {len(curve.bpp):>3} points, "
+        f"{curve.key:<40} {curve.title:<44} {len(curve.bpp):>3} points, "
         f"{'scalable' if curve.scalable else 'one file per rate'}, {curve.kind}: {curve.source}"
         for curve in found
     )
@@ -170,7 +201,8 @@ def rd(
     width, panels = _WIDTHS[columns], len(qualities)
     size = width * _CENTIMETRE, (height or _HEIGHTS[columns]) * _CENTIMETRE
     figure = Figure(figsize=size, layout="constrained")
-    drawn: dict[str, Any] = {}
+    # The lines by the keys of their curves.
+    drawn: dict[str, Line2D] = {}
     bpp = bpp or range_of_ours(curves, log)
     for axes, quality in zip(figure.subplots(1, panels, squeeze=False)[0], qualities):
         drawn.update(_panel(axes, curves, quality, bpp, limits, log))
@@ -194,18 +226,18 @@ def rate_by_layer(curve: Curve) -> Figure:
     axes = figure.subplots()
     shares = np.array([row["bpp-layers"] for row in rows])
     bars, below = {}, np.zeros(len(rows))
-    shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, len(curve.labels)))
-    for name, share, shade in zip(curve.labels, shares.T, shades):
-        bars[results.layer_label(name)] = axes.bar(
-            range(len(rows)), share, bottom=below, color=shade
-        )
+    shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, shares.shape[1]))
+    # A stream up to the top layer has all below it, whether or not their points are known.
+    for name, share, shade in zip(curve.family.layers, shares.T, shades):
+        bar = axes.bar(range(len(rows)), share, bottom=below, color=shade)
+        bars[name] = results.layer_label(name), bar
         below += share
-    axes.set_xticks(range(len(rows)), [Path(row["image"]).stem for row in rows], rotation=60)
+    axes.set_xticks(range(len(rows)), _short([row["image"] for row in rows]), rotation=60)
     axes.set_ylabel("bits per pixel")
     axes.grid(axis="x", visible=False)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
-    _legend(figure, bars, "upper")
+    _legend(figure, bars.values(), "upper")
     return figure
 
 
@@ -219,17 +251,17 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
         figsize=(_WIDTHS[2] * _CENTIMETRE, (2.9 * lines + 1.2) * _CENTIMETRE), layout="constrained"
     )
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    drawn: dict[str, Any] = {}
+    drawn: dict[str, Line2D] = {}
     rates = [row["bpp"] for rows in ours.images for row in rows]
     bpp = 0.8 * min(rates), 1.25 * max(rates)
     limits = limits_of([p for one in singles for curve in one for p in curve.points("psnr")], bpp)
-    for axes, name, single in itertools.zip_longest(grid.flat, names, singles):
+    for axes, name, single in itertools.zip_longest(grid.flat, _short(names), singles):
         if name is None:
             axes.set_visible(False)
             continue
         drawn.update(_panel(axes, single, "psnr", bpp, limits, log=True))
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.set_title(Path(name).stem, fontsize=6.5, pad=2)
+        axes.set_title(name, fontsize=6.5, pad=2)
         axes.set(xlabel="", ylabel="")
     figure.supxlabel("bits per pixel", fontsize=8)
     figure.supylabel("PSNR (dB)", fontsize=8)
@@ -265,10 +297,9 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
     By family, of those with more than one effort; in the quality that a family is trained for.
     """
     saved: dict[str, list[tuple[float, float]]] = {}
-    for curve, plain in results.searched(curves):
+    for curve, plain in results.timed(curves):
         delta = bdrate.delta_or_reason(curve, plain, _QUALITY_OF[curve.optimised_for])
-        if not isinstance(delta, str):
-            assert curve.family is not None, "others are not searched"
+        if isinstance(delta, bdrate.Delta):
             points = saved.setdefault(curve.family.name, [(plain.encode_seconds, 0.0)])
             points.append((curve.encode_seconds, delta.rate))
     return saved
@@ -281,7 +312,8 @@ def effort(saved: dict[str, list[tuple[float, float]]]) -> Figure:
     for name, points in saved.items():
         color, marker = _OURS[name]
         axes.plot(*zip(*points), color=color, marker=marker, label=name)
-    axes.set(xscale="log", xlabel="seconds of a core to encode an image")
+    axes.set(xlabel="seconds of a core to encode an image")
+    _logarithmic(axes)
     axes.set_ylabel("BD-rate (%) against effort 0")
     axes.legend()
     return figure
@@ -316,7 +348,8 @@ def save(
         with files.replacing(path) as file:
             try:
                 options: dict[str, Any] = {"metadata": facts[name]} if name in facts else {}
-                figure.savefig(file, format=name, dpi=_DPI, **options)
+                with _texts_for(figure, name):
+                    figure.savefig(file, format=name, dpi=_DPI, **options)
             except LatexError as error:
                 message = str(error.args[0]).splitlines()[0]
                 raise SaeError(f"PGF needs a whole LaTeX installation: {message}") from error
@@ -331,33 +364,51 @@ def draw_rd(curves: Sequence[Curve], path: str | Path) -> None:
         save(figure, Path(path).with_suffix(""), ("png",))
 
 
+@contextlib.contextmanager
+def _texts_for(figure: Figure, format: str) -> Iterator[None]:
+    """Escapes a figure's texts while it is written as PGF, which LaTeX reads."""
+    texts = {text: text.get_text() for text in figure.findobj(Text)} if format == "pgf" else {}
+    try:
+        for text, plain in texts.items():
+            text.set_text(tables.latex(plain))
+        yield
+    finally:
+        for text, plain in texts.items():
+            text.set_text(plain)
+
+
 def _texsystem() -> str | None:
     return next((name for name in ("pdflatex", "xelatex", "lualatex") if shutil.which(name)), None)
 
 
 def _panel(
     axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple, limits: tuple | None, log: bool
-) -> dict[str, Any]:
-    """Draws curves into axes; returns the lines by name."""
+) -> dict[str, Line2D]:
+    """Draws curves into axes; returns the lines by the keys of their curves."""
     drawn, in_sight = {}, []
     for curve, look in zip(curves, looks(curves)):
         points = curve.points(quality)
         if not any(bpp[0] <= rate <= bpp[1] for rate, *_ in points):
             continue
         rates, values, _ = zip(*points)
-        (drawn[curve.name],) = axes.plot(
+        (drawn[curve.key],) = axes.plot(
             rates, values, markevery=1 if len(rates) < 12 else 0.07, **look
         )
         in_sight += points
     axes.set(xlabel="bits per pixel", ylabel=QUALITIES[quality], xlim=bpp)
     if log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
+        _logarithmic(axes)
     if limits or in_sight:
         axes.set_ylim(limits or limits_of(in_sight, bpp))
     return drawn
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Gives axes a logarithmic abscissa with plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _label_layers(axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> None:
@@ -421,9 +472,11 @@ def _look(curve: Curve, others: Iterator[int]) -> dict:
             "zorder": 3,
         }
     index = next(others)
+    # Each round of the colors has other markers.
+    turn = index + index // len(_OTHERS)
     return {
         "color": _OTHERS[index % len(_OTHERS)],
-        "marker": _MARKERS[index % len(_MARKERS)],
+        "marker": _MARKERS[turn % len(_MARKERS)],
         "linestyle": "-" if curve.scalable else "--",
         "linewidth": 0.8,
         "markerfacecolor": "white" if curve.kind == "published" else None,
@@ -438,30 +491,52 @@ def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, fl
     return (0.8 * min(rates), 1.3 * max(rates)) if log else (0.0, 1.12 * max(rates))
 
 
-def _entries(curves: Sequence[Curve], drawn: dict[str, Any]) -> dict[str, Any]:
-    """Returns the legend's lines by name: ours, one for all their searches, then the others."""
-    shown = [curve for curve in curves if curve.name in drawn]
+def _entries(curves: Sequence[Curve], drawn: dict[str, Line2D]) -> list[tuple[str, Line2D]]:
+    """Returns the legend's titles and lines: ours, one for all their searches, then the others.
+
+    Args:
+      curves: of the figure.
+      drawn: their lines by key.
+    """
+    shown = [curve for curve in curves if curve.key in drawn]
+    titles = results.titles(shown)
     searched = [curve.key for curve, _ in results.searched(shown)]
     entries = {}
     for curve in sorted(shown, key=lambda c: (c.family is None, c.effort)):
         if curve.key in searched:
             line = Line2D([], [])
-            line.update_from(drawn[curve.name])
+            line.update_from(drawn[curve.key])
             line.set(color="#444444", marker="")
-            entries[f"SAE, ours, effort {curve.effort}"] = line
+            entries[curve.effort] = f"SAE, ours, effort {curve.effort}", line
         else:
-            entries[curve.name] = drawn[curve.name]
-    return entries
+            entries[curve.key] = titles[curve.key], drawn[curve.key]
+    return list(entries.values())
 
 
-def _legend(figure: Figure, drawn: dict[str, Any], side: str) -> Legend:
+def _legend(figure: Figure, entries: Iterable[tuple[str, Artist]], side: str) -> Legend:
     """Puts a legend outside the axes, in as many columns as the figure is wide for."""
-    for columns in range(min(5, len(drawn)), 0, -1):
+    titles, handles = zip(*entries)
+    for columns in range(min(5, len(handles)), 0, -1):
+        # A label that begins with an underscore would not be listed; a text may.
         legend = figure.legend(
-            drawn.values(), drawn.keys(), loc=f"outside {side} center", ncols=columns
+            handles, [" "] * len(handles), loc=f"outside {side} center", ncols=columns
         )
+        for text, title in zip(legend.get_texts(), titles):
+            text.set_text(title)
         width = legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
-        if width <= figure.bbox.width or columns == 1:
+        if width <= figure.bbox.width:
             break
-        legend.remove()
+        if columns > 1:
+            legend.remove()
+            continue
+        # The handles beside the texts are as wide as six letters.
+        letters = int((max(map(len, titles)) + 6) * figure.bbox.width / width) - 8
+        for text, title in zip(legend.get_texts(), titles):
+            text.set_text(textwrap.fill(title, letters))
     return legend
+
+
+def _short(images: Sequence[str]) -> list[str]:
+    """Returns the names of images without suffixes, where these do not tell them apart."""
+    stems = [Path(name).stem for name in images]
+    return stems if len(set(stems)) == len(stems) else list(images)

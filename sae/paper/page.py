@@ -6,6 +6,7 @@ import base64
 import importlib.resources
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image
 
 from sae import files
 
-# Of the WebP images in a page.
+# Of the WebP images in a page, which has no larger ones.
 _QUALITY = 92
+_LARGEST = 16383
 
 
 def write(target: str | Path, template: str, data: object, **parts: str) -> Path:
@@ -29,16 +31,24 @@ def write(target: str | Path, template: str, data: object, **parts: str) -> Path
     """
     page = importlib.resources.files("sae.paper").joinpath(template).read_text(encoding="utf-8")
     parts["quality"] = str(_QUALITY)
-    # Inside a script element only its end tag must not appear.
-    parts["data"] = json.dumps(data).replace("</", "<\\/")
-    for name, part in parts.items():
-        page = page.replace("{{" + name + "}}", part)
+    # Inside a script element, tags and comments would be taken for HTML.
+    parts["data"] = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    # All at once, since a part may have what looks like the place of another.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)
     files.write_bytes(target, page.encode())
     return Path(target)
 
 
 def source(image: np.ndarray) -> str:
-    """Returns an image, uint8 [H, W, 3], as a data URL of a WebP that looks like it."""
+    """Returns an image, uint8 [H, W, 3], as a data URL of a WebP that looks like it.
+
+    A larger one than WebP can hold is a PNG.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "WEBP", quality=_QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    if max(image.shape[:2]) > _LARGEST:
+        kind = "png"
+        Image.fromarray(image).save(buffer, "PNG")
+    else:
+        kind = "webp"
+        Image.fromarray(image).save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -58,7 +58,9 @@ def write(
     plain = [curve for curve in ours if curve.plain]
     if not plain:
         raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
-    chosen = results.default(found) + [curve for curve in found if curve.kind == "measured"]
+    chosen = results.default(found)
+    chosen += [curve for curve in found if curve.kind == "measured" and curve not in chosen]
+    results.warn_of_other_images(chosen)
     anchor = next((curve for curve in found if curve.key == _ANCHOR), plain[0])
     return page.write(
         target,
@@ -67,7 +69,7 @@ def write(
         title=html.escape(Path(results_folder).name),
         origin=html.escape("; ".join(f"{curve.name}: {curve.description}" for curve in ours)),
         curves=_curves(chosen),
-        anchor=html.escape(anchor.name),
+        anchor=html.escape(results.titles([*chosen, anchor])[anchor.key]),
         deltas=_deltas(chosen, anchor),
         layers=_layers(ours),
         rows=_rows(ours),
@@ -84,7 +86,8 @@ def _curves(curves: Sequence[Curve]) -> str:
     import plotly.graph_objects as go
 
     parts, bpp = [], figures.range_of_ours(curves)
-    for index, quality in enumerate(("psnr", "ms-ssim-db")):
+    titles = results.titles(curves)
+    for quality in ("psnr", "ms-ssim-db"):
         figure, drawn = go.Figure(), []
         for curve, look in zip(curves, figures.looks(curves)):
             if not (points := curve.points(quality)):
@@ -94,8 +97,9 @@ def _curves(curves: Sequence[Curve]) -> str:
             figure.add_scatter(
                 x=rates,
                 y=qualities,
-                text=labels,
-                name=curve.name,
+                # Plotly reads tags in texts.
+                text=list(map(html.escape, labels)),
+                name=html.escape(titles[curve.key]),
                 mode="lines+markers",
                 line={
                     "color": look["color"],
@@ -105,6 +109,9 @@ def _curves(curves: Sequence[Curve]) -> str:
                 marker={"symbol": "circle-open" if curve.kind == "published" else "circle"},
                 hovertemplate="%{text} %{x:.3f} bpp, %{y:.2f} dB",
             )
+        in_sight = [point for point in drawn if bpp[0] <= point[0] <= bpp[1]]
+        if not in_sight:
+            continue
         figure.update_layout(
             template="simple_white",
             margin={"l": 50, "r": 10, "t": 10, "b": 40},
@@ -113,7 +120,7 @@ def _curves(curves: Sequence[Curve]) -> str:
             xaxis={"title": "bits per pixel", "range": bpp, "showgrid": True},
             yaxis={
                 "title": figures.QUALITIES[quality],
-                "range": figures.limits_of(drawn, bpp),
+                "range": figures.limits_of(in_sight, bpp),
                 "showgrid": True,
             },
             hovermode="closest",
@@ -121,7 +128,7 @@ def _curves(curves: Sequence[Curve]) -> str:
         parts.append(
             figure.to_html(
                 full_html=False,
-                include_plotlyjs=index == 0,
+                include_plotlyjs=not parts,
                 div_id=f"rd-{quality}",
                 config={"displaylogo": False, "responsive": True},
             )
@@ -130,9 +137,9 @@ def _curves(curves: Sequence[Curve]) -> str:
 
 
 def _deltas(curves: Sequence[Curve], anchor: Curve) -> str:
-    rows = []
+    rows, titles = [], results.titles([*curves, anchor])
     for curve in curves:
-        cells = [curve.name]
+        cells = [titles[curve.key]]
         for quality in bdrate.QUALITIES:
             cells += bdrate.cells(bdrate.delta_or_reason(curve, anchor, quality))
         if curve.key != anchor.key:
@@ -175,7 +182,7 @@ def _images(
     only: Sequence[str] | None,
 ) -> list[dict]:
     """Returns for every image what its figure shows."""
-    names = [row["image"] for row in ours[0].images[0]]
+    names = list(dict.fromkeys(row["image"] for curve in ours for row in curve.images[0]))
     if only:
         if unknown := set(only) - set(names):
             missing = ", ".join(sorted(unknown))
@@ -197,6 +204,7 @@ def _images(
                 "layers": _decoded(original, name, curve, checkpoints),
             }
             for curve in ours
+            if results.of_image(curve, name)
         ]
         height, width = original.shape[:2]
         shown.append(
@@ -213,10 +221,12 @@ def _images(
 
 def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | Path) -> list[dict]:
     """Returns what each layer's slider position shows of an image."""
-    data = codec.compress(original, len(curve.labels), curve.key, checkpoints)
-    stages = codec.stages(data, checkpoints)
-    rows = [next(r for r in setting if r["image"] == name) for setting in curve.images]
-    if [row["bytes"] for row in rows] != [size for size, _ in stages]:
+    layers = curve.family.layers[: curve.family.layers.index(curve.labels[-1]) + 1]
+    data = codec.compress(original, len(layers), curve.key, checkpoints)
+    # Of a layer that was measured with other weights there is no row.
+    stages = dict(zip(layers, codec.stages(data, checkpoints)))
+    rows = [row for (row,) in results.of_image(curve, name).images]
+    if [row["bytes"] for row in rows] != [stages[label][0] for label in curve.labels]:
         raise SaeError(
             f"These checkpoints do not give the measured bytes of {name}; run `python -m sae "
             "evaluate` with them first."
@@ -224,11 +234,11 @@ def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | P
     return [
         {
             "name": label,
-            "caption": f"{row['bpp']:.3f} bpp, {_number(row['psnr-rgb'], 2)} dB, "
+            "caption": f"{row['bpp']:.3f} bpp, {results.decibels(row['psnr-rgb'])}, "
             f"MS-SSIM {_similarity(row['ms-ssim-rgb'])[0]}",
-            "source": page.source(x_hat),
+            "source": page.source(stages[label][1]),
         }
-        for label, row, (_, x_hat) in zip(curve.labels, rows, stages)
+        for label, row in zip(curve.labels, rows)
     ]
 
 
@@ -246,4 +256,5 @@ def _number(value: float | None, digits: int) -> str:
 
 def _similarity(value: float | None) -> list[str]:
     """Returns MS-SSIM, plain and in dB, as text."""
-    return [_number(value, 4), _number(None if value is None else ms_ssim_db(value), 2)]
+    known = value is not None and value < 1
+    return [_number(value, 4), _number(ms_ssim_db(value) if known else None, 2)]

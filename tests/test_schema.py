@@ -1,0 +1,302 @@
+"""Results files of others and of older versions: used, or named with what is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae.errors import SaeError
+from sae.measuring import bdrate, results, schema, tables
+from sae.model import families
+
+RATES = [0.1, 0.2, 0.4, 0.8]
+PSNR = [25.0, 28.0, 31.0, 34.0]
+MS_SSIM = [0.90, 0.94, 0.97, 0.99]
+GOOD = {
+    "name": "codec",
+    "description": "as CompressAI writes it",
+    "results": {"bpp": RATES, "psnr-rgb": PSNR, "ms-ssim-rgb": MS_SSIM, "encoding_time": [1.0] * 4},
+}
+
+
+def write(path, document):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def changed(**found):
+    return {**GOOD, "results": {**GOOD["results"], **found}}
+
+
+def read(tmp_path, document):
+    return schema.read(write(tmp_path / "mine.json", document))
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ([], "no JSON object"),
+        ({"name": "x"}, "lacks results"),
+        ({"results": GOOD["results"]}, "lacks name"),
+        ({**GOOD, "name": None}, "name is null"),
+        ({**GOOD, "labels": ["a"]}, "bpp has 4 entries and labels 1"),
+        ({**GOOD, "labels": [1, 2, 3, None]}, "null in labels"),
+        ({**GOOD, "scalable": "no"}, "scalable"),
+        ({**GOOD, "fingerprint": [1]}, "fingerprint"),
+        ({**GOOD, "images": [[], [], [], []]}, r"images\[0\]"),
+        ({**GOOD, "images": [[{"image": "../a.png"}]] * 4}, "name of a file"),
+        (changed(bpp=[]), "bpp is empty"),
+        (changed(bpp=0.3), "bpp is 0.3, not a list"),
+        (changed(bpp=[None, *RATES[1:]]), r"bpp\[0\] is null"),
+        (changed(bpp=["0.1", *RATES[1:]]), r'bpp\[0\] is "0.1"'),
+        (changed(bpp=[True, *RATES[1:]]), r"bpp\[0\] is true"),
+        (changed(bpp=[0.0, *RATES[1:]]), r"bpp\[0\] is 0.0"),
+        (changed(bpp=[float("nan"), *RATES[1:]]), r"bpp\[0\] is NaN"),
+        (changed(bpp=[10**400, *RATES[1:]]), r"bpp\[0\] is 1000"),
+        (changed(**{"psnr-rgb": [float("nan"), *PSNR[1:]]}), r"psnr-rgb\[0\] is NaN"),
+        (changed(**{"psnr-rgb": PSNR[1:]}), "bpp has 4 entries and psnr-rgb 3"),
+        (changed(**{"ms-ssim-rgb": [10.0, 12.0, 15.0, 20.0]}), "ms-ssim-db-rgb"),
+        ({**GOOD, "results": {"bpp": RATES, "vmaf": PSNR}}, "neither psnr-rgb nor .* but vmaf"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(tmp_path, document, reason):
+    with pytest.raises(SaeError, match=rf"mine\.json is not a results file: .*{reason}") as caught:
+        read(tmp_path, document)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_json_is_one_sentence(tmp_path):
+    for data in (b"", b"\xff", b"[" * 100_000, b'{"results": {"bpp": [1' + b"0" * 5000 + b"]}}"):
+        (tmp_path / "a.json").write_bytes(data)
+        with pytest.raises(SaeError, match=r"a\.json is not a results file"):
+            schema.read(tmp_path / "a.json")
+    with pytest.raises(SaeError, match="is not a results file: Is a directory"):
+        schema.read(tmp_path)
+
+
+def test_names_of_qualities_of_other_years(tmp_path):
+    old = {**GOOD, "results": {"bpp": RATES, "psnr": PSNR, "ms-ssim": MS_SSIM}}
+    assert read(tmp_path, old)["results"]["psnr-rgb"] == PSNR
+    assert read(tmp_path, old)["results"]["ms-ssim-rgb"] == MS_SSIM
+    decibels = {**GOOD, "results": {"bpp": RATES, "ms-ssim-db-rgb": [10, 20, 30, None]}}
+    found = read(tmp_path, decibels)["results"]
+    assert found["ms-ssim-rgb"] == pytest.approx([0.9, 0.99, 0.999, None])
+    assert found["psnr-rgb"] == [None] * 4
+    write(tmp_path / "published/mine.json", changed(**{"ms-ssim-y": MS_SSIM}))
+    with pytest.warns(UserWarning, match=r"Of published/mine, ms-ssim-y .* ignored"):
+        results.curves(tmp_path)
+
+
+def test_what_is_infinite_is_no_point(tmp_path):
+    infinite = changed(**{"psnr-rgb": [*PSNR[:3], float("inf")], "ms-ssim-rgb": [*MS_SSIM[:3], 1]})
+    write(tmp_path / "published/mine.json", infinite)
+    (curve,) = results.curves(tmp_path)
+    assert [value for _, value, _ in curve.points("psnr")] == PSNR[:3]
+    assert len(curve.points("ms-ssim-db")) == 3 and len(curve.points("ms-ssim")) == 4
+
+
+def test_equal_rates_are_one_point(tmp_path):
+    write(tmp_path / "published/a.json", changed(bpp=[0.1, 0.1, 0.1, 0.8]))
+    # Two of these rates have one logarithm.
+    write(tmp_path / "published/b.json", changed(bpp=[50, 100, 100.00000000000001, 200]))
+    write(tmp_path / "published/c.json", changed(bpp=[50, 100, 150, 200]))
+    a, b, c = results.curves(tmp_path)
+    assert [point[:2] for point in a.points("psnr")] == [(0.1, 31.0), (0.8, 34.0)]
+    with pytest.raises(SaeError, match="fewer than three"):
+        bdrate.delta(a, c, "psnr")
+    assert bdrate.delta(b, c, "psnr").overlap == (25, 34)
+
+
+def test_one_bad_file_does_not_stop_the_rest(tmp_path):
+    write(tmp_path / "published/bad.json", changed(bpp=0.3))
+    write(tmp_path / "published/good.json", GOOD)
+    with pytest.warns(UserWarning, match=r"bad\.json .* It is left out"):
+        (curve,) = results.curves(tmp_path)
+    assert curve.key == "published/good" and curve.source == "its file names no source"
+    with pytest.raises(SaeError, match=r"bad\.json"):
+        results.curves(tmp_path, ["published/bad"])
+    (tmp_path / "published/good.json").unlink()
+    with pytest.raises(SaeError, match=r"bad\.json"):
+        results.curves(tmp_path)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["bpp", "psnr-rgb", "image", "url"]), inner, max_size=3),
+    max_leaves=8,
+)
+PLACES = (
+    *((key,) for key in ("name", "results", "labels", "images", "meta", "source", "scalable")),
+    *(("results", key) for key in ("bpp", "psnr-rgb", "ms-ssim-rgb")),
+    *(("results", key, 1) for key in ("bpp", "psnr-rgb", "ms-ssim-rgb")),
+    ("images", 0, 0),
+    *(("images", 0, 0, key) for key in ("image", "width", "bpp", "psnr-rgb", "encode-seconds")),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(PLACES), VALUES)
+def test_odd_values_never_end_in_a_traceback(tmp_path_factory, place, value):
+    """Whatever stands in a file, it is used without error, or refused in one sentence."""
+    folder = tmp_path_factory.mktemp("odd")
+    row = {
+        "image": "a.png", "width": 8, "height": 8, "bytes": 8, "bpp": 1.0, "psnr-rgb": 30.0,
+        "ms-ssim-rgb": None,
+    }  # fmt: skip
+    document = copy.deepcopy({**GOOD, "images": [[dict(row)] for _ in RATES]})
+    inner = document
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    write(folder / "published/odd.json", document)
+    write(folder / "published/good.json", GOOD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = {curve.key: curve for curve in results.curves(folder)}
+    good, odd = found["published/good"], found.get("published/odd")
+    if odd is not None:
+        titles = results.titles([good, odd])
+        assert len(set(titles.values())) == 2 and odd.source
+        for quality in bdrate.QUALITIES:
+            for compare in (bdrate.delta, bdrate.each_image):
+                bdrate.cells(bdrate.delta_or_reason(odd, good, quality, compare))
+        tables.latex(titles[odd.key]).encode()
+
+
+def options(folder, **changes):
+    values = {
+        "results": folder, "against": "published/good", "curves": None, "format": "markdown",
+        "each_image": False,
+    }  # fmt: skip
+    return argparse.Namespace(**{**values, **changes})
+
+
+def test_curves_of_one_name_are_told_apart_by_key(tmp_path, capsys):
+    keys = ["published/x-mse", "published/x-ms-ssim"]
+    for key, factor in zip(keys, (0.9, 0.5)):
+        write(tmp_path / f"{key}.json", changed(bpp=[factor * rate for rate in RATES]))
+    write(tmp_path / "published/good.json", {**GOOD, "name": "another"})
+    for order in (keys, keys[::-1]):
+        bdrate.run(options(tmp_path, curves=order))
+        rows = capsys.readouterr().out.splitlines()[2:]
+        assert [row.split(" | ")[0] for row in rows] == [f"| codec ({key})" for key in order]
+        assert sum("-10.0 %" in row for row in rows) == sum("-50.0 %" in row for row in rows) == 1
+    bdrate.run(options(tmp_path, curves=keys, format="json"))
+    assert list(json.loads(capsys.readouterr().out)["curves"]) == keys
+    # A lone one needs no key.
+    bdrate.run(options(tmp_path, curves=keys[:1]))
+    assert "| codec |" in capsys.readouterr().out
+
+
+def test_names_are_printed_as_they_are(tmp_path, capsys):
+    name = r"50 % & a_b # $x$ {y} ^ ~ \z | <é>"
+    write(tmp_path / "published/odd.json", {**GOOD, "name": name})
+    write(tmp_path / "published/good.json", {**GOOD, "name": "another"})
+    bdrate.run(options(tmp_path, curves=["published/odd"], format="latex"))
+    expected = (
+        r"50 \% \& a\_b \# \$x\$ \{y\} \textasciicircum{} \textasciitilde{} "
+        r"\textbackslash{}z \textbar{} \textless{}\'e\textgreater{} & "
+    )
+    assert expected in capsys.readouterr().out
+    bdrate.run(options(tmp_path, curves=["published/odd"]))
+    assert r"\z \| <é> | " in capsys.readouterr().out
+
+
+def layers_of(folder, names=("a.png", "b.png"), weights="w", first=100, only=None):
+    """Writes layers of one run, as `evaluate` does."""
+    for index, layer in enumerate(families.named("residual-mse").layers):
+        if only and layer not in only:
+            continue
+        ends = [first * 2**k for k in range(index + 1)]
+        shares = [8 * (end - begin) / 64 for begin, end in zip([0, *ends], ends)]
+        rows = [
+            {
+                "image": name, "width": 8, "height": 8, "bytes": ends[-1], "bpp": sum(shares),
+                "bpp-layers": shares, "psnr-rgb": 25.0 + 3 * index, "ms-ssim-rgb": None,
+            }
+            for name in names
+        ]  # fmt: skip
+        facts = {
+            "fingerprint": f"{weights}{index}",
+            "below": f"{weights}{index - 1}" if index else None,
+        }
+        path = folder / "residual-mse" / f"{layer}.json"
+        results.save(path, layer, "", [{"label": layer, "images": rows}], **facts)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"names": ("a.png", "b.png", "c.png")},  # a further image
+        {"weights": "v"},  # weights of the same bytes
+        {"weights": "v", "first": 101},
+        {"first": 101},  # other images of the same names
+    ],
+)
+def test_a_curve_joins_layers_of_one_run(tmp_path, other):
+    layers_of(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (curve,) = results.curves(tmp_path)
+    assert curve.labels == ["base", "el1", "el2", "el3", "el4"]
+    layers_of(tmp_path, only=["base"], **other)
+    with pytest.warns(UserWarning, match="el1, el2, el3, el4; base is left out") as caught:
+        (curve,) = results.curves(tmp_path)
+    assert len(caught) == 1
+    assert curve.labels == ["el1", "el2", "el3", "el4"]
+    assert results.of_image(curve, "a.png").bpp == curve.bpp
+
+
+def test_a_layer_of_other_weights_amid_the_others_is_left_out(tmp_path):
+    layers_of(tmp_path)
+    layers_of(tmp_path, only=["el1"], weights="v")
+    with pytest.warns(UserWarning, match="el1 is left out"):
+        (curve,) = results.curves(tmp_path)
+    assert curve.labels == ["base", "el2", "el3", "el4"]
+
+
+@pytest.mark.parametrize("key", ["images", "bpp-layers", "labels", "description", "psnr-rgb"])
+def test_older_results_are_used_or_named(tmp_path, key):
+    layers_of(tmp_path)
+    path = tmp_path / "residual-mse" / "el4.json"
+    document = json.loads(path.read_text())
+    document.pop(key, None)
+    for rows in document.get("images", []):
+        rows[0].pop(key, None)
+    write(path, document)
+    if key in ("labels", "description"):
+        assert len(results.curves(tmp_path)[0].labels) == 5
+        return
+    with pytest.warns(UserWarning, match=rf"el4\.json .*{key}.* It is left out"):
+        (curve,) = results.curves(tmp_path)
+    assert curve.labels == ["base", "el1", "el2", "el3"]
+
+
+def test_means_over_other_images_are_said(tmp_path):
+    layers_of(tmp_path)
+    row = {
+        "image": "a.png", "width": 8, "height": 8, "bytes": 8, "bpp": 1.0, "psnr-rgb": 30.0,
+        "ms-ssim-rgb": None,
+    }  # fmt: skip
+    results.save(tmp_path / "anchors/x.json", "x", "", [{"label": "1", "images": [row]}])
+    found = results.curves(tmp_path)
+    assert found[1].source == "measured here"
+    with pytest.warns(UserWarning, match=r"anchors/x .* other images .* without b\.png"):
+        results.warn_of_other_images(found)
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "x" / "a.json", tmp_path):
+        with pytest.raises(SaeError, match=r"Cannot write|is a folder"):
+            results.require_writable(path)
+    results.require_writable(tmp_path / "x" / "y" / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
