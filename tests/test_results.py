@@ -24,6 +24,7 @@ from sae.measuring.results import Curve
 from sae.model import families
 from sae.model.checkpoint import Store
 from sae.paper import figures
+from tools import result_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "kodak"
