@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def variable(scope: str, name: str, initial) -> tf.Variable:
+def variable(scope: str, name: str, initial: tf.Tensor) -> tf.Variable:
     """Returns a float32 variable named `scope`/`name`."""
     return tf.Variable(tf.cast(initial, tf.float32), name=f"{scope}/{name}")
 
@@ -81,7 +81,13 @@ class GDN(tf.Module):
       compute_dtype: as of `Convolution`.
     """
 
-    def __init__(self, scope: str, channels: int, inverse: bool = False, compute_dtype=tf.float32):
+    def __init__(
+        self,
+        scope: str,
+        channels: int,
+        inverse: bool = False,
+        compute_dtype: tf.DType = tf.float32,
+    ):
         super().__init__()
         self._inverse = inverse
         self._beta = variable(scope, "beta", tf.ones(channels))

@@ -47,7 +47,12 @@ class SliceContext(tf.Module):
     """
 
     def __init__(
-        self, scope: str, sizes: Sequence[int], filters: int, embedding: int, compute_dtype
+        self,
+        scope: str,
+        sizes: Sequence[int],
+        filters: int,
+        embedding: int,
+        compute_dtype: tf.DType = tf.float32,
     ):
         super().__init__()
         self._sizes = list(sizes)
@@ -143,7 +148,14 @@ class PlaneContext(tf.Module):
       compute_dtype: as of `Convolution`.
     """
 
-    def __init__(self, scope: str, planes: int, depth: int, filters: int, compute_dtype):
+    def __init__(
+        self,
+        scope: str,
+        planes: int,
+        depth: int,
+        filters: int,
+        compute_dtype: tf.DType = tf.float32,
+    ):
         super().__init__()
 
         def convolution(name, support, channels):

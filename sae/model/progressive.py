@@ -132,18 +132,16 @@ class ProgressiveModel(tf.Module):
         depth = config.latent_depth
         self._analysis = _Analysis(config, compute_dtype)
         self._synthesis = _Synthesis(config, compute_dtype)
+        self._first_context = SliceContext(
+            "plane_0",
+            config.slice_sizes,
+            config.context_filters,
+            config.slice_embedding,
+            compute_dtype,
+        )
         self._contexts = [
-            SliceContext(
-                "plane_0",
-                config.slice_sizes,
-                config.context_filters,
-                config.slice_embedding,
-                compute_dtype,
-            ),
-            *(
-                PlaneContext(f"plane_{p}", p, depth, config.plane_filters, compute_dtype)
-                for p in range(1, PLANES)
-            ),
+            PlaneContext(f"plane_{p}", p, depth, config.plane_filters, compute_dtype)
+            for p in range(1, PLANES)
         ]
 
     def analysis(self, x: tf.Tensor) -> tf.Tensor:
@@ -173,21 +171,26 @@ class ProgressiveModel(tf.Module):
           noise: uniform in [-0.5, 0.5], of the shape of y; None for the bits of rounded latents.
           gradient_scales: factor [B] for each plane of the gradient from its bits to y.
         """
-        integers, bits, digits = self.quantize(y), [], []
-        for p, (context, q) in enumerate(zip(self._contexts, integers)):
-            unit = float(RATIO**p)
-            shift = (y - tf.stop_gradient(y)) * unit
-            if gradient_scales is not None:
-                shift *= gradient_scales[p][:, None, None, None]
-            if p == 0:
-                values = q + shift if noise is None else tf.stop_gradient(y) + noise + shift
-                bits.append(integer_bits(values, *context.parameters(q)))
-            else:
-                parents = float(RATIO) * integers[p - 1]
-                parameters = context.parameters(integers[:p])
-                plane_bits, expected = code_digits(q - parents, parents + shift, *parameters)
-                bits.append(plane_bits)
-                digits.append(expected)
+        integers = self.quantize(y)
+
+        def shift(plane):
+            """Returns zero, with the gradient of y in steps of a plane."""
+            zero = (y - tf.stop_gradient(y)) * float(RATIO**plane)
+            if gradient_scales is None:
+                return zero
+            return zero * gradient_scales[plane][:, None, None, None]
+
+        values = integers[0] if noise is None else tf.stop_gradient(y) + noise
+        parameters = self._first_context.parameters(integers[0])
+        bits, digits = [integer_bits(values + shift(0), *parameters)], []
+        for p, context in enumerate(self._contexts, 1):
+            parents = float(RATIO) * integers[p - 1]
+            parameters = context.parameters(integers[:p])
+            plane_bits, expected = code_digits(
+                integers[p] - parents, parents + shift(p), *parameters
+            )
+            bits.append(plane_bits)
+            digits.append(expected)
         return Planes(integers, bits, digits)
 
     def synthesis(self, decoded: Decoded, level: tf.Tensor) -> tf.Tensor:
@@ -202,7 +205,8 @@ class ProgressiveModel(tf.Module):
     @property
     def prior_variables(self) -> tuple[tf.Variable, ...]:
         """Variables of the entropy models."""
-        return tuple(v for context in self._contexts for v in context.trainable_variables)
+        contexts: list[tf.Module] = [self._first_context, *self._contexts]
+        return tuple(v for context in contexts for v in context.trainable_variables)
 
     @property
     def decoder_variables(self) -> tuple[tf.Variable, ...]:

@@ -74,7 +74,7 @@ class Settings:
     @property
     def weights(self) -> np.ndarray:
         """Weight of each plane's loss, float32."""
-        return np.float32([1 / (lmbda * rate) for lmbda, rate in zip(self.lambdas, self.rates)])
+        return 1 / np.multiply(self.lambdas, self.rates, dtype=np.float32)
 
 
 class Trainer:
@@ -115,22 +115,25 @@ class Trainer:
             ends = np.concatenate(rounds)[:count]
         else:
             ends = np.transpose([planes[: settings.ends] for planes in rounds]).ravel()
-        return np.float32([*rng.uniform(0, PLANES - 1, settings.cuts), *ends])
+        levels = [*rng.uniform(0, PLANES - 1, settings.cuts), *ends]
+        return np.array(levels, np.float32)
 
     def _loss(self, x, levels, seed):
         settings = self.settings
         count = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
         # What a bit of every plane costs, [reconstructions, planes]: of a cut plane, its share.
-        costs = settings.weights * np.float32(settings.lambdas)
+        costs = settings.weights * np.array(settings.lambdas, np.float32)
         come = tf.clip_by_value(levels[:, None] - np.arange(PLANES, dtype=np.float32) + 1, 0, 1)
         item_costs = _interpolated(costs, levels)[:, None] * come
-        usual = np.float32([costs[p:].sum() / PLANES for p in range(PLANES)])
+        usual = np.array([costs[p:].sum() / PLANES for p in range(PLANES)], np.float32)
         of_image = tf.math.unsorted_segment_mean(item_costs, self._images, settings.batchsize)
 
         y = self.model.analysis(x)
         noise = uniform_noise(tf.shape(y), seed)
         planes = self.model.code(y, noise, tf.unstack(tf.transpose(of_image / usual)))
-        rate = tf.add_n([u * tf.reduce_mean(b) / count for u, b in zip(usual, planes.bits)])
+        rate = tf.add_n(
+            [u * tf.reduce_mean(b) / count for u, b in zip(usual.tolist(), planes.bits)]
+        )
 
         decoded, y = self._decoded(planes, levels), tf.gather(y, self._images)
         # Gradients pass the rounding unchanged.
@@ -225,7 +228,7 @@ def _interpolated(values: np.ndarray, levels: tf.Tensor) -> tf.Tensor:
     """Returns values of the planes at levels, interpolated linearly in their logarithm."""
     nodes = np.arange(PLANES, dtype=np.float32)
     shares = tf.nn.relu(1.0 - tf.abs(levels[:, None] - nodes))
-    return tf.exp(tf.linalg.matvec(shares, np.float32(np.log(values))))
+    return tf.exp(tf.linalg.matvec(shares, np.log(values, dtype=np.float32)))
 
 
 def _key(variable: tf.Variable) -> str:
@@ -310,7 +313,7 @@ class Run:
         self._validate(writer)
         self.save()
 
-    def _validate(self, writer) -> None:
+    def _validate(self, writer: tf.summary.SummaryWriter) -> None:
         raw = self.trainer.validate(self._held_out)
         with self.trainer.averaged():
             average = self.trainer.validate(self._held_out)
