@@ -232,6 +232,21 @@ def test_levels_of_a_batch(photos, ends, cuts):
     assert max(counts) < 1.3 * min(counts)
 
 
+def test_slopes_scale_what_passes_the_rounding():
+    x = np.random.default_rng(3).uniform(size=(1, 32, 32, 3)).astype(np.float32)
+    seed, gradients = tf.constant([0, 1], tf.int64), []
+    for slope in (1.0, 0.5, 1e-9):
+        trainer = Trainer(TINY, Settings(batchsize=1, slopes=(1.0, slope, 1.0)), tf.float32)
+        with tf.GradientTape() as tape:
+            loss = trainer._loss(x, tf.constant([1.0]), seed)
+        matrix = next(v for v in trainer.variables if v.name == "analysis/matrix:0")
+        gradients.append(tape.gradient(loss, matrix).numpy())
+    # Of rate alone, of half the distortion too, and of all of it.
+    whole, half, rate = gradients
+    assert np.abs(whole - rate).max() > 1e-4
+    np.testing.assert_allclose(half, (whole + rate) / 2, atol=1e-6)
+
+
 def test_a_step_with_cuts_and_all_ends_has_the_mean_of_its_losses(photos):
     """A batch of one image, decoded at all ends, against the three losses one by one."""
     x = np.random.default_rng(3).uniform(size=(1, 32, 32, 3)).astype(np.float32)

@@ -49,6 +49,8 @@ class Settings:
       held_out_side: side of the middles of held-out photos in pixels.
       smallest_side: photos are not shrunk below this side in pixels.
       cuts: number of patches in a batch that are decoded at a cut within a plane.
+      slopes: gradient that passes the rounding to each plane. Decoded values grow less than
+        latents do: a step to the next interval is shorter than one between their centers.
       learning_rate: constant until the cooldown.
       warmup: steps over which the learning rate rises.
       average: exponent of the average of weights; it spans about 1 / `average` of the steps.
@@ -65,6 +67,7 @@ class Settings:
     held_out_side: int = 256
     smallest_side: int = 256
     cuts: int = 0
+    slopes: tuple[float, ...] = (0.8, 0.9, 1.0)
     learning_rate: float = 4e-3
     warmup: int = 100
     average: float = 12.0
@@ -136,7 +139,7 @@ class Trainer:
         )
 
         decoded, y = self._decoded(planes, levels), tf.gather(y, self._images)
-        # Gradients pass the rounding unchanged.
+        y *= _interpolated(settings.slopes, levels)[:, None, None, None]
         decoded = decoded._replace(y_hat=y + tf.stop_gradient(decoded.y_hat - y))
         x_hat = self.model.synthesis(decoded, levels)
         distortion = DISTORTIONS[settings.metric](tf.gather(x, self._images), x_hat)
@@ -224,7 +227,7 @@ class Trainer:
             variable.assign(arrays[f"optimizer/{_key(variable)}"])
 
 
-def _interpolated(values: np.ndarray, levels: tf.Tensor) -> tf.Tensor:
+def _interpolated(values: Sequence[float] | np.ndarray, levels: tf.Tensor) -> tf.Tensor:
     """Returns values of the planes at levels, interpolated linearly in their logarithm."""
     nodes = np.arange(PLANES, dtype=np.float32)
     shares = tf.nn.relu(1.0 - tf.abs(levels[:, None] - nodes))
@@ -342,6 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning_rate", type=float, default=settings.learning_rate)
     parser.add_argument("--batchsize", type=int, default=settings.batchsize)
     parser.add_argument("--ends", type=int, default=settings.ends)
+    parser.add_argument("--slopes", type=float, nargs=PLANES, default=settings.slopes)
     parser.add_argument("--cuts", type=int, default=settings.cuts)
     parser.add_argument("--smallest_side", type=int, default=settings.smallest_side)
     parser.add_argument("--hidden_filters", type=int, default=config.hidden_filters)
@@ -358,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         batchsize=options.batchsize,
         ends=options.ends,
         cuts=options.cuts,
+        slopes=tuple(options.slopes),
         smallest_side=options.smallest_side,
     )
     config = dataclasses.replace(config, hidden_filters=options.hidden_filters)
