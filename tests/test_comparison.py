@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shutil
+import warnings
 
 import pytest
 from PIL import Image
@@ -81,6 +82,16 @@ def test_layers_beside_other_codecs(measured, tiny_store, tmp_path, monkeypatch)
     for crop in ((0, 0, 999, 10), (-1, 0, 10, 10), (0, 0, 0, 10)):
         with pytest.raises(SaeError, match="crop"):
             comparison.compare(original, crop, tiny_store)
+
+
+@pytest.mark.parametrize("crop", [(0, 0, 240, 1), (0, 0, 1, 200)])
+def test_crops_of_any_shape(measured, tiny_store, crop):
+    original = images.read(measured / "set" / "coffee.png")
+    figure = comparison.compare(original, crop, tiny_store, ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        figure.draw_without_rendering()
+    assert max(figure.get_size_inches()) < 20
 
 
 def page(measured, checkpoints, target, **options):

@@ -77,8 +77,10 @@ def fault_of_layer(document: dict, family: str, layers: Sequence[str]) -> str | 
     for key, expected in (("family", family), ("layer", layers[-1])):
         if document.get(key, expected) != expected:
             return f"its {key} is {_shown(document[key])}, not {expected}"
+    if not document["images"]:
+        return "it lacks images, the rows of every image"
     if len(document["images"]) != 1:
-        return f"it has images of {len(document['images'])} settings, not of one"
+        return f"it has {len(document['images'])} settings, not one"
     for row in document["images"][0]:
         if len(row.get("bpp-layers", ())) != len(layers):
             return f"{row['image']} lacks bpp-layers of {', '.join(layers)}"

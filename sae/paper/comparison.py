@@ -25,8 +25,8 @@ from sae.paper import figures
 # Absolute error, of 255, that the error map shows as its brightest.
 _BRIGHTEST = 40
 _WIDTH = 17.8 / 2.54
-# Panels of taller crops are narrower than their columns.
-_TALLEST = 3
+# Height over width of a panel; a crop of another shape leaves some of it free.
+_FLATTEST, _TALLEST = 0.2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def compare(
             for panel in ours
         ]
     columns = 1 + len(ours)
-    side = _WIDTH / columns * min(height / width, _TALLEST)
+    side = _WIDTH / columns * min(max(height / width, _FLATTEST), _TALLEST)
     with figures.style():
         layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
         figure = Figure(figsize=(_WIDTH, (side + 0.19) * (len(rows) + 1)), layout=layout)
