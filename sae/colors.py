@@ -73,8 +73,9 @@ def from_gamma(gamma: float | None, primaries: Sequence[float] | None) -> Descri
         return Unknown(f"a gamma of {gamma:g}")
     primaries = SRGB_PRIMARIES if primaries is None else tuple(primaries)
     # Encoders of sRGB write 1 / 2.2, the power that comes nearest to its curve.
-    power = gamma is not None and abs(gamma * 2.2 - 1) > 0.01
-    if power or (gamma is not None and not np.allclose(primaries, SRGB_PRIMARIES, atol=0.002)):
+    if gamma is not None and (
+        abs(gamma * 2.2 - 1) > 0.01 or not np.allclose(primaries, SRGB_PRIMARIES, atol=0.002)
+    ):
         return Space(primaries, 1 / gamma)
     return Space(primaries, None)
 
@@ -112,9 +113,7 @@ def _as_they_are(color: Image.Image | np.ndarray, maximum: int) -> np.ndarray:
     """Returns samples of sRGB, of CMYK or of Lab with 8 bits each, uint8 [H, W, 3]."""
     if not isinstance(color, np.ndarray):
         if color.mode == "LAB":
-            color = ImageCms.profileToProfile(
-                color, ImageCms.createProfile("LAB"), _SRGB, outputMode="RGB"
-            )
+            color = _profiled(color, ImageCms.createProfile("LAB"))
         return np.asarray(color.convert("RGB"))
     color = _eight_bits(color, maximum)
     return color if color.ndim == 3 else np.repeat(color[..., None], 3, axis=2)
@@ -149,10 +148,12 @@ def _by_profile(color: Image.Image | np.ndarray, maximum: int, data: bytes) -> n
 
 def _profiled(
     color: Image.Image,
-    profile: ImageCms.ImageCmsProfile,
+    profile: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile,
     intent: ImageCms.Intent = ImageCms.Intent.PERCEPTUAL,
 ) -> Image.Image:
-    return ImageCms.profileToProfile(color, profile, _SRGB, intent, outputMode="RGB")
+    converted = ImageCms.profileToProfile(color, profile, _SRGB, intent, outputMode="RGB")
+    assert converted is not None, "only a conversion in place returns none"
+    return converted
 
 
 def _gray16(

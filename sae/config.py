@@ -66,7 +66,9 @@ class Range(NamedTuple):
     high: float
     above: bool = False
 
-    def __contains__(self, value) -> bool:
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, (int, float)):
+            return False
         beyond = self.low < value if self.above else self.low <= value
         return beyond and value <= self.high
 
@@ -111,18 +113,19 @@ def fault(name: str, value: object) -> str | None:
       name: of the field.
       value: of any type, as JSON files have them.
     """
-    types, words = {
+    kinds: dict[str, tuple[type | tuple[type, ...], str]] = {
         "int": (int, "a whole number"),
         "float": ((int, float), "a number"),
         "str": (str, "a text"),
-    }[_TYPES[name]]
+    }
+    types, words = kinds[_TYPES[name]]
     right = isinstance(value, types)
     # True and False are integers in Python.
     right = right and not isinstance(value, bool)
-    if allowed := CHOICES.get(name):
-        words, right = f"one of {', '.join(allowed)}", right and value in allowed
-    elif allowed := RANGES.get(name):
-        words, right = f"{words}, {allowed}", right and value in allowed
+    if choices := CHOICES.get(name):
+        words, right = f"one of {', '.join(choices)}", right and value in choices
+    elif numbers := RANGES.get(name):
+        words, right = f"{words}, {numbers}", right and value in numbers
     return None if right else f"has to be {words}, and is {reprlib.repr(value)}"
 
 
@@ -240,7 +243,8 @@ class TrainingConfig:
 
 _TYPES = {
     **{
-        field.name: field.type
+        # The annotations of this file are texts.
+        field.name: str(field.type)
         for kind in (LayerConfig, TrainingConfig)
         for field in dataclasses.fields(kind)
     },

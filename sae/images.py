@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageFile, UnidentifiedImageError
 
 from sae import colors, files, memory, metadata, samples
 from sae.errors import SaeError
@@ -173,7 +173,7 @@ def pad(image: np.ndarray, multiple: int) -> np.ndarray:
 
 def sample_photos() -> dict[str, np.ndarray]:
     """Returns the photos that ship inside scikit-image, uint8 [H, W, 3] by name, sorted."""
-    folder = importlib.resources.files("skimage") / "data"
+    folder = Path(str(importlib.resources.files("skimage") / "data"))
     return {Path(name).stem: read(folder / name) for name in _SAMPLE_PHOTOS}
 
 
@@ -191,7 +191,7 @@ class _Opened(NamedTuple):
     """
 
     name: str
-    image: Image.Image
+    image: ImageFile.ImageFile
     metadata: Metadata
     bits: int
     orientation: int
@@ -225,7 +225,7 @@ def _opened(source: Source, max_pixels: int) -> Iterator[_Opened]:
             yield _Opened(name, image, found, bits, orientation, described, damaged)
 
 
-def _open(found: Metadata) -> tuple[Image.Image, tuple[str, ...]]:
+def _open(found: Metadata) -> tuple[ImageFile.ImageFile, tuple[str, ...]]:
     """Opens an image; returns it, and what of its metadata had to be left out for that."""
     try:
         return Image.open(found.file), ()
@@ -237,7 +237,8 @@ def _open(found: Metadata) -> tuple[Image.Image, tuple[str, ...]]:
 
 def _exif(image: Image.Image, found: Metadata) -> tuple[int, colors.Description, tuple[str, ...]]:
     """Returns the orientation of an image, its colors, and what of its metadata is damaged."""
-    orientation, described, damaged = 1, None, ()
+    orientation = 1
+    damaged: tuple[str, ...] = ()
     if image.format == "TIFF":
         image.info.pop("xmp", None)
     exif = Image.Exif()
@@ -267,13 +268,13 @@ def _decoded(opened: _Opened, background: str | None) -> tuple[np.ndarray, list[
     if frames > 1:
         notes.append(f"{name} has {frames} frames; the first is taken.")
     found = samples.of(opened.image, opened.metadata, opened.bits)
-    transparent = found.alpha is not None and found.alpha.min() < 255
-    behind = _color(background, name) if transparent else None
+    alpha = None if found.alpha is None or found.alpha.min() == 255 else found.alpha
+    behind = None if alpha is None else _color(background, name)
     array, unused = colors.to_srgb(found.color, found.maximum, opened.colors)
     if unused:
         notes.append(f"The {unused} of {name} cannot be used; its samples are taken for sRGB.")
-    if transparent:
-        picture, mask = Image.fromarray(array), Image.fromarray(found.alpha)
+    if alpha is not None:
+        picture, mask = Image.fromarray(array), Image.fromarray(alpha)
         array = np.asarray(Image.composite(picture, Image.new("RGB", mask.size, behind), mask))
     return np.ascontiguousarray(_turned(array, opened.orientation)), notes
 

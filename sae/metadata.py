@@ -7,9 +7,9 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Union
+from typing import Any, BinaryIO, NamedTuple, Union
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from sae import colors
 
@@ -96,7 +96,7 @@ def colors_of(image: Image.Image, metadata: Metadata, exif: Image.Exif) -> color
         return profile
     if metadata.colors is not None:
         return metadata.colors
-    if image.format == "TIFF" and (found := _tiff_colors(image.tag_v2)):
+    if found := _tiff_colors(tiff_tags(image)):
         return found
     space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
     if space == _ADOBE_RGB:
@@ -112,7 +112,15 @@ _ADOBE_RGB, _UNCALIBRATED = 2, 0xFFFF
 _WHITE_POINT, _PRIMARIES, _TRANSFER = 318, 319, 301
 
 
-def _tiff_colors(tags: Mapping[int, object]) -> colors.Description:
+def tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    """Returns the tags of an opened TIFF, none of another image."""
+    if image.format != "TIFF":
+        return {}
+    assert isinstance(image, TiffImagePlugin.TiffImageFile), "Pillow opens TIFFs as these"
+    return image.tag_v2
+
+
+def _tiff_colors(tags: Mapping[int, Any]) -> colors.Description:
     primaries = (*tags.get(_WHITE_POINT, colors.SRGB_PRIMARIES[:2]), *tags.get(_PRIMARIES, ()))
     if _TRANSFER in tags:
         return colors.Unknown("a TIFF transfer function")
@@ -136,7 +144,9 @@ def _png(file: BinaryIO) -> Metadata:
     """
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
-    pixels, found, damaged = io.BytesIO(), {}, []
+    pixels = io.BytesIO()
+    found: dict[bytes, bytes] = {}
+    damaged: list[str] = []
     pixels.write(file.read(8))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
@@ -153,7 +163,7 @@ def _png(file: BinaryIO) -> Metadata:
         if kind == b"IEND":
             break
     pixels.seek(0)
-    facts = {"info": _NO_EXIF}
+    facts: dict[str, Any] = {"info": _NO_EXIF}
     for name, parse in (("colors", _png_colors), ("info", _png_info), ("frames", _png_frames)):
         try:
             facts[name] = parse(found)
@@ -263,7 +273,8 @@ def _boxes(data: bytes) -> _Boxes:
 
 
 def _jpeg2000(source: Source, data: bytes) -> Metadata:
-    depths, description = (), None
+    depths: tuple[int, ...] = ()
+    description: colors.Description = None
     # Rsiz, sizes and offsets of image and tiles, then the components.
     at = data.find(b"\xff\x4f\xff\x51") + 40
     if at >= 40 and len(data) >= at + 2:
@@ -299,7 +310,8 @@ _LEAD.update({b"stbl": 0, b"stsd": 8, b"av01": 78})
 
 
 def _avif(source: Source, data: bytes) -> Metadata:
-    depths, description = (), None
+    depths: tuple[int, ...] = ()
+    description: colors.Description = None
     for kind, content in _avif_properties(data):
         if kind == b"pixi":
             depths = tuple(content[5 : 5 + content[4]])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
-from sae.metadata import Metadata, Unreadable
+from sae.metadata import Metadata, Unreadable, tiff_tags
 
 _EIGHT_BIT_MODES = frozenset(
     [
@@ -37,14 +37,14 @@ class Samples(NamedTuple):
     alpha: np.ndarray | None
 
 
-def depth(image: Image.Image, metadata: Metadata) -> int:
+def depth(image: ImageFile.ImageFile, metadata: Metadata) -> int:
     """Returns the bits that a sample of an opened image has in its file.
 
     Raises:
       Unreadable: samples of this kind are not read.
     """
     if image.format == "TIFF":
-        return tiff_depth(image.tag_v2)
+        return tiff_depth(tiff_tags(image))
     if image.mode == "F":
         raise Unreadable(f"has floating-point samples of 32 bits; {_CONVERT}")
     if metadata.depths:
@@ -53,13 +53,15 @@ def depth(image: Image.Image, metadata: Metadata) -> int:
         # The largest value is given where the samples have to be scaled by it.
         arguments = image.tile[0].args
         largest = 65535 if image.mode == "I" else 255
-        return (largest if isinstance(arguments, str) else arguments[1]).bit_length()
+        if isinstance(arguments, tuple):
+            largest = arguments[1]
+        return largest.bit_length()
     if image.mode in _EIGHT_BIT_MODES:
         return 8
     raise Unreadable(f"has more than 8 bits per sample in {image.format}; convert it to PNG")
 
 
-def tiff_depth(tags: Mapping[int, object]) -> int:
+def tiff_depth(tags: Mapping[int, Any]) -> int:
     """Returns the bits that a sample has, from the tags of a TIFF; raises Unreadable as `depth`."""
     depths = tags.get(_BITS, (1,))
     kinds = [_FORMATS[number] for number in tags.get(_FORMAT, ()) if number in _FORMATS]
@@ -96,7 +98,7 @@ def unread_tiff(file: BinaryIO) -> str:
     )
 
 
-def of(image: Image.Image, metadata: Metadata, bits: int) -> Samples:
+def of(image: ImageFile.ImageFile, metadata: Metadata, bits: int) -> Samples:
     """Decodes the samples of an opened image.
 
     Args:
@@ -108,32 +110,32 @@ def of(image: Image.Image, metadata: Metadata, bits: int) -> Samples:
         return _png(image, metadata)
     if image.mode == "I" or image.mode.startswith("I;16"):
         return Samples(*_gray(image, bits), None)
-    if image.format == "JPEG2000":
-        image = _scaled(image, metadata.depths)
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        color = image.getchannel("L") if image.mode == "LA" else layered.convert("RGB")
+    color = _scaled(image, metadata.depths) if image.format == "JPEG2000" else image
+    if color.has_transparency_data:
+        layered = color.convert("RGBA")
+        color = color.getchannel("L") if color.mode == "LA" else layered.convert("RGB")
         return Samples(color, 255, np.asarray(layered.getchannel("A")))
-    if image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
-        image = image.convert("RGB")
-    return Samples(image, 255, None)
+    if color.mode == "1":
+        color = color.convert("L")
+    elif color.mode not in ("L", "RGB", "CMYK", "LAB"):
+        color = color.convert("RGB")
+    return Samples(color, 255, None)
 
 
 def _gray(image: Image.Image, bits: int) -> tuple[np.ndarray, int]:
     """Returns gray samples of more than 8 bits, uint16 [H, W], and their full range."""
-    samples = np.asarray(image).astype(np.uint16)
+    samples: np.ndarray = np.asarray(image).astype(np.uint16)
     # Pillow scales samples of PPM and JPEG 2000 to 16 bits, those of TIFF stay as they are.
     maximum = (1 << bits) - 1 if image.format == "TIFF" else 65535
-    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE:
+    if tiff_tags(image).get(_PHOTOMETRIC) == _MIN_IS_WHITE:
         samples = maximum - samples
     return samples, maximum
 
 
-def _png(image: Image.Image, metadata: Metadata) -> Samples:
+def _png(image: ImageFile.ImageFile, metadata: Metadata) -> Samples:
     """Returns the samples of a PNG of 16 bits, or of one with a transparent color."""
     full, alpha = (1 << metadata.depths[0]) - 1, None
+    color: Image.Image | np.ndarray
     if full == 65535:
         color = samples = _png16(image, metadata)
         if len(metadata.depths) in (2, 4):
@@ -150,7 +152,7 @@ def _png(image: Image.Image, metadata: Metadata) -> Samples:
     return Samples(color, max(full, 255), alpha)
 
 
-def _png16(image: Image.Image, metadata: Metadata) -> np.ndarray:
+def _png16(image: ImageFile.ImageFile, metadata: Metadata) -> np.ndarray:
     """Returns both bytes of the samples of a PNG, uint16 [H, W] or [H, W, 2, 3 or 4]."""
     components = len(metadata.depths)
     if components == 1:
@@ -164,7 +166,7 @@ def _png16(image: Image.Image, metadata: Metadata) -> np.ndarray:
         return upper << 8 | _as_if(other, "RGB;16L" if components == 3 else "RGBA;16L")
 
 
-def _as_if(image: Image.Image, raw_mode: str) -> np.ndarray:
+def _as_if(image: ImageFile.ImageFile, raw_mode: str) -> np.ndarray:
     """Decodes samples as if they were laid out as a raw mode of Pillow says."""
     image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
     return np.asarray(image)

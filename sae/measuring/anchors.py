@@ -104,7 +104,8 @@ def run(options: argparse.Namespace) -> int:
 
     Returns 1 where an image or a codec was left out, else 0.
     """
-    keys, faults, missing = options.codecs or list(CODECS), [], {}
+    keys, faults = options.codecs or list(CODECS), []
+    missing: dict[str, list[str]] = {}
     image_set.require_own(results.folder(options.results, options.folder), options.folder)
     for key in keys:
         files.require_target(_path(key, options.folder, options.results))
@@ -112,8 +113,8 @@ def run(options: argparse.Namespace) -> int:
     for key in keys:
         try:
             path = measure(key, options.folder, options.results, found)
-        except CannotCode as fault:
-            faults.append(fault)
+        except CannotCode as error:
+            faults.append(error)
         else:
             if left_out := results.load(path)["left_out"]:
                 missing.setdefault(", ".join(left_out), []).append(CODECS[key].name)
@@ -248,7 +249,7 @@ def nearest(image: np.ndarray, key: str, size: int) -> tuple[int, np.ndarray]:
     return min(found, key=lambda one: abs(one[0] - size))
 
 
-def _rows(key: str, path: Path) -> list[dict]:
+def _rows(key: str, path: Path) -> list[dict] | list[str]:
     """Returns a row for each setting of one image, or a sentence that says why there is none."""
     image = images.read(path)
     rows = []

@@ -107,11 +107,11 @@ def evaluate(
     title = f"{store.family.name} to {names[-1]}"
     subject = {"layers": fingerprints, "effort": effort}
     attempt = functools.partial(workers.attempt, function)
-    measured = workers.each(attempt, found, title, journal, subject)
-    for failure in measured:
+    tried = workers.each(attempt, found, title, journal, subject)
+    for failure in tried:
         if isinstance(failure, str):
             warnings.warn(f"{failure} It is left out.", stacklevel=2)
-    measured = [rows for rows in measured if not isinstance(rows, str)]
+    measured = [rows for rows in tried if not isinstance(rows, str)]
     if not measured:
         raise SaeError(f"None of the {len(found)} images can be measured.")
     return {name: [rows[index] for rows in measured] for index, name in enumerate(names)}

@@ -114,8 +114,10 @@ class Curve:
     @property
     def encode_seconds(self) -> float | None:
         """Of the processor, mean over the images, with all layers; None where it is unknown."""
-        seconds = [row.get("encode-seconds") for row in (self.images or [[]])[-1]]
-        return None if not seconds or None in seconds else float(np.mean(seconds))
+        rows = self.images[-1] if self.images else []
+        seconds = [row.get("encode-seconds") for row in rows]
+        known = [value for value in seconds if value is not None]
+        return float(np.mean(known)) if known and len(known) == len(rows) else None
 
     @property
     def title(self) -> str:
@@ -268,10 +270,10 @@ def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
             except SaeError as error:
                 faults[path] = key, error
     left = {curve.key for curve in found}
-    for key, error in faults.values():
+    for key, fault in faults.values():
         if not found or (key in named and key not in left):
-            raise error
-        warnings.warn(f"{error} It is left out.", stacklevel=2)
+            raise fault
+        warnings.warn(f"{fault} It is left out.", stacklevel=2)
     if not found:
         raise SaeError(f"There are no results in {target}; run `python -m sae evaluate` first.")
     return found

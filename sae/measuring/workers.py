@@ -42,12 +42,12 @@ def readable(paths: Sequence[Path]) -> list[Path]:
 
 
 def each(
-    function: Callable[[Path], list],
+    function: Callable[[Path], list | str],
     paths: Sequence[Path],
     description: str,
     journal: Path | None = None,
     subject: dict | None = None,
-) -> list:
+) -> list[list | str]:
     """Returns function(path) for every path, in their order.
 
     Args:
@@ -61,18 +61,21 @@ def each(
         image that has changed since, does not count.
     """
     keys = [{**(subject or {}), "image": [str(p), *_state(p)]} for p in paths]
+    names = [json.dumps(key, sort_keys=True) for key in keys]
     known = _read(journal) if journal else {}
-    results = [known.get(json.dumps(key, sort_keys=True)) for key in keys]
-    missing = [index for index, result in enumerate(results) if result is None]
+    results: dict[int, list | str] = {
+        index: known[name] for index, name in enumerate(names) if name in known
+    }
+    missing = [index for index in range(len(paths)) if index not in results]
     with tqdm(
         total=len(paths), initial=len(paths) - len(missing), desc=description, unit="image"
     ) as bar:
         for index, result in _calls(function, [(i, paths[i]) for i in missing]):
             results[index] = result
             if journal and not isinstance(result, str):
-                _append(journal, [json.dumps(keys[index], sort_keys=True), result])
+                _append(journal, [names[index], result])
             bar.update()
-    return results
+    return [results[index] for index in range(len(paths))]
 
 
 def attempt(function: Callable[[Path], list], path: Path) -> list | str:
@@ -86,7 +89,9 @@ def attempt(function: Callable[[Path], list], path: Path) -> list | str:
         return f"{path} cannot be measured ({in_words(error)})."
 
 
-def _calls(function: Callable, tasks: Sequence[tuple[int, Path]]) -> Iterator[tuple[int, list]]:
+def _calls(
+    function: Callable[[Path], list | str], tasks: Sequence[tuple[int, Path]]
+) -> Iterator[tuple[int, list | str]]:
     """Yields the results of the tasks as they come."""
     workers = min(os.cpu_count() or 1, len(tasks) // _IMAGES_PER_WORKER)
     if workers < 2:
@@ -107,7 +112,9 @@ def _calls(function: Callable, tasks: Sequence[tuple[int, Path]]) -> Iterator[tu
                 yield index, f"{path}: Its process was ended, as where memory is short."
 
 
-def _pooled(function: Callable, tasks: dict[int, Path], workers: int) -> Iterator[tuple[int, list]]:
+def _pooled(
+    function: Callable[[Path], list | str], tasks: dict[int, Path], workers: int
+) -> Iterator[tuple[int, list | str]]:
     """Yields the results of so many processes; none of these outlives what ends the call."""
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     with concurrent.futures.ProcessPoolExecutor(workers, context, _begin) as pool:

@@ -112,6 +112,7 @@ def _fault_of_training(found: object) -> str | None:
     reason = _fault_of_types("training", found, _RECORD)
     if reason:
         return reason
+    assert isinstance(found, dict), "anything else has a reason"
     for name in ("steps", "photos"):
         counted = found.get(name, {})
         if reason := _fault_of_types(name, counted, dict.fromkeys(counted, int)):

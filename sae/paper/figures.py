@@ -131,8 +131,8 @@ def _drawings(
             faults.append(error)
     if not drawings:
         raise faults[0]
-    for error in faults:
-        warnings.warn(str(error), stacklevel=3)
+    for fault in faults:
+        warnings.warn(str(fault), stacklevel=3)
     if len(drawings) > 1:
         qualities = [name.removeprefix("rd-") for name in drawings]
         drawings["rd"] = rd(chosen, qualities, options.bpp, columns=2, log=options.log)
@@ -221,6 +221,7 @@ def rd(
 
 def rate_by_layer(curve: Curve) -> Figure:
     """Draws how many bits each layer spends on every image."""
+    assert curve.family is not None, "other codecs have no layers"
     rows = curve.images[-1]
     figure = Figure(figsize=(_WIDTHS[2] * _CENTIMETRE, 6 * _CENTIMETRE), layout="constrained")
     axes = figure.subplots()
@@ -300,8 +301,9 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
     for curve, plain in results.timed(curves):
         delta = bdrate.delta_or_reason(curve, plain, _QUALITY_OF[curve.optimised_for])
         if isinstance(delta, bdrate.Delta):
-            points = saved.setdefault(curve.family.name, [(plain.encode_seconds, 0.0)])
-            points.append((curve.encode_seconds, delta.rate))
+            before, after = plain.encode_seconds, curve.encode_seconds
+            assert curve.family is not None and before is not None and after is not None
+            saved.setdefault(curve.family.name, [(before, 0.0)]).append((after, delta.rate))
     return saved
 
 
@@ -367,7 +369,8 @@ def draw_rd(curves: Sequence[Curve], path: str | Path) -> None:
 @contextlib.contextmanager
 def _texts_for(figure: Figure, format: str) -> Iterator[None]:
     """Escapes a figure's texts while it is written as PGF, which LaTeX reads."""
-    texts = {text: text.get_text() for text in figure.findobj(Text)} if format == "pgf" else {}
+    found = figure.findobj(Text) if format == "pgf" else []
+    texts = {text: text.get_text() for text in found if isinstance(text, Text)}
     try:
         for text, plain in texts.items():
             text.set_text(tables.latex(plain))
@@ -501,7 +504,8 @@ def _entries(curves: Sequence[Curve], drawn: dict[str, Line2D]) -> list[tuple[st
     shown = [curve for curve in curves if curve.key in drawn]
     titles = results.titles(shown)
     searched = [curve.key for curve, _ in results.searched(shown)]
-    entries = {}
+    # By effort, or by the key of the curve.
+    entries: dict[int | str, tuple[str, Line2D]] = {}
     for curve in sorted(shown, key=lambda c: (c.family is None, c.effort)):
         if curve.key in searched:
             line = Line2D([], [])
@@ -513,7 +517,9 @@ def _entries(curves: Sequence[Curve], drawn: dict[str, Line2D]) -> list[tuple[st
     return list(entries.values())
 
 
-def _legend(figure: Figure, entries: Iterable[tuple[str, Artist]], side: str) -> Legend:
+def _legend(
+    figure: Figure, entries: Iterable[tuple[str, Artist | tuple[Artist, ...]]], side: str
+) -> Legend:
     """Puts a legend outside the axes, in as many columns as the figure is wide for."""
     titles, handles = zip(*entries)
     for columns in range(min(5, len(handles)), 0, -1):

@@ -85,7 +85,8 @@ def _curves(curves: Sequence[Curve]) -> str:
     """Returns one interactive figure per quality; the first one carries the plotting library."""
     import plotly.graph_objects as go
 
-    parts, bpp = [], figures.range_of_ours(curves)
+    parts: list[str] = []
+    bpp = figures.range_of_ours(curves)
     titles = results.titles(curves)
     for quality in ("psnr", "ms-ssim-db"):
         figure, drawn = go.Figure(), []
@@ -185,8 +186,8 @@ def _images(
     names = list(dict.fromkeys(row["image"] for curve in ours for row in curve.images[0]))
     if only:
         if unknown := set(only) - set(names):
-            missing = ", ".join(sorted(unknown))
-            raise SaeError(f"There are no results of {missing}; there are some of {names[0]}.")
+            listed = ", ".join(sorted(unknown))
+            raise SaeError(f"There are no results of {listed}; there are some of {names[0]}.")
         names = [name for name in names if name in only]
     missing = [name for name in names if not (Path(folder) / name).exists()]
     if missing:
@@ -200,11 +201,11 @@ def _images(
         original = images.read(Path(folder) / name)
         families = [
             {
-                "name": curve.family.title,  # type: ignore[union-attr]  # It is ours.
+                "name": curve.family.title,
                 "layers": _decoded(original, name, curve, checkpoints),
             }
             for curve in ours
-            if results.of_image(curve, name)
+            if curve.family and results.of_image(curve, name)
         ]
         height, width = original.shape[:2]
         shown.append(
@@ -221,11 +222,13 @@ def _images(
 
 def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | Path) -> list[dict]:
     """Returns what each layer's slider position shows of an image."""
+    single = results.of_image(curve, name)
+    assert curve.family is not None and single is not None, "one of ours, measured on the image"
     layers = curve.family.layers[: curve.family.layers.index(curve.labels[-1]) + 1]
     data = codec.compress(original, len(layers), curve.key, checkpoints)
     # Of a layer that was measured with other weights there is no row.
     stages = dict(zip(layers, codec.stages(data, checkpoints)))
-    rows = [row for (row,) in results.of_image(curve, name).images]
+    rows = [row for (row,) in single.images]
     if [row["bytes"] for row in rows] != [stages[label][0] for label in curve.labels]:
         raise SaeError(
             f"These checkpoints do not give the measured bytes of {name}; run `python -m sae "
@@ -256,5 +259,5 @@ def _number(value: float | None, digits: int) -> str:
 
 def _similarity(value: float | None) -> list[str]:
     """Returns MS-SSIM, plain and in dB, as text."""
-    known = value is not None and value < 1
-    return [_number(value, 4), _number(ms_ssim_db(value) if known else None, 2)]
+    decibels = ms_ssim_db(value) if value is not None and value < 1 else None
+    return [_number(value, 4), _number(decibels, 2)]

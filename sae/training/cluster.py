@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import TYPE_CHECKING
 
 from sae.errors import SaeError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 # Others, such as evaluators and parameter servers, have no part in the steps of a training.
 _TRAINING = ("chief", "worker")
@@ -41,7 +45,8 @@ def configuration() -> dict:
     # Some schedulers write the index as a text.
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
-    if not isinstance(index, int) or index not in range(len(machines.get(kind, ()))):
+    alike = [] if kind is None else machines.get(kind, [])
+    if not isinstance(index, int) or index not in range(len(alike)):
         raise SaeError(
             f"TF_CONFIG gives this machine the task {kind!r} with the index {index!r}, which its "
             "cluster does not have; correct one of them."
@@ -54,7 +59,7 @@ def count(found: dict) -> int:
     return max(1, sum(map(len, found.get("cluster", {}).values())))
 
 
-def join(found: dict):
+def join(found: dict) -> tf.distribute.Strategy:
     """Returns the strategy of a configuration, once its machines are there.
 
     Raises:
@@ -82,12 +87,11 @@ def _part(found: dict, name: str) -> dict:
 
 def _addresses(kind: str, found: object) -> list[str]:
     """Returns the addresses of one kind of machine."""
-    right = isinstance(found, list) and all(
+    if isinstance(found, list) and all(
         isinstance(address, str) and re.fullmatch(r"\S+:\d{1,5}", address) for address in found
+    ):
+        return found
+    raise SaeError(
+        f"{kind} in the cluster of TF_CONFIG is not a list of addresses such as "
+        f'"10.0.0.1:2222", but {found!r}; correct it.'
     )
-    if not right:
-        raise SaeError(
-            f"{kind} in the cluster of TF_CONFIG is not a list of addresses such as "
-            f'"10.0.0.1:2222", but {found!r}; correct it.'
-        )
-    return found

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +150,7 @@ def train(
 
 def _batches(
     config: TrainingConfig, patches: Patches, first: int
-) -> Iterator[tuple[int, str, tf.Tensor]]:
+) -> Generator[tuple[int, str, tf.Tensor], None, None]:
     """Yields the number, the quantization and the batch of every step from `first` on.
 
     Raises:

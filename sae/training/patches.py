@@ -52,7 +52,8 @@ class Patches:
     """
 
     def __init__(self, folders: Sequence[str | Path], config: TrainingConfig):
-        self.config, self.failure = config, None
+        self.config = config
+        self.failure: Exception | None = None
         self._named: set[Path] = set()
         found = _each_once(folders)
         photos = [path for paths in found.values() for path in paths]
@@ -90,7 +91,8 @@ class Patches:
         """Divides the photos: those held out, the middles of these, and those to train on."""
         side, rest = self.config.patchsize, iter(usable)
         number = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * len(usable))))
-        held_out, middles = [], []
+        held_out: list[Path] = []
+        middles: list[np.ndarray] = []
         while len(held_out) < number and (path := next(rest, None)):
             photo = self._read(path)
             if photo is not None:
@@ -208,7 +210,7 @@ def _each_once(folders: Sequence[str | Path]) -> dict[Path, list[Path]]:
 def _labels(folders: Iterable[Path]) -> list[str]:
     """Returns as much of the end of each path as tells it from the others."""
     folders = list(folders)
-    for count in itertools.count(1):
-        labels = [str(Path(*folder.parts[-count:])) for folder in folders]
-        if len(set(labels)) == len(labels):
-            return labels
+    ends = (
+        [str(Path(*folder.parts[-count:])) for folder in folders] for count in itertools.count(1)
+    )
+    return next(labels for labels in ends if len(set(labels)) == len(labels))
