@@ -10,7 +10,6 @@ import pytest
 from sae import demo, images
 from sae.__main__ import main
 from sae.measuring import evaluation, results
-from sae.paper import documents
 
 
 @pytest.fixture
@@ -62,10 +61,3 @@ def test_a_demo_keeps_to_its_own_results(drawn, capsys):
     assert main(["demo"]) == 2
     assert "--folder" in capsys.readouterr().err
     assert main(["demo", "--folder", "other"]) == 0
-
-
-def test_documents_are_of_a_clone(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(documents, "ROOT", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert main(["results"]) == 2
-    assert "clone" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -41,7 +41,7 @@ def test_a_number_that_does_not_suit_is_one_sentence(option, tmp_path, capsys):
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(sorted(RANGES)), st.integers() | st.floats())
 def test_any_number_is_taken_or_refused(name, number):
-    parser = scripts._training_parser("base")
+    parser = scripts.training_parser("base")
     try:
         options = parser.parse_args(["--data", "absent", f"--{name}={number!r}"])
         configurations = scripts._configurations(options, families.named("conditional-mse"))

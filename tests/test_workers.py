@@ -127,7 +127,7 @@ def test_a_codec_that_cannot_is_not_shown():
 
 def test_anchors_say_first_where_they_cannot_write(tmp_path):
     (tmp_path / "results").touch()
-    with pytest.raises(SaeError, match="Cannot write"):
+    with pytest.raises(SaeError, match="Cannot write into"):
         anchors.run(anchor_options(tmp_path, "jpeg"))
 
 

@@ -106,9 +106,9 @@ def run(options: argparse.Namespace) -> int:
     """
     keys, faults = options.codecs or list(CODECS), []
     missing: dict[str, list[str]] = {}
-    image_set.require_own(results.folder(options.results, options.folder), options.folder)
     for key in keys:
         files.require_target(_path(key, options.folder, options.results))
+    image_set.require_own(results.folder(options.results, options.folder), options.folder)
     found = workers.readable(images.find(options.folder))
     for key in keys:
         try:
@@ -163,7 +163,8 @@ def measure(
     subject = {"codec": repr(codec), "version": version}
     tried = workers.each(functools.partial(_rows, key), found, codec.name, journal, subject)
     rows = {path.name: list(one) for path, one in zip(found, tried) if isinstance(one[0], dict)}
-    faults = [one[0] for one in tried if isinstance(one[0], str)]
+    # A process that was ended leaves its sentence alone, not in a list.
+    faults = [one if isinstance(one, str) else one[0] for one in tried if isinstance(one[0], str)]
     if not rows:
         journal.unlink(missing_ok=True)
         raise CannotCode(f"{codec.name} codes none of the images: {faults[0]}")
