@@ -15,9 +15,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile, UnidentifiedImageError
 
-from sae import colors, files, memory, metadata, samples
+from sae import files, memory
 from sae.errors import SaeError
-from sae.metadata import Metadata, Source, Unreadable
+from sae.images import colors, metadata, samples
+from sae.images.metadata import Metadata, Source, Unreadable
 
 MAX_PIXELS = 10**9
 

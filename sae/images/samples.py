@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from sae.metadata import Metadata, Unreadable, tiff_tags
+from sae.images.metadata import Metadata, Unreadable, tiff_tags
 
 _EIGHT_BIT_MODES = frozenset(
     [

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple, Union
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from sae import colors
+from sae.images import colors
 
 Source = Union[str, Path, BinaryIO]
 
