@@ -16,8 +16,10 @@ from sae.errors import SaeError
 
 PACKAGE = Path(files.__file__).parents[1]
 # Stands for any command: what it does is the first argument.
+# Whoever runs the tests in the background of a shell may ignore SIGINT, and so would the program.
 PROGRAM = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from sae import console
 def wait():
     print("ready", flush=True)

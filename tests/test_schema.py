@@ -291,12 +291,3 @@ def test_means_over_other_images_are_said(tmp_path):
     assert found[1].source == "measured here"
     with pytest.warns(UserWarning, match=r"anchors/x .* other images .* without b\.png"):
         results.warn_of_other_images(found)
-
-
-def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path):
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "file" / "x" / "a.json", tmp_path):
-        with pytest.raises(SaeError, match=r"Cannot write|is a folder"):
-            results.require_writable(path)
-    results.require_writable(tmp_path / "x" / "y" / "a.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
