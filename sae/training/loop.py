@@ -105,8 +105,9 @@ def train(
     progress = Progress(config, first, name, writer)
     began, saved = time.monotonic() - done["seconds"], time.monotonic()
     batches = _batches(config, patches, first)
-    # Closed, since a pipeline that outlives Python itself waits for Python, and never ends.
-    with _stop_on_signal() as stopping, contextlib.closing(batches):
+    # A pipeline that outlives Python waits for Python without end; a bar that is left open has an
+    # error's sentence on its line.
+    with _stop_on_signal() as stopping, contextlib.closing(progress), contextlib.closing(batches):
         for number, quantization, batch in batches:
             rate = np.float32(learning_rate(config, number))
             terms = steps[quantization](batch, rate)
@@ -126,7 +127,6 @@ def train(
                 progress.close()
                 print(f"Stopped after step {number + 1}; run the script again to go on.")
                 raise KeyboardInterrupt
-    progress.close()
     print(f"{title}: loss {progress.loss:.6g} at step {config.last_step}")
     if chief:
         layer.round_weights()
