@@ -49,7 +49,7 @@ class ProgressiveConfig:
     """
 
     latent_depth: int = 320
-    hidden_filters: int = 96
+    hidden_filters: int = 128
     step: float = 1.1
     slices: tuple[int, ...] = (10, 22, 48, 80)
     context_filters: int = 96

@@ -4,9 +4,9 @@ Every image of a batch is decoded at the end of one plane or several, and the lo
 w_p (D_p + lambda_p R_p), R_p the whole rate up to there and w_p about 1 / (lambda_p R_p). Some are
 decoded at a cut within a plane, where the weights are interpolated on a logarithmic scale. The
 entropy models learn from all images at once: each plane's bits count for their variables as they
-would on average, and for the latent as the image's own loss has them. The learning rate is
-constant. A moving average of the weights over the last part of all steps is what is measured
-(Karras et al., CVPR 2024, for its power law).
+would on average, and for the latent as the image's own loss has them. The learning rate falls in
+a way that no number of steps decides. A moving average of the weights over the last part of all
+steps is what is measured (Karras et al., CVPR 2024, for its power law).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,10 @@ class Settings:
       cuts: number of patches in a batch that are decoded at a cut within a plane.
       slopes: gradient that passes the rounding to each plane. Decoded values grow less than
         latents do: a step to the next interval is shorter than one between their centers.
-      learning_rate: constant until the cooldown.
+      learning_rate: of steps from `warmup` to `constant`, falling later with the inverse of the
+        square root of their number.
       warmup: steps over which the learning rate rises.
+      constant: steps after which it falls.
       average: exponent of the average of weights; it spans about 1 / `average` of the steps.
       clip: gradient norms are cut to so many times their moving average.
       seed: of the initial weights, the noise, the planes and the order of patches.
@@ -70,6 +73,7 @@ class Settings:
     slopes: tuple[float, ...] = (0.8, 0.9, 1.0)
     learning_rate: float = 4e-3
     warmup: int = 100
+    constant: int = 5000
     average: float = 12.0
     clip: float = 2.0
     seed: int = 0
@@ -78,6 +82,11 @@ class Settings:
     def weights(self) -> np.ndarray:
         """Weight of each plane's loss, float32."""
         return 1 / np.multiply(self.lambdas, self.rates, dtype=np.float32)
+
+    def rate_of_step(self, number: int) -> float:
+        """Returns the learning rate of a step, counted from 0."""
+        rise = min(1.0, (number + 1) / self.warmup)
+        return self.learning_rate * rise * min(1.0, (self.constant / (number + 1)) ** 0.5)
 
 
 class Trainer:
@@ -272,16 +281,16 @@ class Run:
 
     def train(
         self,
-        minutes: float,
-        learning_rate: Callable[[int, float], float],
-        save_every: float,
-        validate_every: int,
+        minutes: float = math.inf,
+        last_step: float = math.inf,
+        save_every: float = 240.0,
+        validate_every: int = 2000,
     ) -> None:
-        """Trains for some minutes, or until SIGTERM or SIGINT, and saves.
+        """Trains until the first of several ends, or until SIGTERM or SIGINT, and saves.
 
         Args:
           minutes: length of this part.
-          learning_rate: of a step's number and the fraction of this part that is over.
+          last_step: number of steps in all.
           save_every: seconds between two states.
           validate_every: steps between two validations.
 
@@ -296,9 +305,9 @@ class Run:
         batches = iter(self.patches.dataset(settings.batchsize, self.number, side=side))
         writer = tf.summary.create_file_writer(str(self.folder))
         began = last = saved = time.monotonic()
-        while not stopping and time.monotonic() - began < 60 * minutes:
+        while not stopping and time.monotonic() - began < 60 * minutes and self.number < last_step:
             number = self.number
-            rate = learning_rate(number, (time.monotonic() - began) / (60 * minutes))
+            rate = settings.rate_of_step(number)
             loss = trainer.step(next(batches), trainer.batch_levels(number), np.float32(rate))
             now = time.monotonic()
             self.hours, last = self.hours + (now - last) / 3600, now
@@ -341,7 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="of the run")
     parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="training photos")
-    parser.add_argument("--minutes", type=float, default=60.0, help="[%(default)s]")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="length of this part")
+    parser.add_argument("--last_step", type=float, default=math.inf, help="number of steps in all")
     parser.add_argument("--learning_rate", type=float, default=settings.learning_rate)
     parser.add_argument("--batchsize", type=int, default=settings.batchsize)
     parser.add_argument("--ends", type=int, default=settings.ends)
@@ -375,11 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         trainer = Trainer(config, settings, dtype)
         run = Run(options.folder, trainer, patches, held_out.validation())
-
-        def learning_rate(number, done):
-            return settings.learning_rate * min(1.0, (number + 1) / settings.warmup)
-
-        run.train(options.minutes, learning_rate, options.save_every, options.validate_every)
+        run.train(options.minutes, options.last_step, options.save_every, options.validate_every)
     except SaeError as error:
         print(error, file=sys.stderr)
         return 2
