@@ -70,7 +70,7 @@ class Settings:
     held_out_side: int = 256
     smallest_side: int = 256
     cuts: int = 0
-    slopes: tuple[float, ...] = (0.8, 0.9, 1.0)
+    slopes: tuple[float, ...] = (0.7, 0.8, 1.0)
     learning_rate: float = 4e-3
     warmup: int = 100
     constant: int = 5000
