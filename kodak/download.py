@@ -36,7 +36,7 @@ def read_sums(path: Path) -> dict[str, str]:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: it is another kind of file.
+      ValueError: the file is of another kind.
     """
     lines = filter(str.strip, path.read_text(encoding="utf-8").splitlines())
     return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
@@ -84,7 +84,7 @@ def _receive(url: str, part: Path) -> None:
         raise DownloadError(f"HTTP {error.code} {error.reason}", again) from error
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(getattr(error, "reason", error)) from error
-    except ValueError as error:  # no URL at all
+    except ValueError as error:  # The text is not a URL.
         raise DownloadError(error, again=False) from error
     with response:
         resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
@@ -112,14 +112,22 @@ def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
 def main(arguments: list[str] | None = None) -> int:
     """Downloads what is missing or wrong; returns the exit status (2 where it cannot)."""
     parser = argparse.ArgumentParser(prog="download.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", type=Path, default=HERE, help="where the images go")
-    parser.add_argument("--url", default=URL, help=f"the folder they come from ({URL})")
-    parser.add_argument("--sums", type=Path, default=HERE / "SHA256SUMS", help="what to fetch")
+    parser.add_argument("--folder", type=Path, default=HERE, help="folder to write [this one]")
+    parser.add_argument("--url", default=URL, help=f"address of the images [{URL}]")
+    parser.add_argument(
+        "--sums",
+        type=Path,
+        default=HERE / "SHA256SUMS",
+        help="file of SHA-256 sums and names of the images [SHA256SUMS]",
+    )
     options = parser.parse_args(arguments)
     try:
         sums = read_sums(options.sums)
     except (OSError, ValueError) as error:
-        print(f"Cannot read the SHA-256 in {options.sums} ({error}).", file=sys.stderr)
+        print(
+            f"Cannot read the SHA-256 in {options.sums} ({error}); name such a file with --sums.",
+            file=sys.stderr,
+        )
         return 2
     for number, (name, digest) in enumerate(sums.items(), start=1):
         url, path = f"{options.url.rstrip('/')}/{name}", options.folder / name
@@ -149,5 +157,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        # What has come of a file stays, and the next call goes on from there.
+        # A partial file stays, since the next call resumes it.
         sys.exit(130)

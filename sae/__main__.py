@@ -47,11 +47,19 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
         name: str, help: str, source: str, target: str | None = None
     ) -> argparse.ArgumentParser:
         parser = _command(commands, name, help)
-        parser.add_argument("source", metavar=source, help="to read; - is standard input")
-        if target:
-            parser.add_argument("target", metavar=target, help="to write; - is standard output")
         parser.add_argument(
-            "--max-pixels", type=_count, default=10**9, metavar="N", help="refuse larger (10^9)"
+            "source", metavar=source, help="file or folder to read; - for standard input"
+        )
+        if target:
+            parser.add_argument(
+                "target", metavar=target, help="file or folder to write; - for standard output"
+            )
+        parser.add_argument(
+            "--max-pixels",
+            type=_count,
+            default=10**9,
+            metavar="N",
+            help="largest number of pixels [10^9]",
         )
         parser.set_defaults(run=_lazily("sae.coding.transcode", name))
         return parser
@@ -63,11 +71,11 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
         parser.add_argument(
             "--background",
             metavar="COLOR",
-            help="put this behind what is transparent: white, #ccc",
+            help="color behind transparent pixels, as CSS writes it: white, #ccc [none]",
         )
 
     compress = command("compress", "Code an image, or a folder of them.", "IN", "OUT.sae")
-    add_layers(compress, "code so many layers (all that are trained)")
+    add_layers(compress, "number of layers to code [all that are trained]")
     add_background(compress)
     _add_effort(compress)
     _add_family(compress)
@@ -76,26 +84,28 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
         "--target-bpp",
         type=_number("--target-bpp", above=0),
         metavar="B",
-        help="stop at the layer that brings B bits/pixel",
+        help="bits per pixel, at which the first layer to reach them is the last [none]",
     )
     target.add_argument(
         "--target-psnr",
         type=_number("--target-psnr", above=0),
         metavar="D",
-        help="stop at the layer that brings D dB",
+        help="PSNR in dB, at which the first layer to reach it is the last [none]",
     )
 
     decompress = command("decompress", "Decode a stream, or a folder of them.", "IN.sae", "OUT.png")
-    add_layers(decompress, "decode so many layers (all there are)")
+    add_layers(decompress, "number of layers to decode [all in the stream]")
     _add_checkpoints(decompress)
 
     command("info", "Show what a stream holds.", "IN.sae")
     truncate = command("truncate", "Drop a stream's upper layers.", "IN.sae", "OUT.sae")
-    add_layers(truncate, "keep so many layers", required=True)
+    add_layers(truncate, "number of layers to keep", required=True)
 
     extend = command("extend", "Add layers to a stream.", "IN.sae", "OUT.sae")
-    extend.add_argument("--image", required=True, metavar="FILE", help="what it was made from")
-    add_layers(extend, "code up to so many layers (all that are trained)")
+    extend.add_argument(
+        "--image", required=True, metavar="FILE", help="image that the stream was made from"
+    )
+    add_layers(extend, "number of layers of the new stream [all that are trained]")
     add_background(extend)
     _add_effort(extend)
     _add_checkpoints(extend)
@@ -104,7 +114,12 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
 def _add_training(commands: argparse._SubParsersAction) -> None:
     """Adds the command that trains a layer, with the options of the train_*.py scripts."""
     train = _command(commands, "train", "Train a layer, on the lower ones in the checkpoints.")
-    train.add_argument("name", choices=LAYER_NAMES, metavar="LAYER", help=", ".join(LAYER_NAMES))
+    train.add_argument(
+        "name",
+        choices=LAYER_NAMES,
+        metavar="LAYER",
+        help="layer to train: " + ", ".join(LAYER_NAMES),
+    )
     scripts.add_training(train)
     train.set_defaults(run=_lazily("sae.scripts", "run_training"))
 
@@ -122,44 +137,63 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
             type=_folder,
             default="kodak",
             metavar="DIR",
-            help="of images (kodak)",
+            help="folder of images [kodak]",
         )
-        _add_written(parser, "--results", "results")
+        _add_written(parser, "--results", "results", "folder of all results")
     _add_effort(evaluate)
     _add_family(evaluate)
-    _add_written(evaluate, "--save_images", None, "keep the decoded images")
+    _add_written(evaluate, "--save_images", None, "folder for the decoded images [none]")
     evaluate.set_defaults(run=_lazily("sae.measuring.evaluation", "run"))
-    anchors.add_argument("--codecs", nargs="+", choices=ANCHORS, help="to measure (all)")
+    anchors.add_argument("--codecs", nargs="+", choices=ANCHORS, help="codecs to measure [all]")
     anchors.set_defaults(run=_lazily("sae.measuring.anchors", "run"))
     demo = _command(commands, "demo", "The whole method in a few minutes.")
-    _add_written(demo, "--folder", "runs/demo")
+    _add_written(demo, "--folder", "runs/demo", "folder to write")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
 
 
 def _add_presentation(commands: argparse._SubParsersAction) -> None:
-    """Adds the commands that show what was measured."""
+    """Adds the commands that present results."""
     plot = _command(commands, "plot", "Draw RD curves, and the rates of the layers.")
     _add_results(plot)
-    plot.add_argument("--list", action="store_true", help="name every curve at hand, and stop")
     plot.add_argument(
-        "--curves", nargs="+", metavar="KEY", help="which, as --list names them; * is allowed"
+        "--list", action="store_true", help="list of the available curves, in place of a figure"
+    )
+    plot.add_argument(
+        "--curves",
+        nargs="+",
+        metavar="KEY",
+        help="keys of the curves as --list prints them, with * as a wildcard [a selection]",
     )
     plot.add_argument(
         "--quality",
         nargs="+",
         choices=QUALITIES,
         default=["psnr", "ms-ssim-db"],
-        help="one panel each (psnr ms-ssim-db)",
+        help="quality metrics, one panel each [psnr ms-ssim-db]",
     )
-    plot.add_argument("--image", nargs="+", metavar="NAME", help="also the curves of these images")
-    for name, help in (("--bpp", "range of rates"), ("--range", "of quality")):
+    plot.add_argument(
+        "--image", nargs="+", metavar="NAME", help="images whose own curves are drawn too [none]"
+    )
+    for name, help in (
+        ("--bpp", "range of rates in bits per pixel [that of our curves]"),
+        ("--range", "range of quality [that of the curves]"),
+    ):
         plot.add_argument(
             name, nargs=2, type=_number(name), action=_Range, metavar=("FROM", "TO"), help=help
         )
-    plot.add_argument("--log", action="store_true", help="rates on a logarithmic axis")
-    plot.add_argument("--columns", type=int, choices=(1, 2), default=1, help="8.9 or 17.8 cm (1)")
+    plot.add_argument("--log", action="store_true", help="logarithmic axis of rates")
     plot.add_argument(
-        "--height", type=_number("--height", above=0), metavar="CM", help="of the figure"
+        "--columns",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="columns of text that the figure spans: 8.9 or 17.8 cm [1]",
+    )
+    plot.add_argument(
+        "--height",
+        type=_number("--height", above=0),
+        metavar="CM",
+        help="height of the figure in cm [in proportion to its width]",
     )
     plot.add_argument("--serif", action="store_true", help="serif fonts")
     _add_output(plot)
@@ -168,22 +202,29 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     bdrate = _command(commands, "bdrate", "Print BD-rate and BD-quality of curves.")
     _add_results(bdrate)
     bdrate.add_argument(
-        "--against", default="published/sae-2019-mse", metavar="KEY", help="(%(default)s)"
+        "--against",
+        default="published/sae-2019-mse",
+        metavar="KEY",
+        help="key of the anchor curve [%(default)s]",
     )
-    bdrate.add_argument("--curves", nargs="+", metavar="KEY", help="which to compare")
+    bdrate.add_argument(
+        "--curves", nargs="+", metavar="KEY", help="keys of the curves to compare [a selection]"
+    )
     bdrate.add_argument(
         "--each-image",
         action="store_true",
-        help="the means of each image's deltas, not those of the mean curves",
+        help="means of per-image deltas in place of deltas of averaged curves",
     )
     bdrate.add_argument(
-        "--format", choices=TABLE_FORMATS, default="markdown", help="of the table (markdown)"
+        "--format", choices=TABLE_FORMATS, default="markdown", help="format of the table [markdown]"
     )
     bdrate.set_defaults(run=_lazily("sae.measuring.bdrate", "run"))
 
-    compare = _command(commands, "compare", "Show an image at each layer beside other codecs.")
-    compare.add_argument("image", type=_file, metavar="IMAGE", help="to code")
-    compare.add_argument("--crop", type=_crop, metavar="X,Y,W,H", help="show this part")
+    compare = _command(commands, "compare", "Compare an image at each layer with other codecs.")
+    compare.add_argument("image", type=_file, metavar="IMAGE", help="image to code")
+    compare.add_argument(
+        "--crop", type=_crop, metavar="X,Y,W,H", help="part to show, in pixels [the whole image]"
+    )
     _add_peers(compare, PEERS)
     _add_family(compare)
     _add_output(compare)
@@ -192,12 +233,12 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     show = _command(
         commands,
         "show",
-        "Write a page on which an image arrives byte by byte, beside other codecs.",
+        "Write a page on which an image arrives byte by byte, compared with other codecs.",
     )
-    show.add_argument("image", type=_file, metavar="IMAGE", help="to code")
+    show.add_argument("image", type=_file, metavar="IMAGE", help="image to code")
     _add_peers(show, PEERS[:2])
     _add_family(show)
-    _add_written(show, "--output", "plots")
+    _add_written(show, "--output", "plots", "folder to write")
     show.set_defaults(run=_lazily("sae.paper.arrival", "run"))
 
     report = _command(commands, "report", "Write a page of curves, tables and images.")
@@ -207,11 +248,15 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
         type=_folder,
         default="kodak",
         metavar="DIR",
-        help="that were measured (kodak)",
+        help="folder of the measured images [kodak]",
     )
-    report.add_argument("--only", nargs="+", metavar="NAME", help="of images to show")
+    report.add_argument(
+        "--only", nargs="+", metavar="NAME", help="file names of the images to show [all]"
+    )
     _add_checkpoints(report)
-    report.add_argument("--output", default="plots/report.html", metavar="FILE", help="to write")
+    report.add_argument(
+        "--output", default="plots/report.html", metavar="FILE", help="page to write [%(default)s]"
+    )
     report.set_defaults(run=_lazily("sae.paper.report", "run"))
 
     released = _command(commands, "families", "List the released layers and what they reach.")
@@ -221,16 +266,16 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:
-    """Returns the parser of a new command, which says the same of itself in both places."""
+    """Returns the parser of a new command, with one description in both places."""
     return commands.add_parser(name, help=help, description=help)
 
 
 def _add_family(parser: argparse.ArgumentParser) -> None:
     family = parser.add_mutually_exclusive_group()
     names = [family.name for family in FAMILIES]
-    family.add_argument("--family", choices=names, help="layers to use (the best for MSE)")
+    family.add_argument("--family", choices=names, help="family of layers [the best for MSE]")
     family.add_argument(
-        "--metric", choices=METRICS, dest="family", help="the best family for this metric"
+        "--metric", choices=METRICS, dest="family", help="metric whose best family is used [mse]"
     )
     parser.set_defaults(family="mse")
     _add_checkpoints(parser)
@@ -242,7 +287,7 @@ def _add_peers(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
         nargs="+",
         choices=ANCHORS,
         default=default,
-        help=f"to show beside ({' '.join(default)})",
+        help=f"codecs to compare with [{' '.join(default)}]",
     )
 
 
@@ -254,7 +299,7 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         choices=range(len(EFFORTS)),
         default=0,
         metavar=f"0..{len(EFFORTS) - 1}",
-        help="search for better latents, in so many steps for each layer: " + steps + " (0)",
+        help=f"effort of latent optimization, with {steps} steps per layer [0]",
     )
 
 
@@ -264,7 +309,7 @@ def _add_checkpoints(parser: argparse.ArgumentParser) -> None:
         type=_folder,
         default=DEFAULT_FOLDER,
         metavar="DIR",
-        help="of the weights (released)",
+        help="folder of the weights [the released ones]",
     )
 
 
@@ -274,29 +319,29 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         type=_folder,
         default=DEFAULT_RESULTS,
         metavar="DIR",
-        help="of one set (those of Kodak)",
+        help="folder of the results of one set [Kodak's]",
     )
 
 
 def _add_written(
-    parser: argparse.ArgumentParser, name: str, default: str | None, help: str = "to write"
+    parser: argparse.ArgumentParser, name: str, default: str | None, help: str
 ) -> None:
     """Adds a folder that a command writes into, which `main` checks before the command runs."""
-    if default and help == "to write":
-        help += f" ({default})"
+    if default:
+        help += f" [{default}]"
     parser.add_argument(name, type=_folder, default=default, metavar="DIR", help=help)
     written = parser.get_default("written") or ()
     parser.set_defaults(written=(*written, name.lstrip("-")))
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    _add_written(parser, "--output", "plots")
+    _add_written(parser, "--output", "plots", "folder to write")
     parser.add_argument(
         "--format",
         nargs="+",
         choices=FIGURE_FORMATS,
         default=["pdf", "png"],
-        help="of the figures; pgf needs LaTeX (pdf png)",
+        help="formats of the figures; pgf requires LaTeX [pdf png]",
     )
 
 
@@ -322,8 +367,8 @@ def _count(text: str) -> int:
 
 
 def _number(name: str, above: float = -math.inf) -> Callable[[str], float]:
-    """Returns what reads the finite numbers of the option `name`, all of them above a bound."""
-    wanted = "a number" if above == -math.inf else f"a number above {above:g}"
+    """Returns a reader of finite numbers above a bound for the option `name`."""
+    expected = "a number" if above == -math.inf else f"a number above {above:g}"
 
     def read(text: str) -> float:
         try:
@@ -331,14 +376,14 @@ def _number(name: str, above: float = -math.inf) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not above < value < math.inf:
-            raise SaeError(f"{name} takes {wanted}, not {text}.")
+            raise SaeError(f"{name} takes {expected}, not {text}.")
         return value
 
     return read
 
 
 class _Range(argparse.Action):
-    """Keeps two numbers of which the second is larger."""
+    """Stores two numbers, of which the second must be larger."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         if values[0] >= values[1]:
@@ -350,18 +395,18 @@ class _Range(argparse.Action):
 
 
 def _folder(text: str) -> str:
-    """Takes the name of a folder that is there, or of none yet."""
+    """Returns the name of a folder, which need not exist."""
     if os.path.exists(text) and not os.path.isdir(text):
-        raise SaeError(f"{text} is not a folder; name one.")
+        raise SaeError(f"{text} is not a folder; name a folder.")
     return text
 
 
 def _file(text: str) -> str:
-    """Takes the name of a file that is there."""
+    """Returns the name of a file that exists."""
     if os.path.isdir(text):
         raise SaeError(f"{text} is a folder; name a file.")
     if not os.path.exists(text):
-        raise SaeError(f"There is no file {text}; name one that is there.")
+        raise SaeError(f"There is no file {text}; name an existing file.")
     return text
 
 
@@ -370,7 +415,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def command() -> int | None:
         options = parser().parse_args(arguments)
-        # Before TensorFlow is imported, and long before there is something to write.
+        # A folder is checked before TensorFlow is imported, so that no work is lost.
         for name in () if getattr(options, "list", False) else getattr(options, "written", ()):
             if folder := getattr(options, name):
                 files.require_writable(folder)

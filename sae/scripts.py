@@ -31,34 +31,34 @@ if TYPE_CHECKING:
     from sae.model.checkpoint import Store
 
 _HELP = {
-    "latent_depth": "channels of the latent",
-    "hidden_filters": "channels between the convolutions",
-    "gdn": "simplified, or paper: with the square and the root",
-    "transforms": "paper, or shortcut: beside a matrix that begins as a cosine transform",
-    "latent_support": "side of the convolutions that make and read the latent",
-    "post_filter": "channels of two residual blocks that the image of shortcuts passes; 0: none",
-    "step": "a conditional layer's latent is rounded to its multiples; images in [0, 1]",
-    "kernel": "what is learned of a convolution: its taps or their Fourier coefficients",
-    "prior_filters": "channels between the convolutions of a conditional layer's prior",
-    "prior_support": "side of that prior's convolution over the layer's own latent",
-    "prior_slices": "parts of the channels, of which that prior's later ones know the earlier",
-    "lmbda": "weight of the rate in bits per pixel",
+    "latent_depth": "number of latent channels",
+    "hidden_filters": "number of channels between the convolutions",
+    "gdn": "form of GDN; paper has the square and the root",
+    "transforms": "kind of transforms; shortcut adds a matrix initialized to a cosine transform",
+    "latent_support": "kernel size of the convolutions next to the latent",
+    "post_filter": "number of channels of the post filter of shortcut transforms; 0 for none",
+    "step": "quantization step of a conditional latent, for images in [0, 1]",
+    "kernel": "parameterization of kernels: taps or Fourier coefficients",
+    "prior_filters": "number of channels in the context model of a conditional layer",
+    "prior_support": "kernel size of the context model over the layer's own latent",
+    "prior_slices": "number of channel slices of the context model",
+    "lmbda": "weight of the rate, in bits per pixel, in the loss",
     "last_step": "number of steps",
-    "batchsize": "patches per step, over all devices",
+    "batchsize": "number of patches per step, over all devices",
     "patchsize": "side of a patch in pixels, a multiple of 16",
     "small_until": "fraction of the steps with patches of half the side",
-    "optimizer": "adam, or soap: Adam in the eigenbasis of Shampoo's preconditioner",
-    "clip": "gradients are cut to so many times the average of their norm; 0: they are not",
-    "learning_rate": "at first",
-    "final_learning_rate": "at the last step",
+    "optimizer": "optimizer; soap is Adam in the eigenbasis of Shampoo's preconditioner",
+    "clip": "limit of the gradient norm as a multiple of its average; 0 for none",
+    "learning_rate": "initial learning rate",
+    "final_learning_rate": "learning rate at the last step",
     "decay_from": "fraction of the steps after which the learning rate falls",
     "noise": "half width of uniform noise added to the patches",
-    "quantization": "noise for rounding, as published, or mixed: noise in the rate alone",
+    "quantization": "stand-in for rounding; mixed has noise in the rate alone",
     "decoder_from": "fraction of the steps after which the decoder trains alone",
-    "smallest_scale": "photos are shrunk by a random factor between this and 1",
-    "warm_start": "begin with the weights of a checkpoint's folder, or of the layer: below",
-    "crops": "patches cut from a photo each time it is decoded",
-    "seed": "of the initial weights, the noise and the order of patches",
+    "smallest_scale": "smallest of the random factors up to 1 by which photos are shrunk",
+    "warm_start": "folder of the initial weights, or below for those of the layer below",
+    "crops": "number of patches per decoded photo",
+    "seed": "seed of the initial weights, the noise and the order of patches",
 }
 _SPELLINGS = {
     "lmbda": "lambda",
@@ -68,12 +68,12 @@ _SPELLINGS = {
 
 
 def train(name: str, arguments: list[str] | None = None) -> None:
-    """Trains layer `name` as the command line says, and exits."""
+    """Trains layer `name` with the options of the command line, and exits."""
     _run(run_training, training_parser(name), arguments)
 
 
 def test(name: str, arguments: list[str] | None = None) -> None:
-    """Measures the layers up to `name` as the command line says, and exits."""
+    """Measures the layers up to `name` with the options of the command line, and exits."""
     _run(_test, testing_parser(name), arguments)
 
 
@@ -88,28 +88,31 @@ def training_parser(name: str) -> argparse.ArgumentParser:
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of a training, besides the name of the layer."""
+    """Adds the options of a training, all but the name of the layer."""
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
     )
     _add_common(parser)
     parser.add_argument(
-        "--preset", choices=PRESETS, default="default", help="where options are not given (default)"
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="values of the options not given [default]",
     )
     parser.add_argument(
         "--strategy",
         choices=("auto", "single", "cores", "mirrored", "multiworker"),
         default="auto",
-        help="auto: multiworker where TF_CONFIG is set, mirrored where there are several GPUs, "
-        "single elsewhere; cores: the batch divided among the cores of a machine without GPU",
+        help="distribution strategy: auto is multiworker with TF_CONFIG, mirrored with several "
+        "GPUs, else single; cores divides the batch among the cores of a CPU [auto]",
     )
     parser.add_argument(
         "--save_every",
         type=_number("save_every", float),
         default=180,
-        help="seconds (180)",
+        help="seconds between two saved states [180]",
     )
-    parser.add_argument("--force", action="store_true", help="replace a finished layer")
+    parser.add_argument("--force", action="store_true", help="replacement of a finished layer")
     for field in _options():
         # Accepted with underscores, as in the original scripts, and with hyphens.
         names = {field.name, _SPELLINGS.get(field.name, field.name)}
@@ -127,7 +130,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def _number(name: str, kind: type) -> Callable[[str], float]:
-    """Returns the function that reads the number of an option, if it is one that it can have."""
+    """Returns a reader of an option's number, which raises SaeError outside its range."""
 
     def read(text: str) -> float:
         value = kind(text)
@@ -135,7 +138,7 @@ def _number(name: str, kind: type) -> Callable[[str], float]:
             raise SaeError(f"--{'lambda' if name == 'lmbda' else name} {reason}.")
         return value
 
-    # With this, argparse says what is no number at all.
+    # Argparse's message about a malformed number has this name in it.
     read.__name__ = kind.__name__
     return read
 
@@ -150,15 +153,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--family",
         choices=[family.name for family in families.FAMILIES],
-        help="(residual-mse, the paper's layers for MSE)",
+        help="family of layers [residual-mse]",
     )
-    parser.add_argument("--metric", choices=METRICS, help="its family with the paper's layers")
+    parser.add_argument(
+        "--metric", choices=METRICS, help="metric whose residual family is used [mse]"
+    )
     parser.add_argument(
         "--checkpoints",
         type=Path,
         default=TRAINING_FOLDER,
         metavar="DIR",
-        help="of all layers (checkpoints)",
+        help="folder of all layers [checkpoints]",
     )
 
 
@@ -176,7 +181,7 @@ def _store(options: argparse.Namespace) -> Store:
 def _configurations(
     options: argparse.Namespace, family: families.Family
 ) -> tuple[LayerConfig, TrainingConfig]:
-    """Returns the configurations of the preset, but for what the options give."""
+    """Returns the configurations of the preset, with the given options in place of its values."""
     given = {k: v for k, v in vars(options).items() if k in _HELP and v is not None}
     layer, training = defaults(options.name, family, options.preset)
     layer_fields = {field.name for field in dataclasses.fields(layer)}
@@ -243,12 +248,18 @@ def testing_parser(name: str) -> argparse.ArgumentParser:
     parser.set_defaults(name=name)
     _add_common(parser)
     parser.add_argument(
-        "--kodak", type=Path, default=Path("kodak"), metavar="DIR", help="the images (kodak)"
+        "--kodak", type=Path, default=Path("kodak"), metavar="DIR", help="folder of images [kodak]"
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="(results)"
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder of all results [results]",
     )
-    parser.add_argument("--save_images", type=Path, metavar="DIR", help="keep the decoded images")
+    parser.add_argument(
+        "--save_images", type=Path, metavar="DIR", help="folder for the decoded images [none]"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""docs/CLI.md, and the tables of options of a training: made of the parsers and the presets."""
+"""docs/CLI.md and the table of training options, made of the parsers and the presets."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _BEGINNING = """\
 # Command line
 
 This file is made of the programs' own parsers by `make results`. `sae` is `python -m sae`; in a
-clone, `. .venv/bin/activate` readies a shell for both. A user's mistake is one sentence and exit
-status 2; of a folder, what can be done is done, and the exit status is 1.
+clone, `. .venv/bin/activate` prepares a shell for both. An error ends a command with one sentence
+and exit status 2. If some files of a folder fail, the others are processed and the status is 1.
 """
-# Presets, and the kinds of layers, of which the options' values are shown.
+# The tables show the options' values for these presets and kinds of layers.
 _COLUMNS = (("paper", "residual"), ("default", "residual"), ("default", "conditional"))
 _MAKE = """\
 ## make
 
-| target | what it does |
+| target | effect |
 |---|---|
 """
 
@@ -40,8 +40,9 @@ def document(makefile: str) -> str:
     for name, parser in commands().items():
         parts.append(_section(f"sae {name}", parser, 3))
     parts += [
-        _section("python train_base.py", scripts.training_parser("base"), 2),
-        "`train_el1.py` to `train_el4.py` take the same options.",
+        "## `python train_base.py`",
+        "This script and `train_el1.py` to `train_el4.py` each train the layer in their name. They "
+        "take the options of [`sae train`](#sae-train-layer).",
         _section("python test_base.py", scripts.testing_parser("base"), 2),
         "`test_el1.py` to `test_el4.py` take the same options.",
         _section("python -m tools.reproduce", reproduce.parser(), 2),
@@ -76,10 +77,10 @@ def _section(program: str, parser: argparse.ArgumentParser, level: int) -> str:
 
 
 def _call(action: argparse.Action) -> str:
-    """Returns how an argument is written: its spellings, and what follows them."""
+    """Returns the spellings of an argument, each with its metavar."""
     if not action.option_strings:
         return f"`{action.metavar or action.dest}`"
-    # The same in hyphens and in underscores is one spelling.
+    # Spellings that differ only in hyphens and underscores count as one.
     names = sorted({name.replace("_", "-"): name for name in action.option_strings}.values())
     single = action.nargs == 0 or (action.choices and action.nargs is None)
     metavar = action.metavar or ("" if single else action.dest.upper())
@@ -106,7 +107,7 @@ def _targets(makefile: str) -> Iterator[str]:
 
 
 def presets() -> str:
-    """Returns the options of a training, with what each preset has for them."""
+    """Returns the options of a training, with the values of each preset."""
     parser = scripts.training_parser(LAYER_NAMES[0])
     formatter, rows = parser._get_formatter(), []
     fields = {
@@ -122,7 +123,7 @@ def presets() -> str:
 
 
 def _values(field: str, preset: str, kind: str) -> str:
-    """Returns the values of an option from the base up, of both metrics where they differ."""
+    """Returns the values of an option from the base up, for both metrics where they differ."""
     by_metric = {}
     for family in FAMILIES:
         if family.kind == kind:

@@ -1,4 +1,4 @@
-"""The house: five wings, imports one way, and lists that are written once."""
+"""Layering: parts that import one way, and lists that are written once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sae.measuring import anchors, bdrate
 from sae.paper import figures
 
 SAE = Path(__file__).resolve().parent.parent / "sae"
-# What each wing may import, besides itself and the ground floor.
+# Parts that each part may import; itself and the modules below all of them are allowed too.
 MAY = {
     "model": set(),
     "coding": {"model"},
@@ -20,8 +20,8 @@ MAY = {
     "measuring": {"coding", "model"},
     "paper": {"measuring", "coding", "model"},
 }
-# Files under no wing that any of them may import, and that import none.
-GROUND = {"config", "console", "errors", "files", "images", "memory", "metrics", "provenance"}
+# Modules below all parts, which any part may import and which import none.
+BELOW = {"config", "console", "errors", "files", "images", "memory", "metrics", "provenance"}
 
 
 def imported(path: Path) -> set[str]:
@@ -35,20 +35,20 @@ def imported(path: Path) -> set[str]:
     return {name for name in found if name.startswith("sae.")}
 
 
-@pytest.mark.parametrize("wing", MAY)
-def test_a_wing_imports_one_way(wing):
-    for path in (SAE / wing).glob("*.py"):
-        rooms = {name.split(".")[1] for name in imported(path)}
-        assert rooms <= {wing, *MAY[wing], *GROUND}, path
+@pytest.mark.parametrize("part", MAY)
+def test_a_part_imports_one_way(part):
+    for path in (SAE / part).glob("*.py"):
+        parts = {name.split(".")[1] for name in imported(path)}
+        assert parts <= {part, *MAY[part], *BELOW}, path
 
 
-def test_the_ground_floor_imports_no_wing():
-    for name in GROUND:
+def test_the_modules_below_import_no_part():
+    for name in BELOW:
         for path in [*SAE.glob(f"{name}.py"), *SAE.glob(f"{name}/*.py")]:
-            assert not {i.split(".")[1] for i in imported(path)} - GROUND, path
+            assert not {i.split(".")[1] for i in imported(path)} - BELOW, path
 
 
-def test_every_folder_is_a_wing():
+def test_every_folder_is_a_part():
     assert {path.parent.name for path in SAE.glob("*/__init__.py")} == {*MAY, "images"}
 
 
