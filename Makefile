@@ -1,19 +1,19 @@
 # Targets run in .venv, which holds what requirements.lock pins and is made when first needed.
 #
-#   PYTHON   the Python 3.9, 3.10 or 3.11 to make .venv with (looked for)
+#   PYTHON   the Python 3.9, 3.10 or 3.11 to make .venv with [searched for]
 #   DATA     folder of training photos, or several: DATA="a b"; of several, quote those with
 #            spaces once more: DATA="a 'my photos'"
 #   FAMILY   residual-mse, conditional-mse, residual-ms-ssim or conditional-ms-ssim
 #   CHECKPOINTS  folder to train into, and of the lower layers
 #   OPTIONS  further options of the training scripts, such as --preset paper
-#   STEPS    of each layer, in make reproduce: few, to see that all works
+#   STEPS    number of steps of each layer in make reproduce, for a trial
 
 FAMILY = residual-mse
 CHECKPOINTS = checkpoints
 python = .venv/bin/python
-# The lock without its hashes, which pip would ask of every package here.
+# The lock is used without its hashes, which pip would then require of every package.
 install = $(python) -m pip install --disable-pip-version-check -c .venv/pins.txt
-# The folders of DATA as the shell's words; all of it is one folder where there is such a one.
+# The folders of DATA as arguments of the shell; DATA is one folder if that folder exists.
 folders = if test -d "$$DATA"; then set -- "$$DATA"; else eval "set -- $$DATA"; fi
 export DATA
 
@@ -33,7 +33,7 @@ train: .venv/installed  ## train all layers in order: make train DATA=DIR [FAMIL
 	        --checkpoints "$(CHECKPOINTS)" $(OPTIONS) || exit; \
 	done
 
-reproduce: .venv/installed  ## train, measure and draw all of the documents: make reproduce DATA=DIR [STEPS=20]
+reproduce: .venv/installed  ## train, measure and write the documents: make reproduce DATA=DIR [STEPS=20]
 	@test -n "$$DATA" || { echo "Name folders of training photos: make reproduce DATA=DIR" >&2; exit 2; }
 	@$(folders); $(python) -m tools.reproduce --data "$$@" $(if $(STEPS),--steps $(STEPS)) \
 	    $(if $(OPTIONS),--options $(OPTIONS))
@@ -62,7 +62,7 @@ clean:  ## remove .venv, .uv and caches; checkpoints, images and results stay
 	rm -rf .venv .uv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Touched last, so that an installation that failed is taken up again.
+# This file is touched last, so that a failed installation is repeated.
 .venv/installed: requirements.txt requirements.lock
 	@sh tools/make_venv.sh "$(PYTHON)"
 	@sed -n 's/^\([a-z].*[^ ]\) *\\$$/\1/p' requirements.lock > .venv/pins.txt

@@ -24,7 +24,7 @@ TIMEOUT = 30  # seconds without a byte
 
 
 class DownloadError(Exception):
-    """A file cannot be had, told in a few words; `again` where another try may help."""
+    """The reason why a file cannot be downloaded; `again` where another attempt may succeed."""
 
     def __init__(self, message: object, again: bool = True):
         super().__init__(message)

@@ -30,18 +30,18 @@ EFFORTS = (0, 20, 30, 50, 70, 100, 130, 170, 230, 300)
 COARSENESS_UNIT = 1 / 8
 
 
-# The released weights, and what was measured of them: a wheel has them inside the package, a
-# clone beside it.
+# The released weights and their results are inside the package in a wheel, and next to it in a
+# clone.
 _PACKAGE = Path(__file__).resolve().parent
 INSTALLED = (_PACKAGE / "shipped").is_dir()
 _DATA = _PACKAGE / "shipped" if INSTALLED else _PACKAGE.parent
 DEFAULT_FOLDER = _DATA / "checkpoints"
 DEFAULT_RESULTS = _DATA / "results/kodak"
-# Trainings change nothing inside an installed package.
+# Trainings do not write into an installed package.
 TRAINING_FOLDER = Path("checkpoints") if INSTALLED else DEFAULT_FOLDER
 
 
-# Fields with a few values, all of which `sae.model` and `sae.training` have something for.
+# Fields with a few values, each implemented in `sae.model` or `sae.training`.
 CHOICES = {
     "name": LAYER_NAMES,
     "kind": ("residual", "conditional"),
@@ -57,9 +57,9 @@ class Range(NamedTuple):
     """The numbers from `low` to `high`.
 
     Attributes:
-      low: the smallest.
-      high: the largest.
-      above: `low` itself is none of them.
+      low: smallest number.
+      high: largest number.
+      above: whether `low` itself is excluded.
     """
 
     low: float
@@ -76,7 +76,7 @@ class Range(NamedTuple):
         return f"{'above ' if self.above else ''}{self.low:.10g} to {self.high:.10g}"
 
 
-# Where these end, a layer can no longer be trained, or no longer be coded.
+# Beyond these ranges, a layer cannot be trained or cannot be coded.
 RANGES = {
     "latent_depth": Range(1, 2048),
     "hidden_filters": Range(1, 2048),
@@ -102,16 +102,16 @@ RANGES = {
     "seed": Range(0, 2**32 - 1),
     "save_every": Range(0, 1e9),
 }
-# So many frequencies has the cosine transform of a block, which "shortcut" begins with.
+# Number of frequencies of the block cosine transform that initializes "shortcut" transforms.
 _FREQUENCIES = 3 * 16**2
 
 
 def fault(name: str, value: object) -> str | None:
-    """Returns why an option or a field of a configuration cannot have a value, None where it can.
+    """Returns why a field of a configuration cannot have a value, None where it can.
 
     Args:
-      name: of the field.
-      value: of any type, as JSON files have them.
+      name: name of the field.
+      value: value of any JSON type.
     """
     kinds: dict[str, tuple[type | tuple[type, ...], str]] = {
         "int": (int, "a whole number"),
@@ -243,7 +243,7 @@ class TrainingConfig:
 
 _TYPES = {
     **{
-        # The annotations of this file are texts.
+        # Annotations in this file are strings.
         field.name: str(field.type)
         for kind in (LayerConfig, TrainingConfig)
         for field in dataclasses.fields(kind)

@@ -1,4 +1,4 @@
-"""What every command has in common: its exit status, and lines that any terminal can show."""
+"""Common parts of all commands: the exit status, and lines that any terminal can show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from sae.errors import SaeError
 
-# As shells give it: 128 and the number of the signal.
+# Shells report 128 plus the number of the signal.
 _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
@@ -18,15 +18,15 @@ def run(command: Callable[[], int | None], prefix: str = "sae: ") -> int:
     """Runs a command; whatever ends it early is one line on standard error, or none.
 
     Args:
-      command: returns the exit status, None for 0.
-      prefix: begins the lines.
+      command: function that returns the exit status, None for 0.
+      prefix: beginning of each line.
 
     Returns:
       The exit status: 2 for a user's mistake and for what the machine cannot give, 130
-      after Ctrl-C, 141 where nobody reads the output any longer.
+      after Ctrl-C, 141 where the reader of the output is gone.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A terminal may lack a letter; no result is lost for that.
+        # A terminal may lack a character, for which no result should be lost.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
@@ -35,7 +35,7 @@ def run(command: Callable[[], int | None], prefix: str = "sae: ") -> int:
             try:
                 return command() or 0
             finally:
-                # Here, since at the interpreter's exit nothing can be done about a failure.
+                # A failure to flush could not be reported at the interpreter's exit.
                 if sys.stdout:
                     sys.stdout.flush()
     except KeyboardInterrupt:
@@ -45,7 +45,7 @@ def run(command: Callable[[], int | None], prefix: str = "sae: ") -> int:
     except SaeError as error:
         return _refused(f"{prefix}{error}")
     except MemoryError:
-        return _refused(f"{prefix}The memory does not suffice; take smaller images or fewer.")
+        return _refused(f"{prefix}The memory does not suffice; use smaller or fewer images.")
     except OSError as error:
         place = error.filename or "standard output"
         return _refused(f"{prefix}Cannot use {place}: {error.strerror or error}.")
@@ -57,7 +57,7 @@ def show_warnings(prefix: str = "sae: ") -> None:
     """Shows warnings for users as lines, and no others, whatever filters Python has."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", UserWarning)
-    # Some packages' deprecations are both.
+    # The deprecation warnings of some packages are of both classes.
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.showwarning = lambda message, *_: print(f"{prefix}warning: {message}", file=sys.stderr)
 
@@ -69,7 +69,7 @@ def _refused(line: str) -> int:
 
 
 def _silence_broken() -> None:
-    """Points streams that cannot be written to nowhere, or Python would complain at its exit."""
+    """Redirects broken streams to the null device, since Python would fail on them at its exit."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream:

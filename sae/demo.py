@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     evaluation.save(rows, test, store, folder / "results")
     print("\n" + tables.layers(rows))
     curves = results.curves(results.folder(folder / "results", test))
-    # What others published is of Kodak's images, and kodak/ may hold some of one's own.
+    # Published curves are of Kodak's images, while kodak/ may hold other images.
     if test != held_out and not image_set.difference(DEFAULT_RESULTS, images.find(test)):
         shown = results.default(results.curves(DEFAULT_RESULTS))
         curves += [curve for curve in shown if curve.kind == "published"]
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _kodak() -> Path | None:
-    """Returns the folder kodak/ where it has images."""
+    """Returns the folder kodak/ if it has images."""
     folder = Path("kodak")
     try:
         return folder if images.find(folder) else None
@@ -68,7 +68,7 @@ def _kodak() -> Path | None:
 
 
 def _train(store: Store, photos: Path) -> None:
-    # The codec comes first: it says how many threads TensorFlow has.
+    # The codec is imported first, since it sets TensorFlow's number of threads.
     import sae.coding.codec  # noqa: F401
     from sae.training.loop import train
 

@@ -1,16 +1,16 @@
-"""The one error a user can cause, and others in few words."""
+"""The one class of errors a user can cause, and other errors as short texts."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-# What the extra `report` of pyproject.toml installs, by the names of the modules.
+# Names of the modules that the extra `report` of pyproject.toml installs.
 REPORT = ("bjontegaard", "matplotlib", "plotly", "skimage", "textalloc")
 
 
 class SaeError(Exception):
-    """Bad input or a missing file, told in one sentence: what is wrong and what to do.
+    """Bad input or a missing file, in one sentence: what is wrong and what to do.
 
     The command line prints the sentence and exits with status 2. Any other
     exception is a bug and keeps its traceback.
@@ -19,7 +19,7 @@ class SaeError(Exception):
 
 @contextlib.contextmanager
 def explaining_the_extra() -> Iterator[None]:
-    """Turns the lack of a module that only figures and reports need into an SaeError."""
+    """Raises SaeError where a module of the extra `report` is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -27,13 +27,13 @@ def explaining_the_extra() -> Iterator[None]:
         if module not in REPORT:
             raise
         raise SaeError(
-            f"Figures and reports need {module}, which is not installed; run "
+            f"Figures and reports require {module}, which is not installed; run "
             "pip install 'sae[report]'."
         ) from error
 
 
 def in_words(error: Exception) -> str:
-    """Returns what an error of any kind says, in a line."""
+    """Returns the class and the message of any error, in one line."""
     if isinstance(error, MemoryError):
         return "the memory does not suffice"
     lines = str(error).strip().splitlines()

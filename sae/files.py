@@ -18,7 +18,7 @@ Bytes = Union[bytes, bytearray, memoryview, str, Path, BinaryIO]
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`, renamed to `path` if the block succeeds.
+    """Yields a temporary path in the folder of `path`, renamed to `path` if the block succeeds.
 
     Whatever stood at `path` stays until then, and stays for good if the block
     fails; a temporary file never survives. Missing parent folders are made. A
@@ -35,15 +35,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         if plain:
             target.parent.mkdir(parents=True, exist_ok=True)
-        # The name is short, since the target's may be as long as names can be. Some writers choose
-        # the format by the suffix.
+        # The name is short, since the target's may have the greatest length. The suffix stays, by
+        # which some writers choose the format.
         suffix = path.suffix if len(os.fsencode(path.suffix)) < 32 else ""
         descriptor, name = tempfile.mkstemp(
             prefix=".sae-", suffix=suffix, dir=target.parent if plain else None
         )
         os.close(descriptor)
     except OSError as error:
-        raise SaeError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise SaeError(
+            f"Cannot write {path}: {error.strerror or error}; name another file."
+        ) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -57,13 +59,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise SaeError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise SaeError(
+            f"Cannot write {path}: {error.strerror or error}; name another file."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def require_writable(folder: str | Path) -> None:
-    """Refuses a folder that cannot be written into; one that is not there yet may be made.
+    """Refuses a folder that cannot be written into; it need not exist yet.
 
     Raises:
       SaeError: a file stands in its place, or the system does not allow it.
@@ -81,12 +85,11 @@ def require_writable(folder: str | Path) -> None:
 
 
 def require_target(path: str | Path, sources: Iterable[str | Path | int] = ()) -> None:
-    """Refuses a file that `replacing` could not write, or that would take a source's place.
+    """Refuses a target that `replacing` could not write, or that is a source.
 
     Args:
-      path: of the file to write.
-      sources: paths, or descriptors, of the files that are read meanwhile; a link, or
-        another spelling, makes no other file of them.
+      path: path of the file to write.
+      sources: paths or descriptors of the files that are read, under any of their names.
 
     Raises:
       SaeError: `path` is a folder, cannot be written, or is one of the sources.
@@ -99,13 +102,15 @@ def require_target(path: str | Path, sources: Iterable[str | Path | int] = ()) -
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise SaeError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise SaeError(
+            f"Cannot write {path}: {error.strerror or error}; name another file."
+        ) from error
     if _is_plain(path):
         require_writable(Path(os.path.realpath(path)).parent)
 
 
 def require_apart(targets: Iterable[str | Path], sources: Iterable[str | Path | int]) -> None:
-    """Refuses targets that are sources, under whatever name; see `require_target`."""
+    """Refuses targets that are sources, under any of their names; see `require_target`."""
     read = {found: source for source in sources if (found := _identity(source))}
     for target in targets:
         if (found := _identity(target)) in read:
@@ -114,7 +119,7 @@ def require_apart(targets: Iterable[str | Path], sources: Iterable[str | Path | 
 
 
 def _identity(path: str | Path | int) -> tuple[int, int] | None:
-    """Returns what all names of a regular file share, None where there is no such file."""
+    """Returns device and inode of a regular file, None where there is no such file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -123,7 +128,7 @@ def _identity(path: str | Path | int) -> tuple[int, int] | None:
 
 
 def _is_plain(path: str | Path) -> bool:
-    """Whether a path is a regular file or free for one, neither a device nor a pipe."""
+    """Returns whether a path is a regular file or does not exist, unlike a device or a pipe."""
     return os.path.isfile(path) or not os.path.exists(path)
 
 
@@ -139,7 +144,9 @@ def read_bytes(source: Bytes) -> bytes:
         return bytes(source.read() if hasattr(source, "read") else source)
     except OSError as error:
         name = source if isinstance(source, (str, Path)) else getattr(source, "name", "a stream")
-        raise SaeError(f"Cannot read {name}: {error.strerror or error}.") from error
+        raise SaeError(
+            f"Cannot read {name}: {error.strerror or error}; name another file."
+        ) from error
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -12,14 +12,14 @@ _PROC, _CGROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
 
 def require(count: int, task: str) -> None:
-    """Checks that a task finds the memory it takes.
+    """Checks that the memory suffices for a task.
 
     Args:
-      count: number of bytes that the task takes at its peak.
-      task: the task, as the subject of the error.
+      count: peak memory of the task in bytes.
+      task: name of the task, the subject of the error.
 
     Raises:
-      SaeError: the process may not take so much.
+      SaeError: the process may not take as much.
     """
     free = available()
     if count > free:
@@ -30,10 +30,10 @@ def require(count: int, task: str) -> None:
 
 
 def available() -> int:
-    """Returns the bytes that the process may take beside those it has.
+    """Returns the bytes that the process may take in addition to those it has.
 
-    The machine's memory, the limits of its control groups (version 1 and 2) and that of its
-    address space (ulimit -v) count, the memory of other processes does not.
+    Limits are the machine's memory, the control groups (version 1 and 2) and the address space
+    (ulimit -v). Memory of other processes is ignored.
     """
     mapped, resident = _taken()
     limits = [limit - resident for limit in (_physical(), *_cgroups()) if limit is not None]
@@ -80,7 +80,7 @@ def _cgroups() -> list[int]:
                 continue
             group = Path(path.lstrip("/"))
             for folder in (group, *group.parents):
-                # A container sees its own group as the root; "max" is no number.
+                # In a container its own group is the root. The text "max" is skipped as no number.
                 with contextlib.suppress(OSError, ValueError):
                     found.append(int((root / folder / name).read_text()))
     return found

@@ -50,7 +50,7 @@ def _commit() -> str | None:
 
 
 def _cpu() -> str:
-    """Returns the processor's name where the system tells it."""
+    """Returns the processor's name where the system provides it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -49,7 +49,7 @@ def test_any_number_is_taken_or_refused(name, number):
         assert "has to be" in str(error)
         return
     except SystemExit:
-        # No whole number, which argparse says.
+        # Argparse refuses what is not a whole number.
         assert isinstance(number, float)
         return
     found = {k: v for c in configurations for k, v in dataclasses.asdict(c).items()}

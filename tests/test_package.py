@@ -141,7 +141,7 @@ def test_without_the_extra_a_report_names_it(monkeypatch, capsys, command, modul
     monkeypatch.setitem(sys.modules, missing, None)
     assert main(command.split()) == 2
     assert capsys.readouterr().err == (
-        f"sae: Figures and reports need {missing}, which is not installed; run "
+        f"sae: Figures and reports require {missing}, which is not installed; run "
         "pip install 'sae[report]'.\n"
     )
 

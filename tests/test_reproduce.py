@@ -96,7 +96,7 @@ def test_a_part_that_fails_is_named(arguments, monkeypatch, capsys):
 
     monkeypatch.setattr(reproduce, "subprocess", types.SimpleNamespace(run=fail))
     assert reproduce.main(arguments) == 2
-    assert "It ended at: train residual-mse base." in capsys.readouterr().err
+    assert "The part failed: train residual-mse base;" in capsys.readouterr().err
 
 
 def test_a_trial_has_steps(arguments, commands, capsys):

@@ -1,1 +1,1 @@
-"""What a clone needs beside the package: documents, figures and the whole reproduction."""
+"""Tools of a clone, not in the package: documents, figures and the reproduction."""

@@ -2,9 +2,9 @@
 
     python -m tools.complexity
 
-One multiply-accumulate (MAC) is one weight of a kernel, a matrix or a GDN at one position of what
-it is applied to. Images are taken to have sides that are multiples of 16, and zeros beyond their
-borders count as pixels. Range coding, biases and activations are left out.
+One multiply-accumulate (MAC) is one weight of a kernel, a matrix or a GDN at one position of its
+input. Sides of images are assumed to be multiples of 16, and zeros beyond the borders count as
+pixels. Range coding, biases and activations are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family
 
 # Positions per pixel at which a kernel is applied, by a pattern of its name in weights.npz; a
-# transposed convolution is applied where it reads.
+# transposed convolution is applied at the positions of its input.
 _DENSITIES = {
     r"(analysis|synthesis)/matrix": 1 / 256,
     r"analysis/(conv_0/kernel|gdn_0/reparam_gamma)": 1 / 16,
@@ -36,14 +36,14 @@ _DENSITIES = {
     r"foretell/kernel": 1 / 256,
     r"bottleneck/(below_\d|own|own_embedding|same_embedding|joint_\d|mean|scale)/kernel": 1 / 256,
     r"bottleneck/same": 1 / 256,
-    # Biases, and what only makes the tables of the range coder.
+    # Biases, and weights that only serve to make the tables of the range coder, cost nothing.
     r".*bias|.*reparam_beta|bottleneck/(phase|slice_bias|DeepFactorized/.*)|.*kernel_imag": 0.0,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Complexity:
-    """What one layer costs.
+    """The complexity of one layer.
 
     Attributes:
       parameters: number of trained values.
@@ -71,7 +71,7 @@ def of_family(family: Family, checkpoints: Path = DEFAULT_FOLDER) -> dict[str, C
             decode = below_decode + macs["synthesis"]
             below_encode, below_decode = below_encode + macs["analysis"], decode
         else:
-            # Every prior is run on the way; one synthesis makes the image.
+            # Every prior is run, but only one synthesis.
             encode = below_encode + macs["analysis"] + macs["foretell"] + macs["bottleneck"]
             below_decode += macs["bottleneck"]
             decode = below_decode + macs["foretell"] + macs["synthesis"]
@@ -85,11 +85,11 @@ def count(shapes: dict[str, tuple[int, ...]], config: dict) -> dict[str, float]:
     """Returns MACs per pixel of a layer's analysis, synthesis, foretell and bottleneck.
 
     Args:
-      shapes: of the arrays in weights.npz, by name.
+      shapes: shapes of the arrays in weights.npz, by name.
       config: "latent_depth" and "prior_slices" as layer.json has them.
 
     Raises:
-      SaeError: an array is not known here, so the count would be too small.
+      SaeError: an array is unknown, so that the count would be too small.
     """
     macs = dict.fromkeys(("analysis", "synthesis", "foretell", "bottleneck"), 0.0)
     for name, shape in shapes.items():
@@ -127,7 +127,13 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m tools.complexity",
         description="Count parameters and MACs per pixel of the trained layers.",
     )
-    parser.add_argument("--checkpoints", type=Path, default=DEFAULT_FOLDER, metavar="DIR")
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        metavar="DIR",
+        help="weights [the released ones]",
+    )
     options = parser.parse_args(arguments)
     print(f"{'layer':<28}{'parameters':>12}{'encode, kMAC/pixel':>22}{'decode, kMAC/pixel':>22}")
     for family in FAMILIES:

@@ -1,9 +1,9 @@
-"""`make results`: writes what the documents show of results/, checkpoints/ and the parsers.
+"""`make results`: writes the documents from results/, checkpoints/ and the parsers.
 
     python -m tools.documents
 
-docs/RESULTS.md and docs/CLI.md are written wholly; of README.md, docs/TRAINING.md and
-docs/models/ what lies between markers, such as <!-- results --> and <!-- /results -->.
+docs/RESULTS.md and docs/CLI.md are written wholly. README.md, docs/TRAINING.md and docs/models/ are
+written between markers, such as <!-- results --> and <!-- /results -->.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FIGURE = Path("plots/kodak.png")
 ALL_CURVES = Path("plots/kodak-all.png")
 EFFORTS = Path("plots/effort.png")
 TRAINING = Path("plots/training.png")
-# The README's curves, and what its legend calls them.
+# The README's curves, and their names in its legend.
 _FIRST_CURVES = {
     "conditional-mse": "ours (conditional-mse)",
     "residual-mse": "ours (residual-mse)",
@@ -43,17 +43,17 @@ _FIRST_CURVES = {
     "published/jpeg-2000-openjpeg": "JPEG 2000",
     "published/bpg-dense": "BPG",
 }
-# Further ones than those of `sae plot`, whose curve of printed rates is left out.
+# Curves in addition to those of `sae plot`, of which the curve of printed rates is left out.
 _FURTHER_CURVES = "published/dpict-2022", "published/dpict-2022-ms-ssim", "published/ctc-2023"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """What documents are made of.
+    """The sources of the documents.
 
     Attributes:
-      images: the set that is shown, in words.
-      curves: of that set.
+      images: set that is shown, in words.
+      curves: curves of that set.
       singles: curves of bases trained alone, by their lambda.
       sets: curves of other sets of images, by the name of the set.
       records: contents of layer.json, by family and layer.
@@ -71,7 +71,7 @@ class Sources:
     def load(
         cls, folder: str | Path = DEFAULT_RESULTS, checkpoints: str | Path = DEFAULT_FOLDER
     ) -> Sources:
-        """Reads results/<set>, what lies beside it, and the checkpoints."""
+        """Reads results/<set>, the results next to it, and the checkpoints."""
         folder, checkpoints = Path(folder), Path(checkpoints)
         singles = {
             path.name[len("single-") :]: results.curves(path / folder.name)
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     """Writes all documents and figures below a folder.
 
     Raises:
-      SaeError: there are no results, or a document lacks a place for them.
+      SaeError: there are no results, or a document lacks markers.
     """
     output = Path(options.output)
     sources = Sources.load(options.results, options.checkpoints)
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def texts(sources: Sources) -> dict[Path, str]:
-    """Returns the texts of all documents that are written, by their paths."""
+    """Returns the texts of all written documents by path."""
     found = sources.curves
     written = {
         Path("README.md"): {
@@ -138,7 +138,7 @@ def texts(sources: Sources) -> dict[Path, str]:
 
 
 def _filled(path: Path, parts: dict[str, str]) -> str:
-    """Returns the text of a document with what lies between its markers written anew."""
+    """Returns the text of a document with new parts between its markers."""
     text = (ROOT / path).read_text(encoding="utf-8")
     for name, part in parts.items():
         text = filled(text, name, part)
@@ -158,7 +158,7 @@ def filled(text: str, name: str, part: str) -> str:
 
 
 def digests(sources: Sources) -> dict[Path, str]:
-    """Returns digests of what there is for each figure to show, which their files keep."""
+    """Returns digests of the data of each figure, which are stored in the figures' files."""
     facts = {
         FIGURE: list(map(dataclasses.asdict, _first_curves(sources.curves))),
         ALL_CURVES: list(map(dataclasses.asdict, _all_curves(sources.curves))),
@@ -173,7 +173,7 @@ def digests(sources: Sources) -> dict[Path, str]:
 
 
 def draw(path: Path, sources: Sources) -> Figure:
-    """Returns one of the figures that `digests` names."""
+    """Returns one of the figures in `digests`."""
     if path == FIGURE:
         return figures.rd(_first_curves(sources.curves))
     if path == ALL_CURVES:
@@ -191,7 +191,7 @@ def _first_curves(found: Sequence[Curve]) -> list[Curve]:
         for key, name in _FIRST_CURVES.items()
         if key in by_key
     ]
-    # In so small a figure there is room for the names of one curve's layers.
+    # A figure of this size has room for the layer names of one curve.
     named[1:] = [dataclasses.replace(one, labels=[""] * len(one.labels)) for one in named[1:]]
     return named or results.default(found)
 
@@ -202,7 +202,7 @@ def _all_curves(found: Sequence[Curve]) -> list[Curve]:
 
 
 def _losses(sources: Sources) -> dict[str, list[tuple[float, float]]]:
-    """Returns held-out losses after so many patches, by family and layer."""
+    """Returns pairs of patches and held-out loss, by family and layer."""
     losses = {}
     for family, records in sources.records.items():
         for name, record in records.items():

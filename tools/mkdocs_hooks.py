@@ -1,7 +1,7 @@
-"""What the site has besides docs/: pages of the top folder, a page for each module, the order.
+"""Additions to docs/ on the site: pages of the top folder, a page per module, and the order.
 
-Documents link to one another as they lie in the repository. On the site, a link to a page or to a
-picture leads there, and one to any other file becomes its text.
+Links in documents are paths in the repository. On the site, links to pages and pictures are
+adapted, and a link to any other file is replaced by its text.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-# Pages by their files in the repository.
+# Pages on the site by the files in the repository.
 TOP = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "CHANGELOG.md": "CHANGELOG.md",
 }
-# These documents come first in the navigation, as far as they are there; the others follow.
+# Documents that come first in the navigation, if they exist.
 FIRST = ("CLI.md", "TRAINING.md", "RESULTS.md", "ARCHITECTURE.md", "FORMAT.md", "ABLATIONS.md")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
@@ -47,9 +47,9 @@ def rewritten(text: str, source: str, known: dict[str, str], pictures: set[str])
     """Returns the text of a document with the links of the site.
 
     Args:
-      text: Markdown.
+      text: Markdown text.
       source: path of the document in the repository.
-      known: `pages`.
+      known: result of `pages`.
       pictures: paths of pictures in the repository, the same on the site.
     """
     page = PurePosixPath(known[source])

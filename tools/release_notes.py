@@ -1,8 +1,8 @@
-"""Prints what CHANGELOG.md has on a release, named by its tag:
+"""Prints the section of CHANGELOG.md on a release, given by its tag:
 
 python tools/release_notes.py v1.0.0
 
-The exit status is 1 where the package has another version, or CHANGELOG.md has nothing on it.
+The exit status is 1 where the package has another version, or CHANGELOG.md has no section on it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m tools.reproduce --data DIR
 
 Runs the commands of the documents one after the other, into a folder of its own.
-What a former run finished there stays, and what it began is resumed.
+Finished parts of an earlier run are kept, and unfinished ones are resumed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from sae.model import families
 from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family
 
-# Where the scripts are.
+# Folder of the scripts.
 _ROOT = Path(__file__).resolve().parents[1]
-# Of the encoder, which here searches as little as can be.
+# Efforts of the encoder in a trial, the lowest two.
 _SMOKE_EFFORTS = 0, 1
 
 
@@ -36,10 +36,10 @@ class Part:
     """One command of the reproduction.
 
     Attributes:
-      title: what it does.
-      command: its words.
-      done: a former run has finished it.
-      hours: of one core, as recorded of what is released; None where that is not known.
+      title: title for the user.
+      command: arguments of the command.
+      done: whether an earlier run has finished it.
+      hours: recorded hours of one core for the released results; None where unknown.
     """
 
     title: str
@@ -89,14 +89,14 @@ def run(options: argparse.Namespace) -> None:
       SaeError: photos or images are missing, or a part failed.
     """
     if options.steps is not None and options.steps < 1:
-        raise SaeError(f"A training has at least one step; --steps {options.steps} has none.")
+        raise SaeError(f"A training cannot have {options.steps} steps; give --steps of 1 or more.")
     for folder in options.data:
         images.find(folder, recursive=True)
     images.find(options.images)
     plan = list(parts(options))
     print(overview(plan), flush=True)
     target = _results(options)
-    # What others published is of Kodak.
+    # Published curves are of Kodak alone.
     if target.name == Path(DEFAULT_RESULTS).name:
         published = Path(DEFAULT_RESULTS) / "published"
         shutil.copytree(published, target / "published", dirs_exist_ok=True)
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
         if not part.done:
             print(shlex.join(part.command), flush=True)
             if subprocess.run(part.command, cwd=_ROOT).returncode:
-                raise SaeError(f"It ended at: {part.title}. The same command goes on from there.")
+                raise SaeError(f"The part failed: {part.title}; the same command resumes there.")
     print(f"\nREADME.md, docs/ and plots/ are in {_folder(options)}.")
 
 
@@ -113,7 +113,7 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
     """Yields the commands in order: each family's trainings and measurements, then the rest.
 
     Args:
-      options: data, images, families, steps and options of the command.
+      options: options of `parser`.
     """
     folder, target = _folder(options), _results(options)
     checkpoints = ["--checkpoints", str(folder / "checkpoints")]
@@ -154,19 +154,19 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
 
 
 def overview(plan: list[Part]) -> str:
-    """Returns how long each command takes, and all that are left together."""
-    lines = ["hours of one core, as recorded of what is released here:"]
+    """Returns a table of the hours of each command, and of all unfinished ones together."""
+    lines = ["hours of one core, as recorded for the released results:"]
     for part in plan:
         hours = "-" if part.hours is None else f"{part.hours:.2f}"
         lines.append(f"{'done' if part.done else hours:>8}  {part.title}")
     left = [part.hours for part in plan if not part.done]
     unknown = left.count(None)
-    rest = f", and {unknown} of which that is not known" if unknown else ""
+    rest = f", and {unknown} of unknown duration" if unknown else ""
     return "\n".join([*lines, f"{sum(hours or 0 for hours in left):8.2f}  together{rest}"])
 
 
 def _folder(options: argparse.Namespace) -> Path:
-    """Returns the folder of a reproduction, another one for each number of steps."""
+    """Returns the folder of a reproduction, distinct for each number of steps."""
     return Path(options.folder + (f"-{options.steps}" if options.steps else "")).resolve()
 
 
@@ -175,7 +175,7 @@ def _results(options: argparse.Namespace) -> Path:
 
 
 def _measured(store: Store, target: str | Path, effort: int) -> dict | None:
-    """Returns the results of all layers of a family, if they are of those that are there."""
+    """Returns the results of all layers of a family, None where they are of other weights."""
     name = store.family.layers[-1]
     found = store.describe(name)
     return found and results.of_layer(target, store.family, name, found["fingerprint"], effort)

@@ -1,4 +1,4 @@
-"""Tables of results in Markdown: what the documents show of results/ and checkpoints/."""
+"""Tables of results/ and checkpoints/ in Markdown, for the documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sae.measuring.results import Curve
 from sae.model.families import Family
 from tools.complexity import Complexity
 
-# What every family is compared with, by the metric that both are trained for.
+# Anchors of the comparisons, by the metric of the training.
 _ANCHORS = {
     "mse": (
         "published/sae-2019-mse",
@@ -41,7 +41,7 @@ _ANCHORS = {
         "anchors/avif",
     ),
 }
-# The README's choice of them.
+# Anchors in the README.
 _FIRST_ANCHORS = (
     "published/sae-2019-mse",
     "published/jpeg-2000-openjpeg",
@@ -51,7 +51,7 @@ _FIRST_ANCHORS = (
     "published/dpict-2022",
     "published/ctc-2023",
 )
-# A single model for one rate, in the table of what layers cost.
+# Single model in the table of the cost of scalability.
 _SINGLE_MODEL = "published/balle-2017-mse"
 
 
@@ -105,7 +105,7 @@ def best_rates(found: Sequence[Curve]) -> str:
 
 
 def layers(ours: Curve, found: Sequence[Curve]) -> str:
-    """Returns rate and quality of our layers beside the paper's."""
+    """Returns rate and quality of our layers and of the paper's."""
     paper = next((c for c in found if c.key == _ANCHORS[ours.optimised_for][0]), None)
     titles = ["layers", "bpp", "PSNR", "MS-SSIM", "paper: bpp", "PSNR", "MS-SSIM"]
     rows = [
@@ -134,7 +134,7 @@ def deltas(ours: Curve, found: Sequence[Curve]) -> str:
 
 
 def efforts(found: Sequence[Curve]) -> str:
-    """Returns what latent optimization costs and saves."""
+    """Returns time and rate savings of latent optimization."""
     titles = ["curve", "steps per layer", "core seconds per image", "per megapixel"]
     titles += ["BD-rate against effort 0, PSNR", "MS-SSIM (dB)"]
     rows = []
@@ -148,10 +148,10 @@ def efforts(found: Sequence[Curve]) -> str:
 
 
 def single_models(found: Sequence[Curve], singles: dict[str, Sequence[Curve]]) -> str:
-    """Returns what layers for MSE spend, and one model for the same PSNR.
+    """Returns the rates of layers for MSE and of a single model of the same PSNR.
 
     Args:
-      found: the curves of one set of images.
+      found: curves of one set of images.
       singles: curves of bases trained alone, by their lambda.
     """
     other = next((c for c in found if c.key == _SINGLE_MODEL), None)
@@ -237,8 +237,8 @@ def costs(records: dict[str, dict], complexity: dict[str, Complexity], sizes: di
 
     Args:
       records: contents of layer.json, by layer.
-      complexity: of each layer.
-      sizes: bytes of each layer's weights.npz.
+      complexity: complexity of each layer.
+      sizes: number of bytes of each layer's weights.npz.
     """
     titles = ["layers", "channels", "parameters", "encode, kMAC/pixel", "decode, kMAC/pixel"]
     titles += ["weights, MB", "fingerprint"]
@@ -258,7 +258,7 @@ def costs(records: dict[str, dict], complexity: dict[str, Complexity], sizes: di
 
 
 def trainings(family: Family, records: dict[str, dict], found: Sequence[Curve]) -> str:
-    """Returns how the layers of a family were trained, and what they reach."""
+    """Returns training and results of the layers of a family."""
     titles = ["layers", "lambda", "steps", "patches", "hours", "held-out loss"]
     titles += ["bpp", "PSNR", "MS-SSIM"]
     ours = next((c for c in found if c.plain and c.family == family), None)

@@ -11,8 +11,8 @@ from tools import result_tables
 _BEGINNING = """\
 # Results
 
-All of this file is made of `results/` by `make results`; `make reproduce DATA=DIR` trains,
-measures and writes all of it from nothing. To measure one family again:
+`make results` writes this file from `results/`. `make reproduce DATA=DIR` trains and measures
+everything in it anew. To measure one family again:
 
     make kodak                                       # download the images
     python -m sae evaluate kodak --family residual-mse
@@ -23,8 +23,8 @@ RGB, as `tf.image.ssim_multiscale` gives it; in dB it is -10 log10(1 - MS-SSIM).
 on the image decoded from those bytes alone. A figure of a set is the mean over its images. A
 BD-rate is the mean difference of rates at equal quality: negative where ours spend fewer bits. The
 shared range of quality stands in brackets. Averaged curves have one point per setting, the mean of
-all images; a mean per image is that of the BD-rates of the single images, which is known for the
-codecs that were measured here. Published curves come from the sources [below](#published-curves).
+all images. A mean per image is the mean of per-image BD-rates, known for codecs that were measured
+here. Published curves come from the sources [below](#published-curves).
 
 The encoder of `conditional-mse` chooses coarser quantization steps for images with much detail.
 This raises the mean of PSNRs at a given mean rate. Averaged curves therefore favor it more than
@@ -35,20 +35,21 @@ _AXIS = """\
 
 Every rate in the authors' table, times 3 H W / 8, is a whole number of bytes. The rates are thus
 bits per color sample, a third of the bits per pixel. `published/sae-2019-mse` and
-`published/sae-2019-ms-ssim` have them converted to bits per pixel, and all comparisons use these;
-the curves whose keys end in `-as-printed` have the printed numbers.
+`published/sae-2019-ms-ssim` are converted to bits per pixel, and all comparisons use these. Curves
+whose keys end in `-as-printed` have the printed numbers.
 """
 _SINGLE = """\
 ## What scalability costs
 
-The rate of layers for MSE, and that of a single model for the same PSNR. Ballé 2017 has at least
-128 filters. A base alone has the channels of the layer that was trained for the same lambda.
+The table gives the rates of layers for MSE and of a single model of the same PSNR. Ballé 2017 has
+at least 128 filters. A base alone has the channels of the layer that was trained for the same
+lambda.
 """
 _SETS = """\
 ## Other images
 
-Against JPEG 2000 (Pillow), on photos that no layer was trained on, larger or smaller than Kodak's.
-Per image, `conditional-mse` spends more bits on drawings and on large, smooth photos.
+The table compares with JPEG 2000 (Pillow) on photos outside the training. Their sizes differ from
+Kodak's. Per image, `conditional-mse` spends more bits on drawings and on large, smooth photos.
 
     python -m sae anchors held-out --codecs jpeg2000
     python -m sae evaluate held-out --family conditional-mse
@@ -57,8 +58,8 @@ _EFFORT = """\
 ## Latent optimization
 
 `--effort` optimizes the latents of every image by stochastic Gumbel annealing (SGA). The stream
-is decoded as fast as any. Seconds are those of one core. Those of `conditional-mse/effort-5` are
-by the clock, on cores that had other work.
+is decoded as fast as any. Seconds are processor seconds of one core, but those of
+`conditional-mse/effort-5` are wall-clock seconds on busy cores.
 """
 
 
@@ -71,7 +72,7 @@ def document(
     """Returns the text of docs/RESULTS.md.
 
     Args:
-      found: the curves of the set that is shown.
+      found: curves of the set that is shown.
       singles: curves of bases trained alone, by their lambda.
       sets: curves of other sets of images, by the name of the set.
       plots: names of the figures that are drawn.
@@ -100,7 +101,7 @@ def _figure(name: str, title: str, plots: Sequence[str]) -> str:
 
 
 def _sample(ours: Sequence[Curve]) -> str:
-    """Returns what a test script prints, shortened."""
+    """Returns the output of a test script, shortened."""
     if not ours:
         return ""
     lines = tables.images(ours[0].images[min(2, len(ours[0].images) - 1)]).splitlines()

@@ -34,7 +34,7 @@ RECORD_BYTES = _RECORD.size + _CHECKSUM.size
 
 
 class Header(NamedTuple):
-    """What a stream says of its image.
+    """The properties of the image of a stream.
 
     Attributes:
       family: of the layers.
@@ -64,7 +64,7 @@ class Stream(NamedTuple):
     """A parsed stream.
 
     Attributes:
-      header: what it says of its image.
+      header: properties of its image.
       records: its complete layers, base first; at least one.
       cut: whether more bytes follow them, of a layer that is not complete.
     """

@@ -110,7 +110,7 @@ def encode(
       target_psnr: add no layer once the 8-bit decoded image has this PSNR in dB.
       max_pixels: larger images are refused.
       progress: of a search.
-      background: colour behind an image that is transparent.
+      background: color behind transparent pixels.
 
     Returns:
       The stream and what was reached, which with all layers may be less than a target.
@@ -378,7 +378,7 @@ def _require_memory(width: int, height: int, name: str = "An image") -> None:
 def _array(image: Image, max_pixels: int, background: str | None) -> np.ndarray:
     """Returns the image as uint8 [H, W, 3]."""
     if not isinstance(image, np.ndarray):
-        # Before gigabytes are decoded that the layers have no room for.
+        # The check comes before the image is decoded, which alone may take gigabytes.
         name = str(image) if isinstance(image, (str, Path)) else "An image"
         _require_memory(*images.size(image, max_pixels), name)
         return images.read(image, max_pixels, background)

@@ -112,7 +112,7 @@ class Span(NamedTuple):
 
 def windows(sides: Sequence[int]) -> list[tuple[Span, Span]]:
     """Returns windows of one size, whose searched parts make up a latent of two sides."""
-    return list(itertools.product(*map(_spans, sides)))  # type: ignore[arg-type]  # Two.
+    return list(itertools.product(*map(_spans, sides)))  # type: ignore[arg-type]
 
 
 def _spans(side: int) -> list[Span]:

@@ -1,7 +1,7 @@
 """The codec on files and folders: the commands compress, decompress, info, truncate, extend.
 
 A name of "-" is standard input or output. Each command returns its exit
-status; what it has to say goes to standard error. TensorFlow is imported only
+status; messages go to standard error. TensorFlow is imported only
 where images are coded.
 """
 
@@ -51,7 +51,7 @@ def compress(options: argparse.Namespace) -> int:
         _say_stream(source, encoded.data, encoded.psnr)
         psnr_missed = encoded.psnr is not None and encoded.psnr < options.target_psnr
         if encoded.bpp < (options.target_bpp or 0) or psnr_missed:
-            warnings.warn("The target is not reached with all layers.", stacklevel=2)
+            warnings.warn("All layers together do not reach the target.", stacklevel=2)
 
     return _each(jobs, run)
 
@@ -133,11 +133,11 @@ def info(options: argparse.Namespace) -> int:
 
 
 class _Jobs(NamedTuple):
-    """What a command reads and writes.
+    """The sources and targets of a command.
 
     Attributes:
       pairs: names of sources and targets.
-      of_folder: they are those of a folder.
+      of_folder: whether they are the files of a folder.
     """
 
     pairs: Sequence[tuple[str, str]]
@@ -145,11 +145,10 @@ class _Jobs(NamedTuple):
 
 
 def _jobs(source: str, target: str, find: Callable[[str], list[Path]], suffix: str) -> _Jobs:
-    """Returns one file and its target, or all that `find` finds in a folder, with theirs.
+    """Returns a file and its target, or the files that `find` returns and their targets.
 
     Raises:
-      SaeError: something is in the way of reading or writing them, as far as that
-        can be found before the work.
+      SaeError: a file cannot be read or written, as far as this can be checked in advance.
     """
     if source == "-" or not os.path.isdir(source):
         if source != "-" and not os.path.exists(source):
@@ -167,9 +166,11 @@ def _jobs(source: str, target: str, find: Callable[[str], list[Path]], suffix: s
         if key in made:
             raise SaeError(f"{path} and {made[key]} would both become {other}; rename one.")
         made[key] = path
-        # A stream gives way to the next one, but a picture beside it may be the only one.
+        # A stream may be replaced by the next one, but a picture near it may be the original.
         if suffix != ".sae" and os.path.exists(key) and _inside(key, source):
-            raise SaeError(f"{other} would be replaced, beside its stream; name another folder.")
+            raise SaeError(
+                f"{other}, in the folder of its stream, would be replaced; name another folder."
+            )
     files.require_apart(targets, found)
     return _Jobs([(str(path), str(other)) for path, other in zip(found, targets)], of_folder=True)
 
@@ -179,7 +180,7 @@ def _inside(path: str, folder: str) -> bool:
 
 
 def _check_target(target: str, sources: Sequence[str], suffix: str) -> None:
-    """Refuses a name for one file that cannot be written, is read, or has another suffix."""
+    """Refuses a target that cannot be written, is a source, or has the wrong suffix."""
     if target == "-":
         return
     found = Path(target).suffix.lower()
@@ -191,7 +192,7 @@ def _check_target(target: str, sources: Sequence[str], suffix: str) -> None:
 
 
 def _each(jobs: _Jobs, run: Callable[[str, str], None]) -> int:
-    """Runs on every job; in a folder, past those that fail.
+    """Runs every job; in a folder, failed jobs do not stop the others.
 
     Returns:
       The exit status: 1 where files of a folder were left out, which are named, else 0.
@@ -211,7 +212,7 @@ def _each(jobs: _Jobs, run: Callable[[str, str], None]) -> int:
         except SaeError as error:
             _say(f"sae: {error}")
             status = 1
-        # Whatever one file brings about, the others of its folder are done.
+        # An error in one file must not stop the others of its folder.
         except Exception as error:
             _say(f"sae: {source}: It is left out ({in_words(error)}).")
             status = 1
@@ -219,17 +220,17 @@ def _each(jobs: _Jobs, run: Callable[[str, str], None]) -> int:
 
 
 def _find_streams(folder: str) -> list[Path]:
-    """Returns the streams of a folder, by suffix or by content; hidden files are left out."""
+    """Returns the streams of a folder by suffix or content, without hidden files."""
     found = sorted(
         path
         for path in Path(folder).iterdir()
         if not path.name.startswith(".")
         and (path.suffix.lower() == ".sae" or _begins_as_stream(path))
-        # A link that leads nowhere is named when it is read.
+        # A broken link is listed, so that reading it reports the error.
         and (path.is_file() or not path.exists())
     )
     if not found:
-        raise SaeError(f"There is no .sae file in {folder}.")
+        raise SaeError(f"There is no .sae file in {folder}; name a folder of streams.")
     return found
 
 
@@ -261,7 +262,7 @@ def _write(target: str, data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise SaeError(f"Cannot write standard output: {error.strerror}.") from error
+        raise SaeError(f"Cannot write standard output: {error.strerror}; name a file.") from error
 
 
 def _say(line: str) -> None:
@@ -270,7 +271,7 @@ def _say(line: str) -> None:
 
 
 def _say_stream(source: str, data: bytes, psnr: float | None = None) -> None:
-    """Says of a file what stream was made of it."""
+    """Prints size and rate of the stream of a file."""
     header, records, _ = bitstream.parse(data, max_pixels=sys.maxsize)
     layers, last = len(records), bitstream.layer_name(len(records) - 1)
     reached = f"{8 * len(data) / (header.width * header.height):.4f} bpp"
@@ -281,7 +282,7 @@ def _say_stream(source: str, data: bytes, psnr: float | None = None) -> None:
 
 @contextlib.contextmanager
 def _searching(source: str, effort: int) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far a search has come, and takes the bar away after it."""
+    """Shows the progress of a search in a bar, which is then removed."""
     with tqdm(desc=source, unit="step", leave=False, disable=not effort) as bar:
 
         def progress(done: int, of: int) -> None:
@@ -310,6 +311,6 @@ def _telling(source: str) -> Iterator[None]:
 
 
 def _named(source: str, message: object) -> str:
-    """Puts the file's name before a message that does not have it."""
+    """Returns the message, with the file's name before it where it has none."""
     named = re.search(rf"^Cannot write |(^|\s){re.escape(source)}([\s:;,.]|$)", str(message))
     return str(message) if named else f"{source}: {message}"

@@ -1,4 +1,4 @@
-"""Images as uint8 [H, W, 3] arrays in sRGB: read, padded, written; the sample photos."""
+"""Images as uint8 [H, W, 3] arrays in sRGB: reading, padding, writing, and sample photos."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ SUFFIXES = frozenset(
         *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
     ]
 )
-# At the peak of reading, without and with an alpha channel.
+# Bytes per pixel at the peak of reading, without and with an alpha channel.
 _BYTES_PER_PIXEL, _BYTES_PER_PIXEL_WITH_ALPHA = 12, 24
 
-# Formats that files show by their first bytes, as Pillow names them.
+# Formats recognized by the first bytes of a file, under Pillow's names.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "AVIF")
 
-# The photos that scikit-image carries in its package. Its data folder has more
-# files: drawings, masks, texts.
+# The photos in the package scikit-image, whose data folder also has drawings, masks and texts.
 _SAMPLE_PHOTOS = (
     "astronaut.png",
     "brick.png",
@@ -66,9 +65,9 @@ def read(source: Source, max_pixels: int = MAX_PIXELS, background: str | None = 
     a warning.
 
     Args:
-      source: a path, or a binary file that can be read and sought.
-      max_pixels: larger images are refused before they are decoded.
-      background: color behind what is transparent, as CSS writes it.
+      source: path, or seekable binary file.
+      max_pixels: largest number of pixels of an image that is decoded.
+      background: color behind transparent pixels, as CSS writes it.
 
     Returns:
       uint8 [H, W, 3].
@@ -89,7 +88,7 @@ def size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Returns the (width, height) that `read` would give, from the file's header alone.
 
     Raises:
-      SaeError: as `read`, as far as the header shows it.
+      SaeError: as `read`, as far as the header reveals it.
     """
     with _opened(source, max_pixels) as opened:
         width, height = opened.image.size
@@ -98,18 +97,18 @@ def size(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def find(folder: str | Path, recursive: bool = False) -> list[Path]:
-    """Returns the images of a folder by suffix or content, sorted; hidden files are left out.
+    """Returns the images of a folder by suffix or content, sorted, without hidden files.
 
     Args:
-      folder: where to look.
-      recursive: look in its subfolders too, also in those behind symbolic links.
+      folder: path of the folder.
+      recursive: whether subfolders are included, also those behind symbolic links.
 
     Raises:
       SaeError: there is no such folder, or no image in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise SaeError(f"{folder} is not a folder; name one that holds images.")
+        raise SaeError(f"{folder} is not a folder; name a folder of images.")
     found = sorted(
         path
         for place in (_folders(folder) if recursive else [folder])
@@ -124,10 +123,10 @@ def find(folder: str | Path, recursive: bool = False) -> list[Path]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    """Yields a folder and those below it, each once: by its own path where it has one there."""
+    """Yields a folder and all folders below it, each once, by a path without links if any."""
     seen, waiting = set(), [folder]
     while waiting:
-        # Links are not followed here, but wait, so that they may lead around in circles.
+        # Links are followed after all other folders, and only to new ones, so that loops end.
         for place, names, _ in os.walk(waiting.pop(0)):
             real = os.path.realpath(place)
             names[:] = [] if real in seen else [n for n in names if not n.startswith(".")]
@@ -139,13 +138,13 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Whether a file of another suffix begins as images do."""
+    """Returns whether a file of another suffix begins like an image."""
     try:
         with Image.open(path, formats=_FORMATS):
             return True
     except Image.DecompressionBombError:
         return True
-    except Exception:  # Pillow's readers raise of every kind on other files.
+    except Exception:  # Pillow's readers raise any exception on other files.
         return False
 
 
@@ -160,7 +159,7 @@ def write_png(image: np.ndarray, destination: str | Path | BinaryIO) -> None:
         with files.replacing(destination) as temporary:
             picture.save(temporary, format="PNG")
     else:
-        # Pillow seeks; a pipe cannot.
+        # Pillow seeks in its output, which a pipe does not allow.
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG")
         destination.write(buffer.getvalue())
@@ -173,20 +172,20 @@ def pad(image: np.ndarray, multiple: int) -> np.ndarray:
 
 
 def sample_photos() -> dict[str, np.ndarray]:
-    """Returns the photos that ship inside scikit-image, uint8 [H, W, 3] by name, sorted."""
+    """Returns the photos in scikit-image, uint8 [H, W, 3] by name, sorted."""
     folder = Path(str(importlib.resources.files("skimage") / "data"))
     return {Path(name).stem: read(folder / name) for name in _SAMPLE_PHOTOS}
 
 
 class _Opened(NamedTuple):
-    """An image that is opened and not decoded.
+    """An image that is opened but not decoded.
 
     Attributes:
       name: name of the image, for messages.
-      image: the image.
-      metadata: what its file says beside the pixels.
-      bits: number of bits of a sample.
-      orientation: number by which EXIF turns the image, 1 to 8.
+      image: opened image.
+      metadata: metadata of its file.
+      bits: number of bits per sample.
+      orientation: EXIF orientation, 1 to 8.
       colors: description of its colors.
       damaged: names of the metadata that cannot be read.
     """
@@ -202,7 +201,7 @@ class _Opened(NamedTuple):
 
 @contextlib.contextmanager
 def _opened(source: Source, max_pixels: int) -> Iterator[_Opened]:
-    """Opens an image and checks what its header says."""
+    """Opens an image and checks its header."""
     name = str(source) if isinstance(source, (str, Path)) else getattr(source, "name", "The image")
     with _reading(name, source), _limits.lifted():
         found = metadata.of(source)
@@ -227,17 +226,17 @@ def _opened(source: Source, max_pixels: int) -> Iterator[_Opened]:
 
 
 def _open(found: Metadata) -> tuple[ImageFile.ImageFile, tuple[str, ...]]:
-    """Opens an image; returns it, and what of its metadata had to be left out for that."""
+    """Opens an image; returns it, and the names of the metadata that had to be left out."""
     try:
         return Image.open(found.file), ()
-    except Exception:  # Pillow raises of every kind on damaged files.
+    except Exception:  # Pillow raises any exception on damaged files.
         if (rest := metadata.without(found.file)) is None:
             raise
         return Image.open(rest), ("EXIF or the index of pictures",)
 
 
 def _exif(image: Image.Image, found: Metadata) -> tuple[int, colors.Description, tuple[str, ...]]:
-    """Returns the orientation of an image, its colors, and what of its metadata is damaged."""
+    """Returns orientation, colors, and names of the damaged metadata of an image."""
     orientation = 1
     damaged: tuple[str, ...] = ()
     if image.format == "TIFF":
@@ -247,10 +246,10 @@ def _exif(image: Image.Image, found: Metadata) -> tuple[int, colors.Description,
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, 1)
         described = metadata.colors_of(image, found, exif)
-    except Exception:  # Pillow raises of every kind on damaged EXIF data.
+    except Exception:  # Pillow raises any exception on damaged EXIF data.
         damaged = ("EXIF",)
         described = metadata.colors_of(image, found, Image.Exif())
-    # Pillow turns the images of TIFF files itself, and reads nested data for that.
+    # Pillow rotates images of TIFF files itself, and reads nested data for that.
     for tag in set(exif) - {ExifTags.Base.Orientation}:
         del exif[tag]
     if image.format == "TIFF" or orientation not in range(1, 9):
@@ -281,7 +280,7 @@ def _decoded(opened: _Opened, background: str | None) -> tuple[np.ndarray, list[
 
 
 def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns an image [H, W, 3] upright by the number of its EXIF orientation."""
+    """Returns an image [H, W, 3] rotated and mirrored as its EXIF orientation requires."""
     if orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -292,21 +291,21 @@ def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _color(background: str | None, name: str) -> tuple[int, ...]:
-    """Returns the RGB values of the color that is put behind an image."""
+    """Returns the RGB values of the background color."""
     if background is None:
         raise SaeError(
-            f"{name} is transparent in places, which is not coded; put a color behind it, as "
+            f"{name} is transparent in places, which is not coded; give a background color, as "
             "`compress --background COLOR` does."
         )
     try:
         return ImageColor.getrgb(background)[:3]
     except ValueError as error:
-        raise SaeError(f"{background} is not a colour; write white or #rrggbb.") from error
+        raise SaeError(f"{background} is not a color; write white or #rrggbb.") from error
 
 
 @contextlib.contextmanager
 def _reading(name: str, source: Source) -> Iterator[None]:
-    """Turns whatever goes wrong while an image is read into an SaeError."""
+    """Raises SaeError for any error while an image is read."""
     try:
         yield
     except SaeError:
@@ -323,12 +322,12 @@ def _reading(name: str, source: Source) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise SaeError(f"Cannot read {name}: {reason}.") from error
-    except Exception as error:  # Pillow's readers raise of every kind on damaged files.
+    except Exception as error:  # Pillow's readers raise any exception on damaged files.
         raise SaeError(f"Cannot read {name}: the file is damaged ({error}).") from error
 
 
 def _unidentified(source: Source) -> str:
-    """Returns why no reader takes a file, as a predicate."""
+    """Returns why no reader accepts a file, as a predicate."""
     if isinstance(source, (str, Path)):
         source = io.BytesIO(Path(source).read_bytes())
     source.seek(0)
@@ -339,7 +338,7 @@ def _unidentified(source: Source) -> str:
         try:
             source.seek(0)
             reader(source, "")
-        except Exception as error:  # Here is what `Image.open` has swallowed.
+        except Exception as error:  # `Image.open` discards this reason.
             if name == "TIFF":
                 return samples.unread_tiff(source)
             return f"is a file of {name} that cannot be read ({error})"
@@ -347,7 +346,7 @@ def _unidentified(source: Source) -> str:
 
 
 class _Limits:
-    """Pillow's own limit of pixels, lifted as long as an image is read in some thread."""
+    """Pillow's own limit of pixels, lifted while any thread reads an image."""
 
     def __init__(self):
         self._lock, self._readers, self._usual = threading.Lock(), 0, None

@@ -1,4 +1,4 @@
-"""Colors of a picture, from what its file describes them to be, to 8-bit sRGB."""
+"""Conversion of colors from the description in a file to 8-bit sRGB."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image, ImageCms
 
 _SRGB = ImageCms.createProfile("sRGB")
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB"}
-# So many samples are converted at a time, as 32-bit floats.
+# Number of samples converted at a time, as 32-bit floats.
 _STRIP = 1 << 20
 
 
 class Space(NamedTuple):
-    """A space of colors by its primaries and its curve.
+    """A color space given by its primaries and its transfer curve.
 
     Attributes:
       primaries: CIE x and y of white, red, green and blue.
-      exponent: light is a sample's share of the full range, raised to it; None is sRGB's curve.
+      exponent: exponent from samples in [0, 1] to linear light; None for sRGB's curve.
     """
 
     primaries: tuple[float, ...]
@@ -33,7 +33,7 @@ class Unknown(NamedTuple):
     name: str
 
 
-# An ICC profile is its bytes; None, no description or that of sRGB.
+# An ICC profile is given as bytes. None stands for no description, or that of sRGB.
 Description = Union[bytes, Space, Unknown, None]
 
 _D65 = (0.3127, 0.3290)
@@ -55,8 +55,8 @@ _PRIMARIES = {
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
     22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),
 }
-# The other curves are those of cameras, whose pictures displays do not show by their
-# inverse, and those of more light than sRGB has.
+# Other curves are left out: displays do not invert those of cameras, and the rest exceed the
+# range of sRGB.
 _EXPONENTS = {2: None, 4: 2.2, 5: 2.8, 8: 1.0, 13: None}
 
 
@@ -72,7 +72,7 @@ def from_gamma(gamma: float | None, primaries: Sequence[float] | None) -> Descri
     if gamma is not None and gamma <= 0:
         return Unknown(f"a gamma of {gamma:g}")
     primaries = SRGB_PRIMARIES if primaries is None else tuple(primaries)
-    # Encoders of sRGB write 1 / 2.2, the power that comes nearest to its curve.
+    # Encoders of sRGB write 1 / 2.2, the power closest to its curve.
     if gamma is not None and (
         abs(gamma * 2.2 - 1) > 0.01 or not np.allclose(primaries, SRGB_PRIMARIES, atol=0.002)
     ):
@@ -86,12 +86,12 @@ def to_srgb(
     """Converts a picture to sRGB.
 
     Args:
-      color: an image of mode L, RGB, CMYK or LAB, or its samples, uint16 [H, W] or [H, W, 3].
-      maximum: the value of a sample at full range.
-      description: what the file describes its colors to be.
+      color: image of mode L, RGB, CMYK or LAB, or samples uint16 [H, W] or [H, W, 3].
+      maximum: value of a sample at full range.
+      description: color description of the file.
 
     Returns:
-      The picture, uint8 [H, W, 3], and what description could not be used, if so.
+      The picture, uint8 [H, W, 3], and the name of a description that could not be used.
     """
     unused = None
     try:
@@ -104,7 +104,7 @@ def to_srgb(
             unused = description and f"color description ({description.name})"
     except (np.linalg.LinAlgError, ZeroDivisionError):
         converted, unused = None, "color description (primaries that span no space)"
-    except (ImageCms.PyCMSError, OSError, ValueError):  # A profile's text may be no text.
+    except (ImageCms.PyCMSError, OSError, ValueError):  # A profile's text may be malformed.
         converted, unused = None, "color profile"
     return _as_they_are(color, maximum) if converted is None else converted, unused
 
@@ -127,7 +127,7 @@ def _eight_bits(samples: np.ndarray, maximum: int) -> np.ndarray:
 
 
 def _by_profile(color: Image.Image | np.ndarray, maximum: int, data: bytes) -> np.ndarray | None:
-    """Converts by an ICC profile; returns None where it does what sRGB's would."""
+    """Converts by an ICC profile; returns None where it equals that of sRGB."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
     mode = _PROFILE_MODES.get(profile.profile.xcolor_space.strip().upper())
     if isinstance(color, np.ndarray):
@@ -180,12 +180,12 @@ def _swatches(mode: str) -> Image.Image:
 
 
 def _alike(shown: np.ndarray, swatches: np.ndarray) -> bool:
-    """Whether colors differ by rounding alone, which a conversion would only add."""
+    """Returns whether colors differ by no more than the rounding of a conversion."""
     return int(np.abs(shown.astype(int) - swatches).max()) <= 1
 
 
 def _by_space(color: Image.Image | np.ndarray, maximum: int, space: Space) -> np.ndarray | None:
-    """Converts by primaries and curve; returns None where they do what sRGB's would."""
+    """Converts by primaries and curve; returns None where they equal those of sRGB."""
     if not isinstance(color, np.ndarray):
         if color.mode not in ("L", "RGB"):
             return None
@@ -223,7 +223,7 @@ def _to_xyz(primaries: tuple[float, ...]) -> np.ndarray:
     white, matrix = points[0], points[1:].T
     matrix = matrix * np.linalg.solve(matrix, white)
     x, y = _D65
-    # Bradford's cones.
+    # This is the cone response matrix of the Bradford adaptation.
     cones = np.array(
         [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
     )

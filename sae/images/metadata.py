@@ -1,4 +1,4 @@
-"""What PNG, JPEG 2000 and AVIF files say beside their pixels, which Pillow does not pass on."""
+"""Metadata of PNG, JPEG 2000 and AVIF files that Pillow does not provide."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Source = Union[str, Path, BinaryIO]
 
 
 class Unreadable(Exception):
-    """Why the pixels of a file cannot be read, as a predicate of the file's name."""
+    """The reason why pixels cannot be read, as a predicate of the file's name."""
 
 
 class Metadata(NamedTuple):
-    """What a file says beside its pixels.
+    """The metadata of a file.
 
     Attributes:
-      file: what Pillow is to read: a path, or a binary file.
-      depths: number of bits of a sample, for each component, as far as known.
+      file: path or binary file for Pillow to read.
+      depths: bits per sample of each component, as far as known.
       colors: description of the colors; None where there is none.
       info: entries of Pillow's `Image.info`, of EXIF and XMP data.
       frames: number of frames, as far as known.
       transparent: sample of a PNG without alpha channel that is transparent.
-      damaged: names of what cannot be read and is left out.
+      damaged: names of the metadata that cannot be read.
     """
 
     file: Source
@@ -47,7 +47,7 @@ def of(source: Source) -> Metadata:
 
     Raises:
       OSError: the file cannot be read.
-      Unreadable: its pixels are of a kind that Pillow would not read rightly.
+      Unreadable: Pillow would decode its kind of pixels incorrectly.
     """
     if not isinstance(source, (str, Path)):
         source.seek(0)
@@ -57,17 +57,17 @@ def of(source: Source) -> Metadata:
 
 
 def without(source: Source) -> BinaryIO | None:
-    """Returns a file without metadata for which Pillow may give up on it; None where none is."""
+    """Returns a file without the metadata that Pillow may fail on; None where it has none."""
     if isinstance(source, (str, Path)):
         data = Path(source).read_bytes()
     else:
         source.seek(0)
         data = source.read()
     if data.startswith(b"\xff\xd8"):
-        # The index of the pictures in a JPEG; the first such bytes are its own.
+        # These bytes begin the index of pictures in a JPEG; the first match is its own.
         return io.BytesIO(data.replace(b"MPF\0", b"none", 1))
     if data[4:8] == b"ftyp":
-        # The list of the items of an AVIF is among its properties.
+        # The properties of an AVIF contain the list of its items.
         begin = max(4, data.find(b"meta"))
         end = begin + int.from_bytes(data[begin - 4 : begin], "big")
         meta = data[begin:end].replace(b"Exif", b"none")
@@ -91,7 +91,7 @@ def _of(source: Source, file: BinaryIO) -> Metadata:
 
 
 def colors_of(image: Image.Image, metadata: Metadata, exif: Image.Exif) -> colors.Description:
-    """Returns what an opened image and its file describe its colors to be."""
+    """Returns the color description of an opened image and its file."""
     if profile := image.info.get("icc_profile"):
         return profile
     if metadata.colors is not None:
@@ -107,7 +107,7 @@ def colors_of(image: Image.Image, metadata: Metadata, exif: Image.Exif) -> color
     return None
 
 
-# Values of EXIF's ColorSpace; the first is not of the standard, but of cameras.
+# These are values of EXIF's ColorSpace. The first is written by cameras, against the standard.
 _ADOBE_RGB, _UNCALIBRATED = 2, 0xFFFF
 _WHITE_POINT, _PRIMARIES, _TRANSFER = 318, 319, 301
 
@@ -132,12 +132,12 @@ def _tiff_colors(tags: Mapping[int, Any]) -> colors.Description:
 # PNG
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# No profile and no text that counts is larger.
+# Larger profiles and texts are taken for damage.
 _MOST_INFLATED = 1 << 26
 
 
 def _png(file: BinaryIO) -> Metadata:
-    """Splits a PNG into its pixels and what is said of them.
+    """Splits a PNG into its pixels and their metadata.
 
     Pillow is given the chunks that make the pixels alone: it gives up on a file
     for a text that is damaged or long, and passes over some descriptions of colors.
@@ -150,7 +150,7 @@ def _png(file: BinaryIO) -> Metadata:
     pixels.write(file.read(8))
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
-        # A length that is damaged may be anything.
+        # A damaged length may have any value.
         body, check = file.read(min(length, end - file.tell())), file.read(4)
         key = body.split(b"\0", 1)[0] if kind in _TEXTS else kind
         if not kind[0] & 0x20 or kind == b"tRNS":
@@ -189,13 +189,13 @@ def _png_samples(found: dict[bytes, bytes]) -> tuple[tuple[int, ...], tuple[int,
 # Components by color type: gray, RGB, palette, and gray and RGB with alpha.
 _COMPONENTS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _RAW_EXIF, _XMP = b"Raw profile type exif", b"XML:com.adobe.xmp"
-# Texts by their keywords, all others by their types.
+# Texts are listed by keyword, other chunks by type.
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _CHUNKS = (
     *(b"IHDR", b"tRNS", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"),
     *(b"eXIf", b"acTL", _RAW_EXIF, _XMP),
 )
-# Without an entry of EXIF data, Pillow decodes the pixels to look for some behind them.
+# Without an EXIF entry, Pillow decodes the pixels to search for one behind them.
 _NO_EXIF = {"exif": b""}
 
 
@@ -289,7 +289,7 @@ def _jpeg2000(source: Source, data: bytes) -> Metadata:
     return Metadata(source, depths, description)
 
 
-# Enumerated: black and white, CMYK, sRGB, gray, and sYCC, which is decoded to sRGB.
+# Enumerated color spaces: black and white, CMYK, sRGB, gray, and sYCC, decoded to sRGB.
 _SRGB_OR_NONE = (0, 12, 15, 16, 17, 18)
 
 
@@ -304,7 +304,7 @@ def _jpeg2000_colors(content: bytes) -> colors.Description:
     return colors.Unknown(f"a color space by method {method} of JPEG 2000")
 
 
-# What boxes come before the inner boxes of those that lead to a picture's properties.
+# Bytes before the inner boxes, for the boxes that lead to a picture's properties.
 _LEAD = {b"meta": 4, b"iprp": 0, b"ipco": 0, b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0}
 _LEAD.update({b"stbl": 0, b"stsd": 8, b"av01": 78})
 
@@ -316,7 +316,7 @@ def _avif(source: Source, data: bytes) -> Metadata:
         if kind == b"pixi":
             depths = tuple(content[5 : 5 + content[4]])
         elif kind == b"av1C" and not depths:
-            # high_bitdepth and twelve_bit.
+            # The bits are high_bitdepth and twelve_bit.
             depths = ({0: 8, 2: 10, 3: 12}.get(content[2] >> 5 & 3, 8),)
         elif kind == b"colr" and content.startswith(b"nclx"):
             description = colors.from_code_points(*struct.unpack_from(">HH", content, 4))
@@ -349,7 +349,7 @@ def _leaves(data: bytes) -> _Boxes:
 
 
 def _associations(ipma: bytes) -> Iterator[tuple[int, int]]:
-    """Yields pairs of an item and the number of a property it has."""
+    """Yields pairs of an item and the index of one of its properties."""
     version, wide = ipma[0], ipma[3] & 1
     (count,), at = struct.unpack_from(">I", ipma, 4), 8
     for _ in range(count):
@@ -357,7 +357,7 @@ def _associations(ipma: bytes) -> Iterator[tuple[int, int]]:
         at += 4 if version else 2
         number, at = ipma[at], at + 1
         for _ in range(number):
-            # The first bit marks what is essential.
+            # The first bit marks essential properties.
             if wide:
                 yield item, struct.unpack_from(">H", ipma, at)[0] & 0x7FFF
             else:

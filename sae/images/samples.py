@@ -1,4 +1,4 @@
-"""Samples of a picture, whatever their depth, as what they are and how opaque."""
+"""Samples of a picture of any depth, and their opacity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Samples(NamedTuple):
     Attributes:
       color: image of mode L, RGB, CMYK or LAB, or samples uint16 [H, W] or [H, W, 3].
       maximum: value of a sample at full range.
-      alpha: how opaque each pixel is, uint8 [H, W]; None where all are.
+      alpha: opacity of each pixel, uint8 [H, W]; None where all are opaque.
     """
 
     color: Image.Image | np.ndarray
@@ -38,7 +38,7 @@ class Samples(NamedTuple):
 
 
 def depth(image: ImageFile.ImageFile, metadata: Metadata) -> int:
-    """Returns the bits that a sample of an opened image has in its file.
+    """Returns the bits per sample of an opened image in its file.
 
     Raises:
       Unreadable: samples of this kind are not read.
@@ -62,7 +62,7 @@ def depth(image: ImageFile.ImageFile, metadata: Metadata) -> int:
 
 
 def tiff_depth(tags: Mapping[int, Any]) -> int:
-    """Returns the bits that a sample has, from the tags of a TIFF; raises Unreadable as `depth`."""
+    """Returns the bits per sample from the tags of a TIFF; raises Unreadable as `depth` does."""
     depths = tags.get(_BITS, (1,))
     kinds = [_FORMATS[number] for number in tags.get(_FORMAT, ()) if number in _FORMATS]
     if kinds or max(depths) > 16:
@@ -78,7 +78,7 @@ def tiff_depth(tags: Mapping[int, Any]) -> int:
 
 
 def unread_tiff(file: BinaryIO) -> str:
-    """Returns why Pillow does not open a TIFF, as a predicate."""
+    """Returns why Pillow cannot open a TIFF, as a predicate."""
     try:
         file.seek(0)
         header = file.read(8)
@@ -90,7 +90,7 @@ def unread_tiff(file: BinaryIO) -> str:
         bits, photometric = tiff_depth(tags), tags.get(_PHOTOMETRIC)
     except Unreadable as error:
         return str(error)
-    except Exception as error:  # Pillow raises of every kind on damaged files.
+    except Exception as error:  # Pillow raises any exception on damaged files.
         return f"is a damaged TIFF ({error})"
     return (
         f"has {len(tags.get(_BITS, (1,)))} samples of {bits} bits in photometric interpretation "
@@ -102,9 +102,9 @@ def of(image: ImageFile.ImageFile, metadata: Metadata, bits: int) -> Samples:
     """Decodes the samples of an opened image.
 
     Args:
-      image: the image.
-      metadata: what its file says beside the pixels.
-      bits: its depth.
+      image: opened image.
+      metadata: metadata of its file.
+      bits: number of bits per sample.
     """
     if image.format == "PNG" and (bits == 16 or metadata.transparent):
         return _png(image, metadata)
@@ -125,7 +125,7 @@ def of(image: ImageFile.ImageFile, metadata: Metadata, bits: int) -> Samples:
 def _gray(image: Image.Image, bits: int) -> tuple[np.ndarray, int]:
     """Returns gray samples of more than 8 bits, uint16 [H, W], and their full range."""
     samples: np.ndarray = np.asarray(image).astype(np.uint16)
-    # Pillow scales samples of PPM and JPEG 2000 to 16 bits, those of TIFF stay as they are.
+    # Pillow scales samples of PPM and JPEG 2000 to 16 bits, but not those of TIFF.
     maximum = (1 << bits) - 1 if image.format == "TIFF" else 65535
     if tiff_tags(image).get(_PHOTOMETRIC) == _MIN_IS_WHITE:
         samples = maximum - samples
@@ -142,7 +142,7 @@ def _png(image: ImageFile.ImageFile, metadata: Metadata) -> Samples:
             alpha = (samples[..., -1] >> 8).astype(np.uint8)
             color = samples[..., 0] if len(metadata.depths) == 2 else samples[..., :3]
     else:
-        # The transparent color is no part of the mode "L" or "RGB".
+        # Images of mode "L" or "RGB" do not include the transparent color.
         color = image.convert("L") if image.mode == "1" else image
         samples = np.asarray(color) // (255 // full)
     if metadata.transparent:
@@ -158,22 +158,22 @@ def _png16(image: ImageFile.ImageFile, metadata: Metadata) -> np.ndarray:
     if components == 1:
         return np.asarray(image)
     if components == 2:
-        # As four components of 8 bits, the bytes come as they are.
+        # As four components of 8 bits, the bytes are decoded unchanged.
         return _as_if(image, "RGBA").view(">u2").astype(np.uint16)
-    # Pillow keeps the upper byte of two; the lower, if they are read in the other order.
+    # Pillow keeps the upper of two bytes, or the lower if it reads them in the other order.
     upper = np.asarray(image).astype(np.uint16)
     with Image.open(metadata.file) as other:
         return upper << 8 | _as_if(other, "RGB;16L" if components == 3 else "RGBA;16L")
 
 
 def _as_if(image: ImageFile.ImageFile, raw_mode: str) -> np.ndarray:
-    """Decodes samples as if they were laid out as a raw mode of Pillow says."""
+    """Decodes samples in the layout of a raw mode of Pillow."""
     image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
     return np.asarray(image)
 
 
 def _scaled(image: Image.Image, depths: Sequence[int]) -> Image.Image:
-    """Brings samples of fewer than 8 bits, which stand in the upper bits, to full range."""
+    """Scales samples of fewer than 8 bits, stored in the upper bits, to full range."""
     if image.mode in ("P", "PA") or min(depths, default=8) >= 8:
         return image
     bands = image.getbands()

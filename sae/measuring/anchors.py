@@ -23,7 +23,7 @@ from sae.measuring import image_set, results, workers
 
 
 class CannotCode(SaeError):
-    """A codec cannot code an image, or is not there."""
+    """A codec cannot code an image, or is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +139,10 @@ def measure(
     warning names them, and so does "left_out" in the results.
 
     Args:
-      key: of `CODECS`.
-      folder: the images.
-      target: the folder of all results.
-      found: those of the images that can be read, where that is known.
+      key: key in `CODECS`.
+      folder: folder of images.
+      target: folder of all results.
+      found: paths of the readable images; None to find them.
 
     Returns:
       The path of the results file, target/<name of folder>/anchors/<key>.json.
@@ -163,7 +163,7 @@ def measure(
     subject = {"codec": repr(codec), "version": version}
     tried = workers.each(functools.partial(_rows, key), found, codec.name, journal, subject)
     rows = {path.name: list(one) for path, one in zip(found, tried) if isinstance(one[0], dict)}
-    # A process that was ended leaves its sentence alone, not in a list.
+    # The result of an ended process is a sentence, not a list.
     faults = [one if isinstance(one, str) else one[0] for one in tried if isinstance(one[0], str)]
     if not rows:
         journal.unlink(missing_ok=True)
@@ -193,7 +193,7 @@ def _path(key: str, folder: str | Path, target: str | Path) -> Path:
 
 
 def able(image: np.ndarray, keys: Sequence[str]) -> list[str]:
-    """Returns those of the codecs that can code an image, uint8 [H, W, 3]; warns of the others."""
+    """Returns the codecs that can code an image, uint8 [H, W, 3]; warns of the others."""
     found = []
     for key in keys:
         try:
@@ -224,7 +224,7 @@ def coded(image: np.ndarray, key: str, value: float) -> tuple[int, np.ndarray]:
             Image.fromarray(image).save(file.name, **codec.options(value))
             with Image.open(file.name) as decoded:
                 return Path(file.name).stat().st_size, np.asarray(decoded.convert("RGB"))
-        # Each of Pillow's libraries refuses in its own way.
+        # Each of Pillow's libraries raises its own exceptions.
         except Exception as error:
             height, width = image.shape[:2]
             raise CannotCode(
@@ -251,7 +251,7 @@ def nearest(image: np.ndarray, key: str, size: int) -> tuple[int, np.ndarray]:
 
 
 def _rows(key: str, path: Path) -> list[dict] | list[str]:
-    """Returns a row for each setting of one image, or a sentence that says why there is none."""
+    """Returns a row for each setting of one image, or one sentence with the reason of a failure."""
     image = images.read(path)
     rows = []
     for value in CODECS[key].values:

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     ]
     tested = [curve for curve in results.select(found, keys) if curve.key != anchor.key]
     if not tested:
-        raise SaeError(f"There is no curve but {anchor.key} itself to compare with it.")
+        raise SaeError(f"No other curve can be compared with {anchor.key}; name one with --curves.")
     results.warn_of_other_images([anchor, *tested])
     compare = each_image if options.each_image else delta
     deltas = {
@@ -100,19 +100,23 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     )
     for one, points in ((curve, rate), (anchor, anchor_rate)):
         if len(points) < 3:
-            raise SaeError(f"{one.key} has fewer than three points of {title}.")
+            raise SaeError(
+                f"{one.key} has fewer than three points of {title}, which a BD-rate requires."
+            )
     overlap = max(value[0], anchor_value[0]), min(value[-1], anchor_value[-1])
     rates = max(rate[0], anchor_rate[0]), min(rate[-1], anchor_rate[-1])
     if overlap[0] >= overlap[1] or rates[0] >= rates[1]:
         raise NoOverlap(f"{curve.key} and {anchor.key} do not overlap in {title}.")
-    # The share is stated beside the number, which serves better than a warning.
+    # The share is printed with the number, in place of a warning.
     options = {"method": _METHOD, "require_matching_points": False, "min_overlap": 0}
     ranges = [values[-1] - values[0] for values in (value, anchor_value)]
     with np.errstate(all="ignore"):
         bd_rate = bjontegaard.bd_rate(anchor_rate, anchor_value, rate, value, **options)
         bd_quality = bjontegaard.bd_psnr(anchor_rate, anchor_value, rate, value, **options)
     if not np.isfinite([bd_rate, bd_quality]).all():
-        raise SaeError(f"Points of {curve.key} or {anchor.key} are too close to interpolate.")
+        raise SaeError(
+            f"Points of {curve.key} or {anchor.key} are too close; compare other curves."
+        )
     return Delta(
         rate=float(bd_rate),
         quality=float(bd_quality),
@@ -163,7 +167,7 @@ def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray,
     kept: list[tuple[float, float]] = []
     for rate, value, _ in points:
         if not kept or value > kept[-1][1]:
-            # Rates that differ in their last digit have one logarithm.
+            # Rates that differ in their last digit have equal logarithms.
             if kept and np.log10(rate) <= np.log10(kept[-1][0]):
                 kept.pop()
             kept.append((rate, value))
@@ -174,7 +178,7 @@ def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray,
 def delta_or_reason(
     curve: Curve, anchor: Curve, quality: str, compare: Callable = delta
 ) -> Delta | SaeError:
-    """Returns what `delta` or `each_image` does, or the error that says why it cannot."""
+    """Returns the result of `delta` or `each_image`, or their error."""
     try:
         return compare(curve, anchor, quality)
     except SaeError as error:

@@ -37,17 +37,17 @@ def require_places(
     save_images: str | Path | None = None,
     option: str = "--results",
 ) -> None:
-    """Refuses places where results or decoded images could not go, before anything is measured.
+    """Refuses unusable folders for results or decoded images, before anything is measured.
 
     Args:
-      folder: the images.
-      target: the folder of all results.
-      save_images: where to keep the decoded images.
-      option: names another `target` on the command line.
+      folder: folder of images.
+      target: folder of all results.
+      save_images: folder for the decoded images.
+      option: command-line option for another `target`.
 
     Raises:
-      SaeError: there are no images, a place cannot be written into, it holds results of
-        other images, or decoded images would lie among those that are measured.
+      SaeError: there are no images, or a folder cannot be written into, holds results of
+        other images, or would mix decoded images with measured ones.
     """
     found, place = images.find(folder), results.folder(target, folder)
     files.require_writable(place)
@@ -56,7 +56,7 @@ def require_places(
         return
     files.require_writable(save_images)
     if os.path.realpath(save_images) == os.path.realpath(folder):
-        raise SaeError(f"Decoded images cannot lie among those of {folder}; name another folder.")
+        raise SaeError(f"Decoded images cannot go into {folder}, among its images; name another.")
     for path, name in itertools.product(_decoded_names(found).values(), LAYER_NAMES):
         files.require_target(Path(save_images) / f"{path}_{name}.png", found)
 
@@ -75,10 +75,10 @@ def evaluate(
       folder: images of any size and mode.
       store: the layers.
       names: of the layers, from the base upwards; all that are trained by default.
-      save_images: where to keep the decoded images, as <image>_<layer>.png, <image> being a
-        name without its suffix, or with it where several would be the same without.
-      journal: keeps what is measured, so that an interrupted call can go on.
-      effort: of the encoder, as `codec.encode` takes it.
+      save_images: folder for the decoded images, <image>_<layer>.png. <image> is a name
+        without its suffix, or with all suffixes where names would be equal without.
+      journal: file that keeps measurements, from which an interrupted call resumes.
+      effort: effort of latent optimization, as in `codec.encode`.
 
     Returns:
       For each layer a row per image, but for those that cannot be measured, which a
@@ -94,7 +94,7 @@ def evaluate(
     """
     found = images.find(folder)
     store.described(len(names) if names else None)
-    # Before TensorFlow runs, which building layers brings about.
+    # The codec is imported before building layers starts TensorFlow, whose threads it sets.
     from sae.coding import codec  # noqa: F401
 
     # Here, so that what is wrong with the checkpoints is said once and at first.
@@ -113,12 +113,12 @@ def evaluate(
             warnings.warn(f"{failure} It is left out.", stacklevel=2)
     measured = [rows for rows in tried if not isinstance(rows, str)]
     if not measured:
-        raise SaeError(f"None of the {len(found)} images can be measured.")
+        raise SaeError(f"None of the {len(found)} images can be measured; name another folder.")
     return {name: [rows[index] for rows in measured] for index, name in enumerate(names)}
 
 
 def _decoded_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Returns what the name of each image's decoded ones begins with, another for each."""
+    """Returns a distinct beginning of the names of each image's decoded versions."""
     stems = {path: path.stem for path in paths}
     if len({os.path.normcase(stem) for stem in stems.values()}) < len(paths):
         return {path: path.name for path in paths}

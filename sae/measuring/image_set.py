@@ -1,4 +1,4 @@
-"""Which images a folder of results is of: names and digests, kept in every results file."""
+"""The set of images behind a folder of results: names and digests, kept in every results file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from sae import files, images
 from sae.errors import SaeError
 
-# Hexadecimal digits of a SHA-256 that are kept.
+# Number of hexadecimal digits of a SHA-256 that are kept.
 _DIGITS = 16
 
 
@@ -20,15 +20,15 @@ def digests(paths: Sequence[Path]) -> dict[str, str | None]:
 
 
 def require_own(target: str | Path, folder: str | Path, option: str = "--results") -> None:
-    """Refuses a folder of results that are of other images.
+    """Refuses a folder with results of other images.
 
-    A set that lost images, or gained some, stays the same one; an image that changed, or
-    images on both sides that the other has not, make another one.
+    A set remains the same if it only lost images or only gained some. It is another set if an
+    image changed, or if it both lost and gained images.
 
     Args:
-      target: results/<set>, which need not be there.
-      folder: the images.
-      option: names another folder of results on the command line.
+      target: path of results/<set>, which need not exist.
+      folder: folder of images.
+      option: command-line option for another folder of results.
 
     Raises:
       SaeError: the results are of other images, or there is no image.
@@ -42,22 +42,22 @@ def require_own(target: str | Path, folder: str | Path, option: str = "--results
 
 
 def difference(target: str | Path, paths: Sequence[Path]) -> str | None:
-    """Returns what sets images apart from those that results are of; None if nothing does."""
+    """Returns how images differ from those behind the results; None if they do not."""
     current = digests(paths)
     for recorded in _recorded(Path(target)):
         for path in paths:
             if not _agrees(recorded.get(path.name), path, current[path.name]):
-                return f"{path.name} is another one"
+                return f"{path.name} has changed"
         gained, lost = set(current) - set(recorded), set(recorded) - set(current)
         if gained and lost:
-            return f"there is {min(gained)}, but not {min(lost)}"
+            return f"{min(gained)} is new, and {min(lost)} is missing"
     return None
 
 
 def _recorded(target: Path) -> Iterator[dict[str, str | tuple | None]]:
     """Yields digests by name from results files, or sizes from those that have none yet."""
     for path in sorted(target.rglob("*.json")):
-        # What others published is not of files.
+        # Published results have no image files.
         if "published" in path.relative_to(target).parts:
             continue
         try:
@@ -69,7 +69,7 @@ def _recorded(target: Path) -> Iterator[dict[str, str | tuple | None]]:
                 for rows in document["images"]:
                     recorded.update({row["image"]: (row["width"], row["height"]) for row in rows})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            # It is no results file that anything could be compared with.
+            # A damaged results file offers no images to compare with.
             continue
         yield recorded
 

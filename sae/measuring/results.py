@@ -41,7 +41,7 @@ def curve_key(family: Family, effort: int = 0) -> str:
 # At which ours are shown: the quickest, and the best.
 SHOWN_EFFORTS = 0, len(EFFORTS) - 1
 
-# What is shown and compared unless told otherwise: ours, and the curves of the paper's figures.
+# Curves that are shown and compared by default: ours, and those of the paper's figures.
 DEFAULT_CURVES = (
     *(curve_key(family, effort) for family in FAMILIES for effort in SHOWN_EFFORTS),
     "published/sae-2019-mse",
@@ -61,20 +61,20 @@ class Curve:
     """Rate and quality of one codec at several settings.
 
     Attributes:
-      key: names the curve on command lines: its place under results/<set>/.
-      name: for legends.
-      description: a sentence.
-      labels: of the settings.
+      key: name on command lines, the place under results/<set>/.
+      name: name in legends.
+      description: one sentence.
+      labels: labels of the settings.
       bpp: bits per pixel.
       psnr: dB, None where unknown.
       ms_ssim: in [0, 1], None where unknown.
       kind: "ours", "measured" (here, from other codecs' files) or "published".
-      scalable: one stream serves every point.
-      optimised_for: the metric: "mse", "ms-ssim" or "-".
-      source: of published numbers.
-      images: for each setting its rows, one per image; empty where unknown.
-      family: of our layers, None for other codecs.
-      effort: of the encoder that searched for their latents.
+      scalable: whether one stream has every point.
+      optimised_for: training metric: "mse", "ms-ssim" or "-".
+      source: source of published numbers.
+      images: rows of each setting, one per image; empty where unknown.
+      family: family of our layers, None for other codecs.
+      effort: effort of the latent optimization.
     """
 
     key: str
@@ -95,7 +95,7 @@ class Curve:
     def points(self, quality: str) -> list[tuple[float, float, str]]:
         """Returns rate, quality and label of the settings where it is known, by growing rate.
 
-        An infinite quality cannot be drawn and is left out; of equal rates the best stays.
+        Infinite qualities, which cannot be drawn, are left out. Of equal rates the best is kept.
 
         Args:
           quality: "psnr" or "ms-ssim-db", in dB, or "ms-ssim".
@@ -113,7 +113,7 @@ class Curve:
 
     @property
     def encode_seconds(self) -> float | None:
-        """Of the processor, mean over the images, with all layers; None where it is unknown."""
+        """Processor seconds of encoding all layers, mean over the images; None where unknown."""
         rows = self.images[-1] if self.images else []
         seconds = [row.get("encode-seconds") for row in rows]
         known = [value for value in seconds if value is not None]
@@ -121,12 +121,12 @@ class Curve:
 
     @property
     def title(self) -> str:
-        """The name, or the key of a curve that has none."""
+        """The name of the curve, or its key if it has no name."""
         return self.name or self.key
 
 
 def titles(curves: Sequence[Curve]) -> dict[str, str]:
-    """Returns the title of each curve by its key, with the key where two share a name."""
+    """Returns the titles of curves by key; the key is added where two titles are equal."""
     shared = collections.Counter(curve.title for curve in {c.key: c for c in curves}.values())
     return {
         curve.key: f"{curve.title} ({curve.key})"
@@ -137,7 +137,7 @@ def titles(curves: Sequence[Curve]) -> dict[str, str]:
 
 
 def decibels(value: float | None) -> str:
-    """Returns a PSNR as text: infinite, and so null in a file, where an image is exact."""
+    """Returns a PSNR as text; None, as files store it, and infinity are of an exact image."""
     return "exact" if value in (None, math.inf) else f"{value:.2f} dB"
 
 
@@ -186,10 +186,10 @@ def save(
     """Writes a results file, whole or not at all, with what produced it.
 
     Args:
-      path: of the file.
-      name: of the codec.
-      description: a sentence.
-      settings: for each a dict of "label" and "images", the rows.
+      path: path of the file.
+      name: name of the codec.
+      description: one sentence.
+      settings: dicts of "label" and "images", the rows, one for each setting.
       **facts: further JSON values to keep.
 
     Raises:
@@ -241,14 +241,14 @@ def of_layer(
 def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
     """Returns every curve in results/<set>: ours by family, measured, then published ones.
 
-    A file that cannot be used is left out, and a warning names it.
+    A warning names each file that cannot be used, which is left out.
 
     Args:
-      target: results/<set>.
-      named: keys of curves that cannot be left out.
+      target: path of results/<set>.
+      named: keys of curves that must not be left out.
 
     Raises:
-      SaeError: there are none, or nothing is left of a named one.
+      SaeError: there are no results, or those of a named curve cannot be used.
     """
     target, found, faults = Path(target), [], {}
     for family, effort in itertools.product(FAMILIES, range(len(EFFORTS))):
@@ -280,7 +280,7 @@ def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
 
 
 def warn_of_other_images(chosen: Sequence[Curve]) -> None:
-    """Warns of curves that are compared though they are means over different images."""
+    """Warns of curves that are means over different images."""
     known = [curve for curve in chosen if curve.images]
     for curve in known[1:]:
         first, own = _image_set(known[0].images[0]), _image_set(curve.images[0])
@@ -314,7 +314,7 @@ def select(found: Sequence[Curve], patterns: Sequence[str]) -> list[Curve]:
 
 
 def default(found: Sequence[Curve]) -> list[Curve]:
-    """Returns those of the curves that are shown unless told otherwise, in their order."""
+    """Returns the curves that are shown by default, in their order."""
     by_key = {curve.key: curve for curve in found}
     return [by_key[key] for key in DEFAULT_CURVES if key in by_key] or list(found)
 
@@ -326,7 +326,7 @@ def searched(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
 
 
 def timed(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
-    """Returns what `searched` does, where the seconds of both curves are known."""
+    """Returns the pairs of `searched` for which the seconds of both curves are known."""
     return [
         pair for pair in searched(found) if None not in [curve.encode_seconds for curve in pair]
     ]
@@ -335,7 +335,7 @@ def timed(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
 def of_image(curve: Curve, image: str) -> Curve | None:
     """Returns the curve of a single image, None where its numbers are not known."""
     rows = [row for setting in curve.images for row in setting if row["image"] == image]
-    # A setting has at most one row of an image.
+    # At most one row of a setting belongs to an image.
     if not rows or len(rows) != len(curve.labels):
         return None
     return dataclasses.replace(
@@ -348,7 +348,7 @@ def of_image(curve: Curve, image: str) -> Curve | None:
 
 
 def _layer(path: Path, family: Family, name: str) -> dict:
-    """Reads the results of one layer of ours; raises SaeError where the file is not that."""
+    """Reads the results of one of our layers; raises SaeError where the file has none."""
     document = load(path)
     layers = family.layers[: family.layers.index(name) + 1]
     if fault := schema.fault_of_layer(document, family.name, layers):
@@ -357,13 +357,13 @@ def _layer(path: Path, family: Family, name: str) -> dict:
 
 
 def _joined(family: Family, key: str, documents: dict[str, dict]) -> dict[str, dict]:
-    """Returns those layers, lowest first, that are of the same images and of one cascade.
+    """Returns the largest group of layers of the same images and one cascade, lowest first.
 
-    As many as there can be; a warning names the others.
+    A warning names the other layers.
     """
     groups: list[dict[str, dict]] = []
     for name, document in documents.items():
-        # A layer is recorded to be on the one right below it, so that one's group comes first.
+        # The group of the layer right below comes first, since records refer to that layer.
         for group in sorted(groups, key=lambda g: family.layers.index([*g][-1]), reverse=True):
             if all(_fits(family, group[below], below, document, name) for below in group):
                 group[name] = document
@@ -382,7 +382,7 @@ def _joined(family: Family, key: str, documents: dict[str, dict]) -> dict[str, d
 
 
 def _fits(family: Family, lower: dict, below: str, upper: dict, name: str) -> bool:
-    """Whether two layers were measured on the same images, as parts of the same streams.
+    """Returns whether two layers were measured on the same images, as parts of the same streams.
 
     Where weights are not recorded, only the names and sizes of the images are compared.
     """
@@ -395,7 +395,7 @@ def _fits(family: Family, lower: dict, below: str, upper: dict, name: str) -> bo
         expected = upper.get("below") or _released_below(family).get(upper["fingerprint"])
         if expected and expected != lower["fingerprint"]:
             return False
-    # Streams of other weights, or of other images of the same names, have other sizes.
+    # Sizes differ for streams of other weights, and for other images of the same names.
     shares = {row["image"]: row["bpp-layers"] for row in upper_rows}
     return all(
         np.allclose(row["bpp-layers"], shares[row["image"]][: len(row["bpp-layers"])], 1e-9, 0)
@@ -405,10 +405,10 @@ def _fits(family: Family, lower: dict, below: str, upper: dict, name: str) -> bo
 
 @functools.cache
 def _released_below(family: Family) -> dict[str, str | None]:
-    """Returns the fingerprint under each released layer by its own, as results did not keep it."""
+    """Returns the fingerprints of the layers below, by fingerprint, for results without them."""
     below = {}
     for name in family.layers:
-        # Results are read whether or not the weights are.
+        # Results must stay readable without the weights.
         with contextlib.suppress(SaeError, KeyError):
             if found := Store(family).describe(name):
                 below[found["fingerprint"]] = found["below"]
@@ -467,7 +467,7 @@ def _other(key: str, document: dict, kind: str) -> Curve:
 
 
 def _finite(value):
-    """Replaces infinities by None, which JSON can say."""
+    """Replaces infinities by None, since JSON has no infinities."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,7 @@
-"""What a results file has to hold, checked in this one place, where files come in.
+"""The schema of results files, checked in this one place, where they are read.
 
-Files are our own, CompressAI's, or made by hand; nothing in them is trusted. What
-`read` returns needs no further checks.
+Files are our own, CompressAI's, or written by hand, and nothing in them is trusted. The
+result of `read` requires no further checks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sae.errors import SaeError
 
-# Bits per pixel of any image and dB of any codec, with room to spare.
+# These bounds exceed the bits per pixel of any image and the dB of any codec.
 _RATES = 1e-9, 1e9
 _DECIBELS = 0.0, 1e3
 # An MS-SSIM in float32 may exceed 1 by its rounding.
@@ -21,7 +21,7 @@ _SIMILARITIES = 0.0, 1 + 1e-6
 _COUNTS = 1, 1e12
 _SECONDS = 0, 1e12
 
-# What each quality is called, the present name first; CompressAI left out "-rgb" in 2021.
+# Names of each quality, the present one first; CompressAI's files of 2021 lack "-rgb".
 _PSNR = "psnr-rgb", "psnr"
 _MS_SSIM = "ms-ssim-rgb", "ms-ssim"
 _MS_SSIM_DB = "ms-ssim-db-rgb", "ms-ssim-db"
@@ -31,7 +31,7 @@ _MEASURES = "psnr", "ssim", "mse", "vmaf", "lpips"
 
 
 class _Fault(Exception):
-    """What is wrong with a document, for `read` to say of which file."""
+    """A fault of a document, to which `read` adds the file."""
 
 
 def read(path: str | Path) -> dict:
@@ -45,7 +45,7 @@ def read(path: str | Path) -> dict:
       names of qualities that are not read.
 
     Raises:
-      SaeError: it cannot be read or does not hold that; the sentence gives field and reason.
+      SaeError: the file cannot be read or is invalid; the sentence names field and reason.
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -58,7 +58,7 @@ def read(path: str | Path) -> dict:
         reason = f"it is not JSON, {text(str(error))}"
     except _Fault as fault:
         reason = str(fault)
-    raise SaeError(f"{path} is not a results file: {reason}; mend or remove it.")
+    raise SaeError(f"{path} is not a results file: {reason}; correct or remove it.")
 
 
 def text(value: str) -> str:
@@ -67,10 +67,10 @@ def text(value: str) -> str:
 
 
 def fault_of_layer(document: dict, family: str, layers: Sequence[str]) -> str | None:
-    """Returns why a document is not one of a layer of ours, None where it is.
+    """Returns why a document is not of one of our layers, None where it is.
 
     Args:
-      document: what `read` returned.
+      document: result of `read`.
       family: name of the family.
       layers: names of the layers from the base to this one.
     """
@@ -143,7 +143,7 @@ def _qualities(found: dict, count: int) -> dict[str, list]:
 
 
 def _images(images: object, count: int) -> list[list[dict]]:
-    """Returns the rows of every setting, none where all that is known are means."""
+    """Returns the rows of every setting, none where only means are known."""
     if images is None or images == []:
         return []
     if not isinstance(images, list):
@@ -192,7 +192,7 @@ def _numbers(name: str, values: object, bounds: tuple, unknown: bool = False) ->
 
 
 def _number(name: str, value: object, bounds: tuple, unknown: bool = False) -> float | None:
-    """Returns a number within bounds; None, where that may be, for null and infinity."""
+    """Returns a number within bounds, or None for null and infinity if these are allowed."""
     low, high = bounds
     if unknown and (value is None or value == math.inf):
         return None
@@ -241,7 +241,7 @@ def _boolean(document: dict, key: str) -> bool:
 
 
 def _origin(meta: object) -> object:
-    """Returns where CompressAI's "meta" says that numbers come from."""
+    """Returns the source of numbers in CompressAI's field "meta"."""
     if not isinstance(meta, dict):
         return None
     return meta.get("url") or meta.get("source")

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def families(store: Store, results_folder: str | Path) -> str:
-    """Returns the layers of one family, with what its results say of a stream up to each."""
+    """Returns the layers of one family, with the results of a stream up to each."""
     family = store.family
     lines = [
         f"{family.name}: {family.title}, code {family.code}",
@@ -66,7 +66,7 @@ def families(store: Store, results_folder: str | Path) -> str:
     return "\n".join(lines)
 
 
-# What LaTeX would take for commands, or has no sign for, in text.
+# Characters that LaTeX reads as commands or cannot print in text.
 _LATEX = str.maketrans(
     {
         **{character: f"\\{character}" for character in "#$%&_{}"},
@@ -82,12 +82,12 @@ _LATEX = str.maketrans(
 
 
 def latex(text: str) -> str:
-    """Returns LaTeX code that prints a text as it is."""
+    """Returns LaTeX code that prints a text literally."""
     return text.translate(_LATEX)
 
 
 def markdown(text: str) -> str:
-    """Returns Markdown of a text for a cell of a table."""
+    """Returns a text as Markdown for a cell of a table."""
     return text.replace("|", r"\|")
 
 

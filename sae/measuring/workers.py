@@ -1,4 +1,4 @@
-"""A function of images, called for many of them by all cores, picking up where it stopped."""
+"""Calls of a function for many images on all cores, resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tqdm import tqdm
 from sae import console, images
 from sae.errors import SaeError, in_words
 
-# A process of its own costs seconds to start; fewer images are not worth one.
+# A process takes seconds to start, which fewer images would not repay.
 _IMAGES_PER_WORKER = 4
 
 
 def readable(paths: Sequence[Path]) -> list[Path]:
-    """Returns those of the paths at which there is an image; warns of the others.
+    """Returns the paths of readable images; warns of the others.
 
     Raises:
-      SaeError: there is none.
+      SaeError: no image can be read.
     """
     found = []
     for path in paths:
@@ -37,7 +37,7 @@ def readable(paths: Sequence[Path]) -> list[Path]:
         except SaeError as error:
             warnings.warn(f"{error} It is left out.", stacklevel=3)
     if not found:
-        raise SaeError(f"None of the {len(paths)} images can be read.")
+        raise SaeError(f"None of the {len(paths)} images can be read; name another folder.")
     return found
 
 
@@ -51,14 +51,14 @@ def each(
     """Returns function(path) for every path, in their order.
 
     Args:
-      function: to call; can be pickled, and returns JSON values, or a string where it
-        failed (`attempt`), which no journal keeps.
-      paths: of the images.
-      description: of the progress bar.
-      journal: a file that keeps each result as it comes, so that a call that was
-        interrupted goes on there; the caller removes it when all is saved.
-      subject: JSON of what is measured. A journal of something else, or of an
-        image that has changed since, does not count.
+      function: function that can be pickled. It returns JSON values, or the string of a
+        failure (`attempt`), which no journal keeps.
+      paths: paths of the images.
+      description: title of the progress bar.
+      journal: file that keeps each result, from which an interrupted call resumes; the
+        caller removes it after saving.
+      subject: JSON value that identifies the measurement. Entries of another one, or of an
+        image that has changed since, are ignored.
     """
     keys = [{**(subject or {}), "image": [str(p), *_state(p)]} for p in paths]
     names = [json.dumps(key, sort_keys=True) for key in keys]
@@ -79,12 +79,12 @@ def each(
 
 
 def attempt(function: Callable[[Path], list], path: Path) -> list | str:
-    """Returns function(path), or the sentence that says why there is none."""
+    """Returns function(path), or one sentence with the reason of its failure."""
     try:
         return function(path)
     except SaeError as error:
         return str(error) if str(path) in str(error) else f"{path}: {error}"
-    # Whatever one image brings about, the others are measured.
+    # An error in one image must not stop the measurement of the others.
     except Exception as error:
         return f"{path} cannot be measured ({in_words(error)})."
 
@@ -104,18 +104,18 @@ def _calls(
             del left[index]
             yield index, result
     except BrokenProcessPool:
-        # One of these images is the cause; each gets a process of its own.
+        # One of these images is the cause, so that each is given a process of its own.
         for index, path in left.items():
             try:
                 yield from _pooled(function, {index: path}, 1)
             except BrokenProcessPool:
-                yield index, f"{path}: Its process was ended, as where memory is short."
+                yield index, f"{path}: Its process was ended, probably for lack of memory."
 
 
 def _pooled(
     function: Callable[[Path], list | str], tasks: dict[int, Path], workers: int
 ) -> Iterator[tuple[int, list | str]]:
-    """Yields the results of so many processes; none of these outlives what ends the call."""
+    """Yields the results of a number of processes, which end with the call in any case."""
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     with concurrent.futures.ProcessPoolExecutor(workers, context, _begin) as pool:
         futures = {pool.submit(function, path): index for index, path in tasks.items()}
@@ -131,7 +131,7 @@ def _pooled(
 
 
 def _begin() -> None:
-    """Prepares a process: it leaves Ctrl-C to its parent, which ends it."""
+    """Prepares a process to ignore Ctrl-C, which the parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     console.show_warnings()
 
@@ -146,14 +146,16 @@ def _append(journal: Path, entry: list) -> None:
     try:
         journal.parent.mkdir(parents=True, exist_ok=True)
         with journal.open("a") as file:
-            # The break comes first, since the last line may have been cut short.
+            # The line break comes first, since the last line may be incomplete.
             file.write("\n" + json.dumps(entry))
     except OSError as error:
-        raise SaeError(f"Cannot write {journal}: {error.strerror or error}.") from error
+        raise SaeError(
+            f"Cannot write {journal}: {error.strerror or error}; free it or name another folder."
+        ) from error
 
 
 def _read(journal: Path) -> dict[str, list]:
-    """Returns the results in a journal, passing over lines that were cut short."""
+    """Returns the results in a journal, without incomplete lines."""
     known = {}
     if journal.exists():
         for line in journal.read_text(errors="replace").splitlines():

@@ -1,1 +1,1 @@
-"""What a decoder must know: layers, their families and their checkpoints."""
+"""The model: layers, their families and their checkpoints."""

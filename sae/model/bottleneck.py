@@ -53,7 +53,7 @@ class Bottleneck(tf.Module, abc.ABC):
     def __init__(self, depth: int):
         super().__init__()
         self.depth = depth
-        # Arrays, once there are tables.
+        # These become arrays when tables are made.
         self.cdf: Any = None
         self.cdf_offset: Any = None
 

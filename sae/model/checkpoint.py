@@ -43,7 +43,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
-    except Exception as error:  # NumPy's readers raise of every kind on damaged files.
+    except Exception as error:  # NumPy's readers raise any exception on damaged files.
         raise SaeError(f"{path} is damaged or not a file of arrays ({error}).") from error
 
 
@@ -76,7 +76,7 @@ class Store:
         return tuple(itertools.takewhile(self.describe, self.family.layers))
 
     def described(self, count: int | None = None) -> dict[str, dict]:
-        """Returns what `layer.json` says of the first `count` layers, by default all there are.
+        """Returns the contents of `layer.json` of the first `count` layers, by default all.
 
         Raises:
           SaeError: one is missing, or damaged.
@@ -95,7 +95,7 @@ class Store:
         return found
 
     def describe(self, name: str) -> dict | None:
-        """Returns what `layer.json` says of a layer, None where there is no checkpoint.
+        """Returns the contents of `layer.json` of a layer, None where there is no checkpoint.
 
         Raises:
           SaeError: the file cannot be read, is damaged, or of another family or layer.
@@ -142,7 +142,7 @@ class Store:
                 "checkpoints."
             ) from error
         finally:
-            # What comes next may yet find something that does not suit.
+            # New folders are removed again, since a later check may refuse the training.
             for place in missing:
                 with contextlib.suppress(OSError):
                     place.rmdir()

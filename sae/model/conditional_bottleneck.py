@@ -71,7 +71,7 @@ class ConditionalBottleneck(Bottleneck):
             # Elsewhere there is no choice.
             open_ = nearest != np.round(means)
             of_open = (x[open_] for x in (y[part], means, scales))
-            nearest[open_] = _quantized(Exact, *of_open, worth)  # type: ignore[call-arg]  # Three.
+            nearest[open_] = _quantized(Exact, *of_open, worth)  # type: ignore[call-arg]
             return nearest
 
         return self._compressed(chosen, y.shape, latents)

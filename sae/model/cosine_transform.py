@@ -1,4 +1,4 @@
-"""The discrete cosine transform of blocks with which linear transforms begin."""
+"""The block cosine transform to which linear transforms are initialized."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 STRIDE = 16
-# One luma and two chroma axes, and by how much less than luma their frequencies matter.
+# The axes are luma and two of chroma, whose frequencies are less important by these factors.
 _COLORS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 _IMPORTANCE = (1, 12, 40)
 
@@ -19,7 +19,7 @@ def cosine_basis(depth: int) -> np.ndarray:
       depth: number of frequencies, at most 768.
 
     Returns:
-      float32 [16, 16, 3, depth], lowest frequency first; chroma counts as higher than luma.
+      float32 [16, 16, 3, depth], lowest frequency first, with chroma weighted as higher.
     """
     n = np.arange(STRIDE)
     waves = np.cos(np.pi * (n + 0.5) * n[:, None] / STRIDE) * np.sqrt(2 / STRIDE)

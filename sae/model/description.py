@@ -1,4 +1,4 @@
-"""What `layer.json` holds, and the one place where it is checked."""
+"""The contents of `layer.json`, checked in this one place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sae.model import families
 FORMAT = 1
 
 _NUMBER = (int, float)
-# Of the record of a training, which may hold more than these and less.
+# Types of fields in the record of a training, none of which is required.
 _RECORD = {
     "options": dict,
     "steps": dict,
@@ -34,11 +34,11 @@ _SCORES = {"step": int, "loss": _NUMBER, "bpp": _NUMBER, "distortion": _NUMBER, 
 
 
 def read(path: Path) -> dict:
-    """Returns what a `layer.json` holds, with nothing in it that it cannot hold.
+    """Returns the valid contents of a `layer.json`.
 
     Raises:
-      FileNotFoundError: there is none.
-      SaeError: it cannot be read, or holds something else.
+      FileNotFoundError: the file does not exist.
+      SaeError: the file cannot be read, or is invalid.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def read(path: Path) -> dict:
     except UnicodeDecodeError as error:
         raise _damaged(path, "it is no text in UTF-8") from error
     except OSError as error:
-        raise SaeError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise SaeError(f"Cannot read {path}: {error.strerror or error}; fetch it again.") from error
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -67,7 +67,7 @@ def _damaged(path: Path, reason: str) -> SaeError:
 
 
 def _fault(found: object) -> str | None:
-    """Returns what of a description is not as it has to be, None where all is."""
+    """Returns the first fault of a description, None where it has none."""
     if not isinstance(found, dict):
         return "it is no object of JSON"
     expected = ("format", "family", "layer", "fingerprint", "below", "training")
@@ -132,7 +132,7 @@ def _fault_of_training(found: object) -> str | None:
 
 
 def _fault_of_types(where: str, found: object, types: dict) -> str | None:
-    """Returns which field of an object has another type than it has to have."""
+    """Returns the first field of an object with a wrong type, None where there is none."""
     if not isinstance(found, dict):
         return f"{where} is no object of JSON"
     for name, value in found.items():

@@ -19,14 +19,14 @@ class Convolution(tf.Module):
 
     Args:
       scope: prefix of the variables' names.
-      support: side of the kernel.
+      support: kernel size.
       channels: number of input channels.
       filters: number of output channels.
       stride: downsampling factor, or upsampling factor of a transposed convolution.
       transposed: whether it is the transpose of a convolution from `filters` to `channels`.
       bias: whether a bias is added.
       zero: whether the kernel is zero-initialized.
-      compute_dtype: of the products; float32 or bfloat16.
+      compute_dtype: type of the products, float32 or bfloat16.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class GDN(tf.Module):
       scope: prefix of the variables' names.
       channels: number of channels.
       inverse: whether x is multiplied in place of divided.
-      compute_dtype: as of `Convolution`.
+      compute_dtype: type of the products, as in `Convolution`.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 An element of the latent y is logistic. In plane 0, `SliceContext` gives mean and scale of its
 integer in the order of coding: the channels in slices, lowest frequencies first, and the positions
-of a slice in four passes, those of a grid of 2 x 2. Later slices read all earlier ones around
+of a slice in four passes, those of a grid of 2 x 2. Later slices read all earlier ones near
 their position, later passes also the earlier passes of their own slice. (He et al., CVPR 2022,
 for slices of growing size; He et al., CVPR 2021, for passes in place of single positions.) Slices
 before passes: after the first slice there is a picture of all positions.
@@ -26,7 +26,7 @@ import tensorflow_compression as tfc
 
 from sae.model.modules import Convolution, variable
 
-# Rows and columns modulo two, in the order of coding.
+# Rows and columns modulo two of the passes, in the order of coding.
 PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))
 # Scales are _SMALLEST_SCALE * _RATIO^k, k = 0 .. _SCALES - 1; networks give 0 for the scale 1.
 _SMALLEST_SCALE, _RATIO, _SCALES = 0.03, 1.125, 64
@@ -41,9 +41,9 @@ class SliceContext(tf.Module):
     Args:
       scope: prefix of the variables' names.
       sizes: number of channels of each slice, in the order of coding.
-      filters: channels of the features from which means and scales come.
-      embedding: channels of an embedded slice.
-      compute_dtype: as of `Convolution`.
+      filters: number of channels of the features that give means and scales.
+      embedding: number of channels of an embedded slice.
+      compute_dtype: type of the products, as in `Convolution`.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SliceContext(tf.Module):
             _SliceNetwork(f"{scope}/slice_{k}", size, filters, embedding, compute_dtype)
             for k, size in enumerate(sizes)
         ]
-        # Conditions later slices on an earlier one.
+        # These embeddings condition later slices on an earlier one.
         self._channel_contexts = [
             Convolution(
                 f"{scope}/channel_context_{k}",
@@ -94,7 +94,7 @@ class SliceContext(tf.Module):
 
 
 class _SliceNetwork(tf.Module):
-    """What the context model has for one slice."""
+    """The part of the context model for one slice."""
 
     def __init__(self, scope, size, filters, embedding, compute_dtype):
         super().__init__()
@@ -114,7 +114,7 @@ class _SliceNetwork(tf.Module):
         return tf.nn.relu(self._embed(_clipped(part)))
 
     def spatial_context(self, embedded):
-        """Returns the features that every position has from the earlier passes of its slice."""
+        """Returns the features of every position from the earlier passes of its slice."""
         batch, height, width, _ = tf.unstack(tf.shape(embedded))
         features = []
         for number, (row, column) in enumerate(PASSES):
@@ -122,7 +122,7 @@ class _SliceNetwork(tf.Module):
             x = tf.zeros(size) + self._pass_bias[number]
             if number:
                 kernel = self._spatial.kernel * _earlier_taps(number)
-                # Two below and to the right, so that a kernel fits on the smallest latents.
+                # Two rows and columns of padding below and to the right fit a kernel on any latent.
                 padded = tf.pad(embedded, ((0, 0), (1 - row, 2), (1 - column, 2), (0, 0)))
                 taps = self._spatial.product(padded, kernel, "VALID")
                 x += taps[:, : size[1], : size[2]]
@@ -143,9 +143,9 @@ class PlaneContext(tf.Module):
     Args:
       scope: prefix of the variables' names.
       planes: number of planes before it.
-      depth: channels of the latent.
-      filters: channels between the convolutions.
-      compute_dtype: as of `Convolution`.
+      depth: number of latent channels.
+      filters: number of channels between the convolutions.
+      compute_dtype: type of the products, as in `Convolution`.
     """
 
     def __init__(
@@ -193,18 +193,18 @@ class _ParameterHead(tf.Module):
 
     def __call__(self, x):
         means, scales = tf.split(self._convolution(x), 2, -1)
-        # Beyond the bounds, gradients that lead back are kept.
+        # Beyond the bounds, only gradients that lead back into them are kept.
         scales = tfc.lower_bound(_SCALE_STEPS * scales + _SCALE_ONE, 0.0)
         return means, tfc.upper_bound(scales, _SCALES - 1.0)
 
 
 class Digits(NamedTuple):
-    """What a plane's context model gives of its digits before they come, each [B, h, w, depth].
+    """Expectations of a plane's digits under its context model, each [B, h, w, depth].
 
     Attributes:
       expected: mean in [-1, 1].
-      variance: by which the squared error falls with the digit, in the plane's steps.
-      entropy: expected bits.
+      variance: expected fall of the squared error with the digit, in squared steps of the plane.
+      entropy: expected number of bits.
     """
 
     expected: tf.Tensor
@@ -219,8 +219,8 @@ def integer_bits(values, means, scales):
 
     Args:
       values: integers, or integers plus uniform noise in [-0.5, 0.5].
-      means: of the logistic, in the unit of values.
-      scales: indices of its scale.
+      means: means of the logistics, in the unit of values.
+      scales: indices of their scales.
     """
     log_mass = _log_mass(values - 0.5, values + 0.5, means, scales)
     return tf.reduce_sum(log_mass, (1, 2, 3)) / -math.log(2.0)
@@ -228,12 +228,12 @@ def integer_bits(values, means, scales):
 
 @tf.function(jit_compile=True, autograph=False)
 def code_digits(digits, parents, means, scales):
-    """Returns the bits of digits, and what is expected of them.
+    """Returns the bits of digits, and their expectations.
 
     A digit's probability is the mass of its third of the parent's interval.
 
     Args:
-      digits: -1, 0 or 1, [B, h, w, depth].
+      digits: digits -1, 0 or 1, [B, h, w, depth].
       parents: three times the integers of the plane below, of the same shape.
       means, scales: as of `integer_bits`.
 
@@ -271,7 +271,7 @@ def _log_mass(low, high, means, scales):
 def interleave(parts: Sequence[tf.Tensor], size: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     """Returns [B, h, w, C] whose positions of each pass are given, [B, about h/2, about w/2, C]."""
     height, width = ((side + 1) // 2 for side in size)
-    # On odd sizes some passes lack a row or a column, which lies outside and is cut off.
+    # With odd sizes, the last row or column of some passes lies outside and is cut off.
     padded = [
         tf.pad(p, ((0, 0), (0, height - tf.shape(p)[1]), (0, width - tf.shape(p)[2]), (0, 0)))
         for p in parts

@@ -328,11 +328,11 @@ class Floats:
 
     @staticmethod
     def convolve(x, kernel, padding="SAME"):
-        """Returns the convolution, which has no positions where a latent is one position wide."""
+        """Returns the convolution, which is empty where a latent is one position wide."""
         sides = [1, 1] if padding == "SAME" else kernel.shape[:2]
         if all(known and known >= side for known, side in zip(x.shape[1:3], sides)):
             return tf.nn.conv2d(x, kernel, 1, padding)
-        # TensorFlow has no result without positions: a convolution of zeros is cut off again.
+        # TensorFlow refuses empty results, so that a convolution of zeros is cut off.
         shape = tf.shape(x)[1:3]
         lacking = tf.maximum(sides - shape, 0)
         x = tf.pad(x, ((0, 0), (0, lacking[0]), (0, lacking[1]), (0, 0)))

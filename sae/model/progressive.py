@@ -9,7 +9,7 @@ A ratio of three nests uniform quantizers in one another, at no loss against the
 quantizer of each plane. The level is the plane up to which the latent is decoded; between two
 planes' ends it is fractional.
 
-Both transforms have a linear path beside a convolutional one (Li et al., ICLR 2025, arXiv
+Both transforms have a linear path in parallel to a convolutional one (Li et al., ICLR 2025, arXiv
 2501.13751, have wavelets there). It begins as a cosine transform of blocks, and the convolutional
 path is zero-initialized: before its first step the model is a transform codec.
 """
@@ -28,8 +28,8 @@ from sae.model.plane_priors import Digits, PlaneContext, SliceContext, code_digi
 
 PLANES, RATIO = 3, 3
 
-# Optimizers take steps that suit weights of about one, which those of the linear paths become by
-# the first of these factors. By the others the convolutional paths contribute little at first.
+# Steps of optimizers suit weights near one, to which the first of these factors brings the linear
+# paths. Because of the others the convolutional paths contribute little at first.
 _LINEAR_SCALE = (3 * STRIDE**2) ** -0.5
 _TO_LATENT, _FROM_LATENT, _TO_IMAGE = 0.1, 0.25, 0.1
 
@@ -39,13 +39,13 @@ class ProgressiveConfig:
     """The architecture.
 
     Attributes:
-      latent_depth: channels of the latent.
-      hidden_filters: channels between the convolutions of the transforms.
+      latent_depth: number of latent channels.
+      hidden_filters: number of channels between the convolutions of the transforms.
       step: quantization step of plane 0, on the scale of images in [0, 1].
-      slices: channels of each slice of plane 0; the rest of the latent is one more.
-      context_filters: channels of the features of plane 0's context model.
-      slice_embedding: channels of an embedded slice.
-      plane_filters: channels of the context models of the planes above.
+      slices: number of channels of each slice of plane 0; the remaining channels are one more.
+      context_filters: number of channels of the features of plane 0's context model.
+      slice_embedding: number of channels of an embedded slice.
+      plane_filters: number of channels of the context models of the planes above.
     """
 
     latent_depth: int = 320
@@ -58,12 +58,12 @@ class ProgressiveConfig:
 
     @property
     def slice_sizes(self) -> tuple[int, ...]:
-        """Channels of all slices of plane 0."""
+        """Number of channels of each slice of plane 0."""
         return (*self.slices, self.latent_depth - sum(self.slices))
 
 
 class Decoded(NamedTuple):
-    """A latent as far as it is decoded, in steps of plane 0; both [B, h, w, depth].
+    """A partly decoded latent, in steps of plane 0, each [B, h, w, depth].
 
     Attributes:
       y_hat: centers of the intervals.
@@ -79,9 +79,9 @@ class Planes(NamedTuple):
     """The planes of a latent.
 
     Attributes:
-      integers: of each plane, [B, h, w, depth].
-      bits: of each plane alone, [B], differentiable.
-      digits: what is expected of those of each plane above 0.
+      integers: rounded latent of each plane, [B, h, w, depth].
+      bits: number of bits of each plane alone, [B], differentiable.
+      digits: expectations of the digits of each plane above 0.
     """
 
     integers: list[tf.Tensor]
@@ -98,11 +98,11 @@ class Planes(NamedTuple):
     def cut(self, plane: int, share: tf.Tensor) -> Decoded:
         """Returns the latent decoded to a cut within a plane above 0.
 
-        The digits come in the order of the expected fall of the squared error for a bit.
+        Digits are ordered by the expected fall of the squared error per bit.
 
         Args:
-          plane: its number.
-          share: of the plane's expected bits that have come, float32 [B] in [0, 1].
+          plane: number of the plane.
+          share: decoded share of the plane's expected bits, float32 [B] in [0, 1].
         """
         below, digits = self.end(plane - 1), self.digits[plane - 1]
         flat = tf.reshape(digits.variance / tf.maximum(digits.entropy, 1e-9), (len(share), -1))
@@ -122,8 +122,8 @@ class ProgressiveModel(tf.Module):
     """The model; images are float32 [B, H, W, 3] in [0, 1], H and W multiples of 16.
 
     Args:
-      config: the architecture.
-      compute_dtype: of products in convolutions, float32 or bfloat16.
+      config: architecture of the model.
+      compute_dtype: type of products in convolutions, float32 or bfloat16.
     """
 
     def __init__(self, config: ProgressiveConfig, compute_dtype: tf.DType = tf.float32):
@@ -167,8 +167,8 @@ class ProgressiveModel(tf.Module):
         it, bits are those of the true interval, whose bounds shift with y for the gradient.
 
         Args:
-          y: as `analysis` returns it.
-          noise: uniform in [-0.5, 0.5], of the shape of y; None for the bits of rounded latents.
+          y: latent that `analysis` returns.
+          noise: uniform noise in [-0.5, 0.5] of y's shape; None for the bits of rounded latents.
           gradient_scales: factor [B] for each plane of the gradient from its bits to y.
         """
         integers = self.quantize(y)
@@ -197,8 +197,8 @@ class ProgressiveModel(tf.Module):
         """Returns the reconstruction, [B, H, W, 3], not clipped.
 
         Args:
-          decoded: the latent.
-          level: up to which plane it is decoded, float32 [B] in [0, 2].
+          decoded: decoded latent.
+          level: plane up to which it is decoded, float32 [B] in [0, 2].
         """
         return self._synthesis(decoded, level)
 
@@ -238,7 +238,7 @@ class _Analysis(tf.Module):
         scope, filters, depth = "analysis", config.hidden_filters, config.latent_depth
         dtype = {"compute_dtype": compute_dtype}
         self._step, self._linear = config.step, _Linear(scope, depth)
-        # 4 x 4 pixels each: what a 9 x 9 convolution of stride 4 covers, in a third of the time.
+        # On blocks of 4 x 4 pixels, this covers a 9 x 9 convolution in a third of the time.
         self._convolutions = [
             Convolution(f"{scope}/conv_0", 3, 3 * 4**2, filters, **dtype),
             Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **dtype),
@@ -259,7 +259,7 @@ class _Synthesis(tf.Module):
         scope, filters, depth = "synthesis", config.hidden_filters, config.latent_depth
         up = {"transposed": True, "compute_dtype": compute_dtype}
         self._step, self._linear = config.step, _Linear(scope, depth)
-        # Of the two inputs to each path: decoded centers, and how far means lie from them.
+        # Each path has gains of two inputs: decoded centers, and the distances of means from them.
         self._linear_gains, self._latent_gains = (
             [
                 PlaneTable(f"{scope}/{path}_gain", PLANES, depth, 1.0),

@@ -25,7 +25,7 @@ from sae.paper import figures
 # Absolute error, of 255, that the error map shows as its brightest.
 _BRIGHTEST = 40
 _WIDTH = 17.8 / 2.54
-# Height over width of a panel; a crop of another shape leaves some of it free.
+# Height over width of a panel, of which a crop of another shape fills a part.
 _FLATTEST, _TALLEST = 0.2, 3
 
 

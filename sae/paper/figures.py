@@ -83,7 +83,7 @@ _STYLE = {
     "legend.borderpad": 0.2,
     # Fonts as outlines that a journal's preflight accepts, not Type 3.
     "pdf.fonttype": 42,
-    # Names of codecs and images may have dollar signs.
+    # Dollar signs in names of codecs and images must not begin formulas.
     "text.parse_math": False,
 }
 
@@ -98,9 +98,9 @@ def run(options: argparse.Namespace) -> None:
         raise SaeError("--range is of one quality: name it with --quality.")
     for name, limits in (("--bpp", options.bpp), ("--range", options.range)):
         if limits and not (-math.inf < limits[0] < limits[1] < math.inf):
-            raise SaeError(f"{name} is a range, FROM below TO.")
+            raise SaeError(f"{name} is not a range; give FROM below TO.")
     if options.log and options.bpp and options.bpp[0] <= 0:
-        raise SaeError("--bpp begins above 0 where --log is given.")
+        raise SaeError("--bpp cannot begin at 0 with --log; give a FROM above 0.")
     chosen = results.select(found, options.curves) if options.curves else results.default(found)
     results.warn_of_other_images(chosen)
     with style(options.serif):
@@ -117,8 +117,8 @@ def run(options: argparse.Namespace) -> None:
 def _drawings(
     found: Sequence[Curve], chosen: Sequence[Curve], options: argparse.Namespace
 ) -> dict[str, Figure]:
-    """Returns what `plot` draws, by the names of its files."""
-    # Published means have nothing to say of single images; what was measured here has.
+    """Returns the figures of `plot` by the names of their files."""
+    # Only curves measured here have single images, unlike published means.
     measured = list(chosen)
     if not options.curves:
         measured += [c for c in found if c.kind == "measured" and c not in chosen]
@@ -139,7 +139,7 @@ def _drawings(
     for image in dict.fromkeys(options.image or ()):
         single = [one for curve in measured if (one := results.of_image(curve, image))]
         if not single:
-            raise SaeError(f"No curve of these has numbers of the image {image}.")
+            raise SaeError(f"No chosen curve has numbers of the image {image}; name another image.")
         name = f"rd-{Path(image).stem}"
         drawings[f"rd-{image}" if name in drawings else name] = rd(
             single, options.quality[:1], options.bpp, options.range, title=image, **size
@@ -201,7 +201,7 @@ def rd(
     width, panels = _WIDTHS[columns], len(qualities)
     size = width * _CENTIMETRE, (height or _HEIGHTS[columns]) * _CENTIMETRE
     figure = Figure(figsize=size, layout="constrained")
-    # The lines by the keys of their curves.
+    # Lines are kept by the keys of their curves.
     drawn: dict[str, Line2D] = {}
     bpp = bpp or range_of_ours(curves, log)
     for axes, quality in zip(figure.subplots(1, panels, squeeze=False)[0], qualities):
@@ -228,7 +228,7 @@ def rate_by_layer(curve: Curve) -> Figure:
     shares = np.array([row["bpp-layers"] for row in rows])
     bars, below = {}, np.zeros(len(rows))
     shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, shares.shape[1]))
-    # A stream up to the top layer has all below it, whether or not their points are known.
+    # A stream up to the top layer includes all below it, even where their points are unknown.
     for name, share, shade in zip(curve.family.layers, shares.T, shades):
         bar = axes.bar(range(len(rows)), share, bottom=below, color=shade)
         bars[name] = results.layer_label(name), bar
@@ -387,7 +387,7 @@ def _texsystem() -> str | None:
 def _panel(
     axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple, limits: tuple | None, log: bool
 ) -> dict[str, Line2D]:
-    """Draws curves into axes; returns the lines by the keys of their curves."""
+    """Draws curves into axes; returns their lines by key."""
     drawn, in_sight = {}, []
     for curve, look in zip(curves, looks(curves)):
         points = curve.points(quality)
@@ -475,7 +475,7 @@ def _look(curve: Curve, others: Iterator[int]) -> dict:
             "zorder": 3,
         }
     index = next(others)
-    # Each round of the colors has other markers.
+    # Markers shift with each cycle of the colors, so that no two curves look alike.
     turn = index + index // len(_OTHERS)
     return {
         "color": _OTHERS[index % len(_OTHERS)],
@@ -495,16 +495,16 @@ def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, fl
 
 
 def _entries(curves: Sequence[Curve], drawn: dict[str, Line2D]) -> list[tuple[str, Line2D]]:
-    """Returns the legend's titles and lines: ours, one for all their searches, then the others.
+    """Returns titles and lines of the legend: ours, one entry per effort, then the others.
 
     Args:
-      curves: of the figure.
-      drawn: their lines by key.
+      curves: curves of the figure.
+      drawn: lines of the curves by key.
     """
     shown = [curve for curve in curves if curve.key in drawn]
     titles = results.titles(shown)
     searched = [curve.key for curve, _ in results.searched(shown)]
-    # By effort, or by the key of the curve.
+    # The keys are efforts, or keys of curves.
     entries: dict[int | str, tuple[str, Line2D]] = {}
     for curve in sorted(shown, key=lambda c: (c.family is None, c.effort)):
         if curve.key in searched:
@@ -523,7 +523,7 @@ def _legend(
     """Puts a legend outside the axes, in as many columns as the figure is wide for."""
     titles, handles = zip(*entries)
     for columns in range(min(5, len(handles)), 0, -1):
-        # A label that begins with an underscore would not be listed; a text may.
+        # Matplotlib drops labels that begin with an underscore, but not texts set later.
         legend = figure.legend(
             handles, [" "] * len(handles), loc=f"outside {side} center", ncols=columns
         )
@@ -535,7 +535,7 @@ def _legend(
         if columns > 1:
             legend.remove()
             continue
-        # The handles beside the texts are as wide as six letters.
+        # The handles before the texts are as wide as six letters.
         letters = int((max(map(len, titles)) + 6) * figure.bbox.width / width) - 8
         for text, title in zip(legend.get_texts(), titles):
             text.set_text(textwrap.fill(title, letters))
@@ -543,6 +543,6 @@ def _legend(
 
 
 def _short(images: Sequence[str]) -> list[str]:
-    """Returns the names of images without suffixes, where these do not tell them apart."""
+    """Returns names of images without suffixes, or with them where names would be equal."""
     stems = [Path(name).stem for name in images]
     return stems if len(set(stems)) == len(stems) else list(images)

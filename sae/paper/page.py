@@ -14,7 +14,7 @@ from PIL import Image
 
 from sae import files
 
-# Of the WebP images in a page, which has no larger ones.
+# Quality of the WebP images in a page, and the largest side that WebP allows.
 _QUALITY = 92
 _LARGEST = 16383
 
@@ -31,18 +31,18 @@ def write(target: str | Path, template: str, data: object, **parts: str) -> Path
     """
     page = importlib.resources.files("sae.paper").joinpath(template).read_text(encoding="utf-8")
     parts["quality"] = str(_QUALITY)
-    # Inside a script element, tags and comments would be taken for HTML.
+    # HTML parsers would interpret tags and comments inside a script element.
     parts["data"] = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
-    # All at once, since a part may have what looks like the place of another.
+    # All placeholders are replaced at once, since a part may contain the text of another.
     page = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page)
     files.write_bytes(target, page.encode())
     return Path(target)
 
 
 def source(image: np.ndarray) -> str:
-    """Returns an image, uint8 [H, W, 3], as a data URL of a WebP that looks like it.
+    """Returns an image, uint8 [H, W, 3], as a data URL of a WebP of high quality.
 
-    A larger one than WebP can hold is a PNG.
+    An image too large for WebP becomes a PNG.
     """
     buffer = io.BytesIO()
     if max(image.shape[:2]) > _LARGEST:

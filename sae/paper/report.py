@@ -39,11 +39,11 @@ def write(
     """Writes the page; returns its path.
 
     Args:
-      target: the HTML file.
+      target: HTML file to write.
       results_folder: results/<set>, the numbers.
-      images_folder: the images that were measured; those it lacks are left out with a warning.
-      checkpoints: the weights they were measured with.
-      only: show these images alone, by file name.
+      images_folder: folder of the measured images; missing ones are left out with a warning.
+      checkpoints: folder of the weights behind the results.
+      only: file names of the images to show; None for all.
 
     Raises:
       SaeError: there are no results, the page would replace what it shows, or the checkpoints
@@ -77,7 +77,7 @@ def write(
 
 
 def _sources(*folders: str | Path) -> list[Path]:
-    """Returns the files in folders."""
+    """Returns all files below folders."""
     return [path for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
 
 
@@ -98,7 +98,7 @@ def _curves(curves: Sequence[Curve]) -> str:
             figure.add_scatter(
                 x=rates,
                 y=qualities,
-                # Plotly reads tags in texts.
+                # Plotly interprets tags in texts.
                 text=list(map(html.escape, labels)),
                 name=html.escape(titles[curve.key]),
                 mode="lines+markers",
@@ -187,7 +187,9 @@ def _images(
     if only:
         if unknown := set(only) - set(names):
             listed = ", ".join(sorted(unknown))
-            raise SaeError(f"There are no results of {listed}; there are some of {names[0]}.")
+            raise SaeError(
+                f"There are no results of {listed}; name measured images such as {names[0]}."
+            )
         names = [name for name in names if name in only]
     missing = [name for name in names if not (Path(folder) / name).exists()]
     if missing:
@@ -226,7 +228,7 @@ def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | P
     assert curve.family is not None and single is not None, "one of ours, measured on the image"
     layers = curve.family.layers[: curve.family.layers.index(curve.labels[-1]) + 1]
     data = codec.compress(original, len(layers), curve.key, checkpoints)
-    # Of a layer that was measured with other weights there is no row.
+    # Layers measured with other weights have no row.
     stages = dict(zip(layers, codec.stages(data, checkpoints)))
     rows = [row for (row,) in single.images]
     if [row["bytes"] for row in rows] != [stages[label][0] for label in curve.labels]:

@@ -12,16 +12,15 @@ from sae.errors import SaeError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Others, such as evaluators and parameter servers, have no part in the steps of a training.
+# Other tasks, such as evaluators and parameter servers, take no part in training steps.
 _TRAINING = ("chief", "worker")
 
 
 def configuration() -> dict:
-    """Returns the chief, the workers and this machine's task among them; {} for one machine alone.
+    """Returns chief, workers and this machine's task; {} for a single machine.
 
     Raises:
-      SaeError: TF_CONFIG is not what TensorFlow documents, or gives this machine a task that is
-        no training.
+      SaeError: TF_CONFIG is malformed, or gives this machine a task that is not a training.
     """
     text = os.environ.get("TF_CONFIG", "").strip()
     try:
@@ -35,14 +34,14 @@ def configuration() -> dict:
     kind, index = task.get("type"), task.get("index")
     if kind is not None and kind not in _TRAINING:
         raise SaeError(
-            f"TF_CONFIG gives this machine the task {kind!r}, which is no training; start the "
+            f"TF_CONFIG gives this machine the task {kind!r}, which is not a training; start the "
             "script on the chief and the workers alone."
         )
     if len(machines.get("chief", ())) > 1:
         raise SaeError("TF_CONFIG has more than one chief in its cluster; name one.")
     if not machines or (kind is None and count({"cluster": machines}) == 1):
         return {}
-    # Some schedulers write the index as a text.
+    # Some schedulers write the index as a string.
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
     alike = [] if kind is None else machines.get(kind, [])
@@ -55,17 +54,17 @@ def configuration() -> dict:
 
 
 def count(found: dict) -> int:
-    """Returns how many machines there are in a configuration, at least this one."""
+    """Returns the number of machines in a configuration, at least 1."""
     return max(1, sum(map(len, found.get("cluster", {}).values())))
 
 
 def join(found: dict) -> tf.distribute.Strategy:
-    """Returns the strategy of a configuration, once its machines are there.
+    """Returns the strategy of a configuration, once its machines are connected.
 
     Raises:
-      SaeError: a machine cannot be reached, or this one's address is taken.
+      SaeError: a machine cannot be reached, or this machine's address is in use.
     """
-    # TensorFlow reads the variable itself, and would wait for parameter servers.
+    # TensorFlow reads this variable, and would wait for parameter servers in it.
     os.environ["TF_CONFIG"] = json.dumps(found)
     import tensorflow as tf
 

@@ -43,7 +43,7 @@ def train(
     Leaves a finished layer as it is, and resumes a training where it was
     interrupted: its state is saved every `save_every` seconds and on SIGINT
     and SIGTERM. Runs under the current distribution strategy; one process, the
-    chief, writes. Curves for TensorBoard are in training/ beside the weights.
+    chief, writes. Curves for TensorBoard are in training/, next to the weights.
 
     Args:
       layer_config: the architecture.
@@ -105,8 +105,8 @@ def train(
     progress = Progress(config, first, name, writer)
     began, saved = time.monotonic() - done["seconds"], time.monotonic()
     batches = _batches(config, patches, first)
-    # A pipeline that outlives Python waits for Python without end; a bar that is left open has an
-    # error's sentence on its line.
+    # A pipeline that outlives the interpreter would hang. An open progress bar would share its
+    # line with an error.
     with _stop_on_signal() as stopping, contextlib.closing(progress), contextlib.closing(batches):
         for number, quantization, batch in batches:
             rate = np.float32(learning_rate(config, number))
@@ -154,7 +154,7 @@ def _batches(
     """Yields the number, the quantization and the batch of every step from `first` on.
 
     Raises:
-      SaeError: no photo can be read any more.
+      SaeError: no more photos can be read.
     """
     strategy = tf.distribute.get_strategy()
     for phase in phases(config):
@@ -171,11 +171,13 @@ def _batches(
             try:
                 batch = next(batches)
             except tf.errors.OpError as error:
-                failure = patches.failure or SaeError(f"No batch could be made: {error.message}")
+                failure = patches.failure or SaeError(
+                    f"No batch of patches could be made: {error.message}"
+                )
             else:
                 yield first, phase.quantization, batch
                 first += 1
-        # The pipeline must end before the exception, whose traceback would hold it.
+        # The pipeline must be released first, since the traceback of the exception would keep it.
         del batches
         if failure:
             raise failure
@@ -190,7 +192,7 @@ def _require_even(batchsize: int, replicas: int) -> None:
 
 
 def _require_weights(layer: Layer) -> None:
-    """Raises SaeError where rounded weights are beyond the range of float16, or no numbers."""
+    """Raises SaeError where rounded weights exceed the range of float16, or are not numbers."""
     if not layer.finite:
         raise SaeError(
             f"The weights of {layer.name} are not finite after the last step; remove its saved "
@@ -199,7 +201,7 @@ def _require_weights(layer: Layer) -> None:
 
 
 def _finished(store: Store, name: str, title: str, asked: dict) -> bool:
-    """Tells whether a layer is finished, and says so."""
+    """Returns whether a layer is finished, and prints it."""
     description = store.describe(name)
     if description is None:
         return False

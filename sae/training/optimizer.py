@@ -45,7 +45,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         0 to leave gradients as they are.
       clip_beta: decay of that average.
       epsilon: added to the root of the square.
-      largest_basis: side of the largest basis; refreshing one takes time with its cube.
+      largest_basis: side of the largest basis; the time to refresh one grows with its cube.
     """
 
     def __init__(

@@ -43,9 +43,9 @@ class Patches:
     Attributes:
       photos: to train on.
       held_out: for validation.
-      counts: image files by the end of the folder's path that no other folder has.
+      counts: number of image files by the distinct end of each folder's path.
       digest: of the names and sizes of all photos that can be used.
-      failure: what went wrong while a batch was made, None so far.
+      failure: error while a batch was made; None if there was none.
 
     Raises:
       SaeError: a folder does not exist, or fewer than two photos can be used.
@@ -65,13 +65,13 @@ class Patches:
         self.counts = {label: len(paths) for label, paths in labels if paths}
         usable.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
         self.held_out, self._middles, self.photos = self._hold_out(usable)
-        # Of those to train on, one is enough to begin; the others are looked at in their turn.
+        # One readable training photo suffices to begin; the others are checked when they are read.
         readable = any(self._read(path) is not None for path in self.photos)
         if not (self.held_out and readable):
             raise SaeError(
                 f"{', '.join(map(str, folders))}: {len(self.held_out) + readable} of "
                 f"{len(photos)} photos can be used; at least two of {config.patchsize} x "
-                f"{config.patchsize} pixels are needed."
+                f"{config.patchsize} pixels are required."
             )
 
     def _usable(self, path: Path) -> bool:
@@ -88,7 +88,7 @@ class Patches:
         return True
 
     def _hold_out(self, usable: list[Path]) -> tuple[list[Path], list[np.ndarray], list[Path]]:
-        """Divides the photos: those held out, the middles of these, and those to train on."""
+        """Returns held-out photos, their middles, and training photos."""
         side, rest = self.config.patchsize, iter(usable)
         number = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * len(usable))))
         held_out: list[Path] = []
@@ -187,7 +187,7 @@ class Patches:
 
 
 def _each_once(folders: Sequence[str | Path]) -> dict[Path, list[Path]]:
-    """Returns the photos below each folder, but those of an earlier one; a file's links are it."""
+    """Returns the photos below each folder, each once, whatever links lead to it."""
     places: dict[Path, str | Path] = {}
     for folder in folders:
         places.setdefault(Path(os.path.abspath(folder)), folder)
@@ -196,7 +196,7 @@ def _each_once(folders: Sequence[str | Path]) -> dict[Path, list[Path]]:
     for path in itertools.chain(*found.values()):
         facts = path.stat()
         file = facts.st_dev, facts.st_ino
-        # A link may have another name than its file, and names choose what is held out.
+        # The file's own name counts, not a link's, since held-out photos are chosen by name.
         if file not in own or (own[file].is_symlink() and not path.is_symlink()):
             own[file] = path
     kept = set(own.values())
@@ -208,7 +208,7 @@ def _each_once(folders: Sequence[str | Path]) -> dict[Path, list[Path]]:
 
 
 def _labels(folders: Iterable[Path]) -> list[str]:
-    """Returns as much of the end of each path as tells it from the others."""
+    """Returns the shortest end of each path that differs from those of the others."""
     folders = list(folders)
     ends = (
         [str(Path(*folder.parts[-count:])) for folder in folders] for count in itertools.count(1)

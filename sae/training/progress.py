@@ -24,7 +24,7 @@ def require_finite(step: int, loss: float) -> None:
 
 
 def remove_curves(folder: Path) -> None:
-    """Removes the curves of an earlier training, among which those of another would be drawn."""
+    """Removes the curves of an earlier training, which would mix with those of a new one."""
     for path in folder.glob("events.out.tfevents.*"):
         path.unlink()
 

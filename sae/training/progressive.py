@@ -37,25 +37,25 @@ from sae.training.progress import require_finite
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How a progressive model is trained.
+    """Hyperparameters of the training of a progressive model.
 
     Attributes:
-      metric: of the distortion, a key of `sae.model.objective.DISTORTIONS`.
+      metric: metric of the distortion, a key of `sae.model.objective.DISTORTIONS`.
       lambdas: weight of the rate in bits per pixel, for each plane.
-      rates: bits per pixel about which the planes end, for the weights of their losses.
-      batchsize: patches per step.
+      rates: approximate bits per pixel at the planes' ends, for the weights of their losses.
+      batchsize: number of patches per step.
       ends: number of planes, 1 to 3, at whose ends a patch is decoded in one step.
       patchsize: side of a patch in pixels.
-      held_out_side: side of the middles of held-out photos in pixels.
-      smallest_side: photos are not shrunk below this side in pixels.
+      held_out_side: side of the held-out patches in pixels.
+      smallest_side: smallest side of shrunk photos in pixels.
       cuts: number of patches in a batch that are decoded at a cut within a plane.
-      slopes: gradient that passes the rounding to each plane. Decoded values grow less than
+      slopes: gradient factor of the rounding to each plane. Decoded values grow less than
         latents do: a step to the next interval is shorter than one between their centers.
-      learning_rate: constant until the cooldown.
-      warmup: steps over which the learning rate rises.
+      learning_rate: learning rate, constant after the warmup.
+      warmup: number of steps over which the learning rate rises.
       average: exponent of the average of weights; it spans about 1 / `average` of the steps.
-      clip: gradient norms are cut to so many times their moving average.
-      seed: of the initial weights, the noise, the planes and the order of patches.
+      clip: limit of gradient norms as a multiple of their moving average.
+      seed: seed of the initial weights, the noise, the planes and the order of patches.
     """
 
     metric: str = "mse"
@@ -81,12 +81,12 @@ class Settings:
 
 
 class Trainer:
-    """Model, optimizer and average of the weights, with the functions that move them.
+    """Model, optimizer and average of the weights, with the functions that update them.
 
     Args:
-      config: the architecture.
-      settings: of the training.
-      compute_dtype: of products in convolutions.
+      config: architecture of the model.
+      settings: hyperparameters of the training.
+      compute_dtype: type of products in convolutions.
     """
 
     def __init__(self, config: ProgressiveConfig, settings: Settings, compute_dtype: tf.DType):
@@ -94,10 +94,10 @@ class Trainer:
         self.settings = settings
         self.model = ProgressiveModel(config, compute_dtype)
         self.variables = self.model.trainable_variables
-        # Larger bases take longer to refresh than they gain.
+        # Refreshing larger bases costs more time than it saves.
         self.optimizer = SOAP(clip=settings.clip, largest_basis=512)
         self.optimizer.build(self.variables)
-        # The image of each reconstruction in a step: one for a cut, otherwise one for each end.
+        # Images of the reconstructions in a step: an image has one at a cut, or one at each end.
         whole = np.arange(settings.cuts, settings.batchsize)
         images = [*range(settings.cuts), *np.tile(whole, settings.ends)]
         self._images = np.array(images, np.int32)
@@ -106,9 +106,9 @@ class Trainer:
         self.scores = tf.function(self._scores)
 
     def batch_levels(self, number: int) -> np.ndarray:
-        """Returns the level of each reconstruction in a step, float32, as `_images` counts them.
+        """Returns the level of each reconstruction in a step, float32, in the order of `_images`.
 
-        Those of an image differ. All planes' ends occur about as often, and in most steps.
+        Levels of an image differ. The ends of all planes are about equally frequent.
         """
         settings = self.settings
         rng = np.random.default_rng([settings.seed, 2, number])
@@ -124,7 +124,7 @@ class Trainer:
     def _loss(self, x, levels, seed):
         settings = self.settings
         count = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-        # What a bit of every plane costs, [reconstructions, planes]: of a cut plane, its share.
+        # Weights of each plane's bits, [reconstructions, planes]; that of a cut plane is its share.
         costs = settings.weights * np.array(settings.lambdas, np.float32)
         come = tf.clip_by_value(levels[:, None] - np.arange(PLANES, dtype=np.float32) + 1, 0, 1)
         item_costs = _interpolated(costs, levels)[:, None] * come
@@ -149,7 +149,7 @@ class Trainer:
         return tf.reduce_mean(distortion) + rate
 
     def _decoded(self, planes, levels):
-        """Returns the decoded latents of all reconstructions: first those at cuts, then at ends."""
+        """Returns the decoded latents of all reconstructions, those at cuts first."""
         cuts = self.settings.cuts
         which = tf.stack([tf.cast(levels[cuts:], tf.int32), self._images[cuts:]], -1)
         ends = zip(*(planes.end(p) for p in range(PLANES)))
@@ -198,7 +198,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self):
-        """Puts the average in the place of the weights."""
+        """Replaces the weights by their average."""
         kept = [v.numpy() for v in self.variables]
         for variable, average in zip(self.variables, self.average):
             variable.assign(average)
@@ -209,7 +209,7 @@ class Trainer:
                 variable.assign(value)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns all that a training resumes from, by name."""
+        """Returns the state of the training as arrays by name."""
         arrays = {}
         for variable, average in zip(self.variables, self.average):
             arrays[f"weights/{_key(variable)}"] = variable.numpy()
@@ -219,7 +219,7 @@ class Trainer:
         return arrays
 
     def set_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        """Restores what `arrays` returned; KeyError or ValueError where it does not fit."""
+        """Restores the result of `arrays`; raises KeyError or ValueError where it does not fit."""
         for variable, average in zip(self.variables, self.average):
             variable.assign(arrays[f"weights/{_key(variable)}"])
             average.assign(arrays[f"average/{_key(variable)}"])
@@ -241,12 +241,12 @@ def _key(variable: tf.Variable) -> str:
 class Run:
     """A training in a folder, saved every few minutes and resumed where it was saved.
 
-    `state.npz` has all that it resumes from, `log.jsonl` a line for each validation.
+    `state.npz` has the state of the training, `log.jsonl` a line for each validation.
 
     Args:
-      folder: of the run.
-      trainer: what is trained.
-      patches: its photos.
+      folder: folder of the run.
+      trainer: model and optimizer.
+      patches: training photos.
       held_out: patches for validation, uint8 [N, S, S, 3].
     """
 
@@ -280,10 +280,10 @@ class Run:
         """Trains for some minutes, or until SIGTERM or SIGINT, and saves.
 
         Args:
-          minutes: length of this part.
-          learning_rate: of a step's number and the fraction of this part that is over.
-          save_every: seconds between two states.
-          validate_every: steps between two validations.
+          minutes: duration of this part in minutes.
+          learning_rate: function of a step's number and the elapsed fraction of this part.
+          save_every: seconds between two saved states.
+          validate_every: number of steps between two validations.
 
         Raises:
           SaeError: the loss is no longer finite.
@@ -336,12 +336,16 @@ class Run:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains a model in a folder, and goes on where a training there was saved."""
+    """Trains a model in a folder, and resumes a training that was saved there."""
     settings, config = Settings(), ProgressiveConfig()
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="of the run")
-    parser.add_argument("--data", nargs="+", required=True, metavar="DIR", help="training photos")
-    parser.add_argument("--minutes", type=float, default=60.0, help="[%(default)s]")
+    parser.add_argument("folder", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=60.0, help="minutes of training [%(default)s]"
+    )
     parser.add_argument("--learning_rate", type=float, default=settings.learning_rate)
     parser.add_argument("--batchsize", type=int, default=settings.batchsize)
     parser.add_argument("--ends", type=int, default=settings.ends)
@@ -349,10 +353,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cuts", type=int, default=settings.cuts)
     parser.add_argument("--smallest_side", type=int, default=settings.smallest_side)
     parser.add_argument("--hidden_filters", type=int, default=config.hidden_filters)
-    parser.add_argument("--validate_every", type=int, default=2000, help="steps [%(default)s]")
-    parser.add_argument("--save_every", type=float, default=240.0, help="seconds [%(default)s]")
+    parser.add_argument(
+        "--validate_every", type=int, default=2000, help="steps between validations [%(default)s]"
+    )
+    parser.add_argument(
+        "--save_every", type=float, default=240.0, help="seconds between states [%(default)s]"
+    )
     parser.add_argument("--bfloat16", action="store_true", help="convolutions in bfloat16")
-    parser.add_argument("--threads", type=int, default=1, help="[%(default)s]")
+    parser.add_argument("--threads", type=int, default=1, help="number of threads [%(default)s]")
     options = parser.parse_args(arguments)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)

@@ -23,7 +23,9 @@ def begin(layer: Layer, folder: Path, family: str) -> dict:
     try:
         found = description.read(folder / "layer.json")
     except FileNotFoundError as error:
-        raise SaeError(f"{folder} holds no checkpoint to begin with.") from error
+        raise SaeError(
+            f"{folder} holds no checkpoint to begin with; name the folder of a layer."
+        ) from error
     origin = {
         "family": found["family"],
         "layer": found["layer"]["name"],
