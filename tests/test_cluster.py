@@ -76,9 +76,9 @@ def test_chief_and_workers_train_together(configuration, machines, kind, count):
         (described("worker", 0.0, worker=[A, B]), "index 0.0"),
         (described("chief", 0, worker=[A, B]), "does not have"),
         (described("chief", 0, chief=[A, B]), "more than one chief"),
-        (described("evaluator", 0, worker=[A, B]), "'evaluator', which is no training"),
-        (described("ps", 0, worker=[A], ps=[B]), "'ps', which is no training"),
-        (described(["worker"], 0, worker=[A, B]), "no training"),
+        (described("evaluator", 0, worker=[A, B]), "'evaluator', which is not a training"),
+        (described("ps", 0, worker=[A], ps=[B]), "'ps', which is not a training"),
+        (described(["worker"], 0, worker=[A, B]), "not a training"),
     ],
 )
 def test_what_describes_no_machines_is_one_sentence(configuration, value, said):

@@ -22,7 +22,7 @@ def test_all_ways_through_a_narrow_latent_agree(network, shape):
     y = np.round(tf.random.stateless_normal((2, *shape, DEPTH), [1, 2]) * 3)
     latents = [tf.round(tf.random.stateless_normal((2, *shape, BELOW), [3, 4]) * 3)]
     at_once = network.parameters(y, latents)
-    # In a training step, sizes are known beforehand or not.
+    # Sizes may be static or dynamic in a training step.
     for sizes in (shape, (None, None)):
         specs = [tf.TensorSpec((None, *sizes, depth)) for depth in (DEPTH, BELOW)]
         traced = tf.function(network.parameters, input_signature=[specs[0], specs[1:]])

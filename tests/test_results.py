@@ -372,7 +372,7 @@ def test_the_documents_say_what_is_exact():
     )  # fmt: skip
     (published,) = [c for c in results.curves(RESULTS) if c.key == "published/sae-2019-mse"]
     line = result_tables.layers(exact, [published]).splitlines()[2]
-    # Beside el1 of the paper, though our base is missing.
+    # Our EL1 is paired with the paper's, though our base is missing.
     assert line.startswith("| +EL1 |") and "| exact |" in line and "| 0.3063 |" in line
     exact = dataclasses.replace(ours, images=images)
     assert "exact" in result_tables.extremes([exact])
