@@ -106,7 +106,7 @@ def train(
     began, saved = time.monotonic() - done["seconds"], time.monotonic()
     batches = _batches(config, patches, first)
     # Closed, since a pipeline that outlives Python itself waits for Python, and never ends.
-    with _stop_on_signal() as stopping, contextlib.closing(batches):
+    with contextlib.closing(progress), contextlib.closing(batches), _stop_on_signal() as stopping:
         for number, quantization, batch in batches:
             rate = np.float32(learning_rate(config, number))
             terms = steps[quantization](batch, rate)
@@ -126,7 +126,6 @@ def train(
                 progress.close()
                 print(f"Stopped after step {number + 1}; run the script again to go on.")
                 raise KeyboardInterrupt
-    progress.close()
     print(f"{title}: loss {progress.loss:.6g} at step {config.last_step}")
     if chief:
         layer.round_weights()
