@@ -219,7 +219,7 @@ def test_patches_that_do_not_suit_are_refused(photos, tmp_path, tiny_config, met
         train(*tiny_config("base", **sides), store, [photos])
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_all_else(store, tiny_config, tiny_store):
+def test_a_folder_that_cannot_be_written_is_refused_before_all_else(store, tiny_config):
     nowhere = store.folder / "a file"
     nowhere.touch()
     with pytest.raises(SaeError, match="a file is a file; name a folder"):
@@ -243,7 +243,7 @@ def test_a_batch_is_divided_evenly_or_refused():
 def test_a_training_without_photos_any_more_ends(photos, tmp_path, strategy):
     folder = shutil.copytree(photos, tmp_path / "photos")
     program = (
-        "import os, sys, threading\n"
+        "import os, sys\n"
         "from sae import scripts\n"
         "from sae.training import loop\n"
         "step = loop.Progress.step\n"
@@ -410,16 +410,18 @@ def test_cores_share_a_batch(photos, tmp_path):
     assert losses["cores"] != losses["single"] or os.cpu_count() == 1
 
 
-def test_two_workers_take_the_same_steps(photos, tmp_path):
+def test_a_chief_and_a_worker_take_the_same_steps(photos, tmp_path):
     ports = []
     for _ in range(2):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    cluster = {kind: [f"127.0.0.1:{port}"] for kind, port in zip(("chief", "worker"), ports)}
     workers = []
-    for index in range(2):
-        task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+    for kind in cluster:
+        # Nobody waits for a machine that does not train.
+        machines = {**cluster, "ps": ["127.0.0.1:1"]}
+        task = {"cluster": machines, "task": {"type": kind, "index": 0}}
         workers.append(
             subprocess.Popen(
                 script(photos, tmp_path / "checkpoints", steps=6),
