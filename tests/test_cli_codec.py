@@ -136,7 +136,7 @@ def test_targets_are_reported(folder, call):
     _, _, error = call("compress", "photo.png", "photo.sae", "--target-psnr", 99)
     assert "5 layers (to el4)" in error
     assert " dB" in error
-    assert "not reached" in error
+    assert "do not reach the target" in error
 
 
 @pytest.mark.slow
