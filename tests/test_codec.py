@@ -48,6 +48,7 @@ def ends(stream):
     return [bitstream.size(records[: count + 1]) for count in range(LAYERS)]
 
 
+@pytest.mark.slow
 def test_streams_are_taken_by_name_or_open(photo, stream, tiny_checkpoints, tmp_path):
     path = tmp_path / "photo.sae"
     path.write_bytes(stream)
@@ -262,6 +263,7 @@ def save_tiny(folder, seed, names=LAYER_NAMES[:2], **changes):
     return store
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused_and_the_cache_does_not_outlive_them(photo, stream, tmp_path):
     save_tiny(tmp_path, seed=2)
     with pytest.raises(SaeError, match="Layer base was made with weights"):

@@ -130,6 +130,7 @@ def bottleneck():
     return bottleneck
 
 
+@pytest.mark.slow
 def test_quantization_takes_what_is_better_on_the_whole(bottleneck):
     y, lower = latents(1000, 2, 9, 11)
 
@@ -236,6 +237,7 @@ def test_the_prior_knows_the_lower_latent_and_the_neighbours(bottleneck):
     assert bits(shuffled(y), shuffled(lower)) < 0.998 * bits(shuffled(y), lower)
 
 
+@pytest.mark.slow
 def test_later_slices_know_the_earlier_ones_at_their_position():
     """The halves of the channels are the same: a prior that knows one half spends on that alone."""
 

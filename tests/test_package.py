@@ -102,6 +102,7 @@ def test_a_wheel_trains_and_measures(run, photos, tmp_path):
     assert not [path for path in added if "__pycache__" not in path.parts]
 
 
+@pytest.mark.slow
 def test_a_wheel_has_all_of_the_package_and_what_was_released(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("sae-")}
     package = [path for path in (ROOT / "sae").rglob("*.*") if path.suffix != ".pyc"]
@@ -115,6 +116,7 @@ def test_a_wheel_has_all_of_the_package_and_what_was_released(wheel):
     }
 
 
+@pytest.mark.slow
 def test_an_editable_installation_uses_the_clone(built):
     (path,) = built.glob("editable/*.whl")
     with zipfile.ZipFile(path) as archive:

@@ -33,6 +33,7 @@ def test_batches_have_static_shape_and_bytes(photos, config):
     assert dataset.element_spec.dtype == "uint8"
 
 
+@pytest.mark.slow
 def test_the_sequence_resumes_anywhere(photos, config):
     patches = Patches([photos], config)
     whole = batches(patches, 40)

@@ -158,6 +158,7 @@ def make_run(photos):
     return make
 
 
+@pytest.mark.slow
 def test_a_training_lowers_the_loss_and_resumes_exactly(make_run, tmp_path):
     make_run(tmp_path / "whole").train(last_step=24)
     make_run(tmp_path / "parts").train(last_step=10)

@@ -218,6 +218,7 @@ def plot_options(folder, output, **changes):
     return argparse.Namespace(**{**values, **changes})
 
 
+@pytest.mark.slow
 def test_figures_have_the_size_a_journal_asks_for(folder, tmp_path):
     figures.run(plot_options(folder, tmp_path, image=["1.png"]))
     names = {path.name for path in tmp_path.glob("*.p*")}
