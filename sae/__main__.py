@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import math
 import os
@@ -36,47 +37,18 @@ def parser() -> argparse.ArgumentParser:
     _add_codec(commands)
     _add_training(commands)
     _add_evaluation(commands)
-    _add_presentation(commands)
+    _add_figures(commands)
+    _add_bdrate(commands)
+    _add_pages(commands)
     return top
 
 
 def _add_codec(commands: argparse._SubParsersAction) -> None:
-    """Adds the commands between images and .sae files, all in sae/coding/transcode.py."""
-
-    def command(
-        name: str, help: str, source: str, target: str | None = None
-    ) -> argparse.ArgumentParser:
-        parser = _command(commands, name, help)
-        parser.add_argument(
-            "source", metavar=source, help="file or folder to read; - for standard input"
-        )
-        if target:
-            parser.add_argument(
-                "target", metavar=target, help="file or folder to write; - for standard output"
-            )
-        parser.add_argument(
-            "--max-pixels",
-            type=_count,
-            default=10**9,
-            metavar="N",
-            help="largest number of pixels [10^9]",
-        )
-        parser.set_defaults(run=_lazily("sae.coding.transcode", name))
-        return parser
-
-    def add_layers(parser: argparse.ArgumentParser, help: str, required: bool = False) -> None:
-        parser.add_argument("--layers", type=_count, metavar="K", required=required, help=help)
-
-    def add_background(parser):
-        parser.add_argument(
-            "--background",
-            metavar="COLOR",
-            help="color behind transparent pixels, as CSS writes it: white, #ccc [none]",
-        )
-
+    """Adds the commands between images and .sae files."""
+    command = functools.partial(_codec_command, commands)
     compress = command("compress", "Code an image, or a folder of them.", "IN", "OUT.sae")
-    add_layers(compress, "number of layers to code [all that are trained]")
-    add_background(compress)
+    _add_layers(compress, "number of layers to code [all that are trained]")
+    _add_background(compress)
     _add_effort(compress)
     _add_family(compress)
     target = compress.add_mutually_exclusive_group()
@@ -94,21 +66,60 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     )
 
     decompress = command("decompress", "Decode a stream, or a folder of them.", "IN.sae", "OUT.png")
-    add_layers(decompress, "number of layers to decode [all in the stream]")
+    _add_layers(decompress, "number of layers to decode [all in the stream]")
     _add_checkpoints(decompress)
 
     command("info", "Show what a stream holds.", "IN.sae")
     truncate = command("truncate", "Drop a stream's upper layers.", "IN.sae", "OUT.sae")
-    add_layers(truncate, "number of layers to keep", required=True)
+    _add_layers(truncate, "number of layers to keep", required=True)
 
     extend = command("extend", "Add layers to a stream.", "IN.sae", "OUT.sae")
     extend.add_argument(
         "--image", required=True, metavar="FILE", help="image that the stream was made from"
     )
-    add_layers(extend, "number of layers of the new stream [all that are trained]")
-    add_background(extend)
+    _add_layers(extend, "number of layers of the new stream [all that are trained]")
+    _add_background(extend)
     _add_effort(extend)
     _add_checkpoints(extend)
+
+
+def _codec_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    help: str,
+    source: str,
+    target: str | None = None,
+) -> argparse.ArgumentParser:
+    """Returns the parser of a new command of sae/coding/transcode.py."""
+    parser = _command(commands, name, help)
+    parser.add_argument(
+        "source", metavar=source, help="file or folder to read; - for standard input"
+    )
+    if target:
+        parser.add_argument(
+            "target", metavar=target, help="file or folder to write; - for standard output"
+        )
+    parser.add_argument(
+        "--max-pixels",
+        type=_count,
+        default=10**9,
+        metavar="N",
+        help="largest number of pixels [10^9]",
+    )
+    parser.set_defaults(run=_lazily("sae.coding.transcode", name))
+    return parser
+
+
+def _add_layers(parser: argparse.ArgumentParser, help: str, required: bool = False) -> None:
+    parser.add_argument("--layers", type=_count, metavar="K", required=required, help=help)
+
+
+def _add_background(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--background",
+        metavar="COLOR",
+        help="color behind transparent pixels, as CSS writes it: white, #ccc [none]",
+    )
 
 
 def _add_training(commands: argparse._SubParsersAction) -> None:
@@ -151,8 +162,8 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     demo.set_defaults(run=_lazily("sae.demo", "run"))
 
 
-def _add_presentation(commands: argparse._SubParsersAction) -> None:
-    """Adds the commands that present results."""
+def _add_figures(commands: argparse._SubParsersAction) -> None:
+    """Adds the command that draws curves."""
     plot = _command(commands, "plot", "Draw RD curves, and the rates of the layers.")
     _add_results(plot)
     plot.add_argument(
@@ -199,6 +210,9 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     _add_output(plot)
     plot.set_defaults(run=_lazily("sae.paper.figures", "run"))
 
+
+def _add_bdrate(commands: argparse._SubParsersAction) -> None:
+    """Adds the command that compares curves."""
     bdrate = _command(commands, "bdrate", "Print BD-rate and BD-quality of curves.")
     _add_results(bdrate)
     bdrate.add_argument(
@@ -220,6 +234,9 @@ def _add_presentation(commands: argparse._SubParsersAction) -> None:
     )
     bdrate.set_defaults(run=_lazily("sae.measuring.bdrate", "run"))
 
+
+def _add_pages(commands: argparse._SubParsersAction) -> None:
+    """Adds the commands that present images and families."""
     compare = _command(commands, "compare", "Compare an image at each layer with other codecs.")
     compare.add_argument("image", type=_file, metavar="IMAGE", help="image to code")
     compare.add_argument(
