@@ -38,7 +38,7 @@ def quiet(source, **options):
     return image
 
 
-def told(source, **options):
+def warned(source, **options):
     """Reads an image; returns it and its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -125,7 +125,7 @@ def test_the_transparent_color_of_a_png_is_compared_at_its_depth(data):
 def test_lost_bits_are_said(depth):
     samples = np.full((2, 3), 1 << (depth - 1))
     file = odd.tiff_gray(samples, 12) if depth == 12 else odd.pnm(samples, (1 << depth) - 1, False)
-    assert f"{depth} bits per sample; 8 are kept" in told(file)[1]
+    assert f"{depth} bits per sample; 8 are kept" in warned(file)[1]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_jpeg_2000_scales_by_its_depth(depth):
     picture = Image.fromarray(shifted.astype(np.uint8 if kept == 8 else np.uint16))
     data = bytearray(encoded(picture, "JPEG2000", no_jp2=True).getvalue())
     data[42] = depth - 1
-    read, warning = told(io.BytesIO(data))
+    read, warning = warned(io.BytesIO(data))
     assert np.abs(read[..., 0] - 255 * samples / most).max() <= 1
     assert (f"{depth} bits" in warning) == (depth > 8)
 
@@ -218,7 +218,7 @@ def test_gamma_and_primaries_are_converted_at_full_depth(depth, color_type, gamm
     ],
 )
 def test_a_description_of_srgb_changes_nothing(noise, chunks):
-    read, warning = told(odd.png(noise, 8, 2, *chunks))
+    read, warning = warned(odd.png(noise, 8, 2, *chunks))
     np.testing.assert_array_equal(read, noise)
     assert not warning
 
@@ -236,7 +236,7 @@ def test_a_description_of_srgb_changes_nothing(noise, chunks):
     ],
 )
 def test_a_description_that_cannot_be_used_is_said(noise, chunks):
-    read, warning = told(odd.png(noise, 8, 2, *chunks))
+    read, warning = warned(odd.png(noise, 8, 2, *chunks))
     np.testing.assert_array_equal(read, noise)
     assert "taken for sRGB" in warning
 
@@ -249,14 +249,14 @@ def test_code_points_of_png_are_converted(noise):
 def test_code_points_of_avif_are_converted_or_said(noise):
     flat = Image.new("RGB", (16, 16), (200, 60, 40))
     data = encoded(flat, "AVIF", quality=100, subsampling="4:4:4").getvalue()
-    plain, warning = told(io.BytesIO(data))
+    plain, warning = warned(io.BytesIO(data))
     assert not warning
     at = data.find(b"nclx") + 4
     linear = data[:at] + struct.pack(">HH", 12, 8) + data[at + 4 :]
     expected = converted(plain / 255, 1.0, DISPLAY_P3)
     assert np.abs(quiet(io.BytesIO(linear)) - expected).max() <= 1
     bright = data[:at] + struct.pack(">HH", 12, 16) + data[at + 4 :]
-    assert "taken for sRGB" in told(io.BytesIO(bright))[1]
+    assert "taken for sRGB" in warned(io.BytesIO(bright))[1]
 
 
 def test_a_profile_is_judged_by_what_it_does(noise):
@@ -283,7 +283,7 @@ def test_exif_that_contradicts_srgb_counts(format, space):
     options = {"quality": 100} if format == "JPEG" else {"lossless": True}
     file = encoded(Image.new("RGB", (16, 16), (200, 60, 40)), format, exif=exif, **options)
     plain = np.asarray(Image.open(file))
-    read, warning = told(file)
+    read, warning = warned(file)
     primaries = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
     expected = converted(plain / 255, 563 / 256, primaries) if space == 2 else plain
     assert np.abs(read - expected).max() <= 1

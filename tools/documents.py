@@ -18,7 +18,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from sae import files
+from sae import console, files
 from sae.config import DEFAULT_FOLDER, DEFAULT_RESULTS
 from sae.errors import SaeError
 from sae.measuring import results
@@ -235,12 +235,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status, 2 for a user's mistake."""
-    try:
-        run(parser().parse_args(arguments))
-    except SaeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return console.run(lambda: run(parser().parse_args(arguments)), prefix="")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sae import images
+from sae import console, images
 from sae.config import ANCHORS, DEFAULT_RESULTS
 from sae.errors import SaeError
 from sae.measuring import results
@@ -200,12 +200,7 @@ def _hours_of_measuring(family: Family, effort: int) -> float | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status, 2 for a user's mistake."""
-    try:
-        run(parser().parse_args(arguments))
-    except SaeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return console.run(lambda: run(parser().parse_args(arguments)), prefix="")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from sae import console
 from sae.config import TrainingConfig
-from sae.errors import SaeError
 from sae.model import checkpoint
 from sae.model.bottleneck import uniform_noise
 from sae.model.objective import DISTORTIONS
@@ -383,7 +383,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     config = dataclasses.replace(config, hidden_filters=options.hidden_filters)
     dtype = tf.bfloat16 if options.bfloat16 else tf.float32
-    try:
+
+    def command() -> None:
         options.folder.mkdir(parents=True, exist_ok=True)
         held_out, patches = (
             Patches(options.data, TrainingConfig(1.0, 1, patchsize=side, seed=settings.seed))
@@ -392,10 +393,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trainer = Trainer(config, settings, dtype)
         run = Run(options.folder, trainer, patches, held_out.validation())
         run.train(options.minutes, options.last_step, options.save_every, options.validate_every)
-    except SaeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+
+    return console.run(command, prefix="")
 
 
 if __name__ == "__main__":
