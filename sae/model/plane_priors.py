@@ -24,15 +24,18 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from sae.model.integer_context import (
+    LARGEST_ACTIVATION,
+    LARGEST_INPUT,
+    PASSES,
+    SCALE_ONE,
+    SCALE_RATIO,
+    SCALE_STEPS,
+    SCALES,
+    SLOPE,
+    SMALLEST_SCALE,
+)
 from sae.model.modules import Convolution, variable
-
-# Rows and columns modulo two of the passes, in the order of coding.
-PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))
-# Scales are _SMALLEST_SCALE * _RATIO^k, k = 0 .. _SCALES - 1; networks give 0 for the scale 1.
-_SMALLEST_SCALE, _RATIO, _SCALES = 0.03, 1.125, 64
-_SCALE_ONE, _SCALE_STEPS = 30.0, 8.0
-# Latents are clipped to this magnitude before they are embedded.
-_LARGEST_INPUT = 64.0
 
 
 class SliceContext(tf.Module):
@@ -111,7 +114,7 @@ class _SliceNetwork(tf.Module):
 
     def embed(self, part):
         """Returns the features by which other elements are conditioned on a slice."""
-        return tf.nn.relu(self._embed(_clipped(part)))
+        return _activation(self._embed(_clipped(part)))
 
     def spatial_context(self, embedded):
         """Returns the features of every position from the earlier passes of its slice."""
@@ -131,9 +134,9 @@ class _SliceNetwork(tf.Module):
 
     def entropy_parameters(self, features):
         """Returns means and scale indices of a slice from the features of its positions."""
-        x = tf.nn.relu(features)
+        x = _activation(features)
         for joint in self._joint:
-            x = tf.nn.relu(joint(x))
+            x = _activation(joint(x))
         return self._output(x)
 
 
@@ -176,9 +179,9 @@ class PlaneContext(tf.Module):
           planes: integers of the planes before, lowest first, each [B, h, w, depth].
         """
         inputs = [v for q in reversed(planes) for v in (_clipped(q), _clipped(tf.abs(q)))]
-        x = tf.nn.relu(self._embed(tf.concat(inputs, -1)))
+        x = _activation(self._embed(tf.concat(inputs, -1)))
         for residual in self._residual:
-            x += tf.nn.relu(residual(x))
+            x = tfc.upper_bound(x + _activation(residual(x)), LARGEST_ACTIVATION)
         return self._output(x)
 
 
@@ -194,8 +197,8 @@ class _ParameterHead(tf.Module):
     def __call__(self, x):
         means, scales = tf.split(self._convolution(x), 2, -1)
         # Beyond the bounds, only gradients that lead back into them are kept.
-        scales = tfc.lower_bound(_SCALE_STEPS * scales + _SCALE_ONE, 0.0)
-        return means, tfc.upper_bound(scales, _SCALES - 1.0)
+        scales = tfc.lower_bound(SCALE_STEPS * scales + SCALE_ONE, 0.0)
+        return means, tfc.upper_bound(scales, SCALES - 1.0)
 
 
 class Digits(NamedTuple):
@@ -260,7 +263,7 @@ def code_digits(digits, parents, means, scales):
 
 def _log_mass(low, high, means, scales):
     """Returns the logarithm of a logistic's mass in intervals."""
-    precision = tf.exp(-math.log(_RATIO) * scales) / _SMALLEST_SCALE
+    precision = tf.exp(-math.log(SCALE_RATIO) * scales) / SMALLEST_SCALE
     low, high = (low - means) * precision, (high - means) * precision
     width = tf.maximum(high - low, 1e-6)
     return (
@@ -281,8 +284,13 @@ def interleave(parts: Sequence[tf.Tensor], size: tuple[tf.Tensor, tf.Tensor]) ->
     return whole[:, : size[0], : size[1]]
 
 
+def _activation(x):
+    """Returns the activation of x, with a slope below zero, where units would else never learn."""
+    return tfc.upper_bound(tf.maximum(x, SLOPE * x), LARGEST_ACTIVATION)
+
+
 def _clipped(x):
-    return tf.clip_by_value(x, -_LARGEST_INPUT, _LARGEST_INPUT)
+    return tf.clip_by_value(x, -LARGEST_INPUT, LARGEST_INPUT)
 
 
 def _earlier_taps(number):

@@ -1,0 +1,355 @@
+"""Latents to bytes and back, plane by plane; any prefix of the bytes is a coarser latent.
+
+All planes are one code. The elements of a part of plane 0, and those of a plane above it, come in
+the order of the expected fall of the squared error per bit, ties in raster order. A prefix
+determines some of the symbols; elements that have not come have their expectation.
+
+Encoder and decoder run one procedure, `_State.code`. It yields the probabilities of the next
+symbols and is sent the symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sae.coding import range_coder
+from sae.coding.plane_tables import EXPECTED_UNIT, PlaneTables
+from sae.model.integer_context import MEANS, IntegerContext, Parameters
+
+PLANES, RATIO = 3, 3
+# The largest distance of an integer of plane 0 from its rounded mean.
+_LARGEST_DISTANCE = 64
+# Named layers end after these shares of the expected bits of a plane above 0.
+_LAYER_SHARES = (2 / 3, 1.0)
+
+
+class Code(NamedTuple):
+    """The code of a latent.
+
+    Attributes:
+      string: bytes.
+      ends: number of bytes that determine the latent up to the end of each named layer.
+      planes: integers of each plane, int32 [h, w, depth].
+    """
+
+    string: bytes
+    ends: list[int]
+    planes: list[np.ndarray]
+
+
+class Decoded(NamedTuple):
+    """A partly decoded latent, in steps of plane 0.
+
+    Attributes:
+      y_hat: centers of the intervals, means where nothing has come, float32 [h, w, depth].
+      expected: how far the mean of an element in its interval lies from the center, likewise.
+      level: plane up to which the latent is decoded, fractional within a plane above 0.
+    """
+
+    y_hat: np.ndarray
+    expected: np.ndarray
+    level: float
+
+
+class PlaneCoder:
+    """Codes latents, and makes decoders.
+
+    Args:
+      context: context models of the planes.
+      tables: tables of probabilities.
+    """
+
+    def __init__(self, context: IntegerContext, tables: PlaneTables):
+        self.context, self.tables = context, tables
+
+    def encode(self, y: np.ndarray) -> Code:
+        """Returns the code of a latent.
+
+        Args:
+          y: latent in steps of plane 0, float32 [h, w, depth].
+        """
+        targets = [np.rint(y * float(RATIO ** (PLANES - 1)))]
+        while len(targets) < PLANES:
+            targets.insert(0, np.rint(targets[0] / RATIO))
+        height, width, _ = y.shape
+        state = _State(self, (height, width))
+        encoder, layers = range_coder.Encoder(), []
+        run = state.code([target.astype(np.int32) for target in targets])
+        request = next(run, None)
+        while request is not None:
+            assert request.symbols is not None, "targets were given"
+            encoder.encode(request.symbols, request.low, request.high)
+            if request.layer:
+                layers.append(encoder.position())
+            request = _sent(run, request.symbols)
+        string = encoder.finish()
+        return Code(string, [layer.bytes_needed(string) for layer in layers], state.planes)
+
+    def decoder(self, height: int, width: int) -> PlaneDecoder:
+        """Returns a decoder of latents [height, width, depth]."""
+        return PlaneDecoder(self, (height, width))
+
+
+class PlaneDecoder:
+    """Decodes a latent as bytes come.
+
+    Args:
+      coder: coder of the latent.
+      size: height and width of the latent.
+    """
+
+    def __init__(self, coder: PlaneCoder, size: tuple[int, int]):
+        self._bytes = range_coder.Decoder()
+        self._state = _State(coder, size)
+        self._run = self._state.code()
+        self._request: _Request | None = next(self._run)
+        self._symbols: list[np.ndarray] = []
+        self.feed(b"")
+
+    @property
+    def complete(self) -> bool:
+        """Whether all planes are decoded."""
+        return self._request is None
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the code and decodes what they determine."""
+        self._bytes.feed(data)
+        while self._request is not None:
+            known = sum(map(len, self._symbols))
+            low, high = self._request.low[known:], self._request.high[known:]
+            self._symbols.append(self._bytes.decode(low, high))
+            if len(self._symbols[-1]) < len(low):
+                break
+            self._request = _sent(self._run, np.concatenate(self._symbols))
+            self._symbols = []
+
+    def decoded(self) -> Decoded:
+        """Returns what is known of the latent so far."""
+        symbols = np.concatenate(self._symbols) if self._symbols else np.zeros(0, np.uint8)
+        return self._state.decoded(symbols)
+
+
+class _Request(NamedTuple):
+    """Trits to be coded.
+
+    Attributes:
+      low, high: cumulative probabilities, as the range coder takes them.
+      symbols: trits of the encoder, None in a decoder.
+      layer: whether a named layer ends with them.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    symbols: np.ndarray | None
+    layer: bool = False
+
+
+def _sent(run: Generator[_Request, np.ndarray, None], symbols: np.ndarray) -> _Request | None:
+    """Returns the next request of a procedure, None at its end."""
+    try:
+        return run.send(symbols)
+    except StopIteration:
+        return None
+
+
+class _State:
+    """What is coded of a latent so far.
+
+    Args:
+      coder: coder of the latent.
+      size: height and width of the latent.
+
+    Attributes:
+      planes: integers of the complete planes, int32 [h, w, depth].
+    """
+
+    def __init__(self, coder: PlaneCoder, size: tuple[int, int]):
+        self._context, self._tables, self._size = coder.context, coder.tables, size
+        self._parts: list[np.ndarray] = []
+        self._part: _Integers | None = None
+        self._digits: _Digits | None = None
+        self.planes: list[np.ndarray] = []
+
+    def code(
+        self, targets: Sequence[np.ndarray] | None = None
+    ) -> Generator[_Request, np.ndarray, None]:
+        """Codes a latent.
+
+        Args:
+          targets: integers of the planes that are wanted, for an encoder.
+        """
+        parts = self._context.parts(*self._size)
+        part = next(parts)
+        while not self.planes:
+            self._part = _Integers(self._tables, part.parameters)
+            yield from self._part.code(None if targets is None else targets[0][part.where])
+            self._parts.append(self._part.values())
+            try:
+                part = parts.send(self._parts[-1])
+            except StopIteration as stop:
+                self.planes.append(stop.value)
+        yield _layer_end()
+        for plane in range(1, PLANES):
+            parameters = self._context.of_plane(self.planes)
+            self._digits = _Digits(self._tables, parameters, self.planes)
+            yield from self._digits.code(None if targets is None else targets[plane])
+            self.planes.append(self._digits.refined())
+        self._digits = None
+
+    def decoded(self, symbols: np.ndarray) -> Decoded:
+        """Returns what is known of the latent.
+
+        Args:
+          symbols: those that are known of the last request.
+        """
+        if self._digits is not None:
+            return self._digits.decoded(symbols)
+        if self.planes:
+            y_hat = self.planes[-1].astype(np.float32) / np.float32(RATIO ** (PLANES - 1))
+            return Decoded(y_hat, np.zeros_like(y_hat), PLANES - 1.0)
+        y_hat = self._first_plane(symbols)
+        return Decoded(y_hat, np.zeros_like(y_hat), 0.0)
+
+    def _first_plane(self, symbols):
+        """Goes through plane 0 with the means of what has not come."""
+        y_hat = np.zeros((*self._size, self._context.depth), np.float32)
+        parts = self._context.parts(*self._size)
+        part, number = next(parts), 0
+        while True:
+            if number < len(self._parts):
+                values = y_hat[part.where] = self._parts[number]
+            else:
+                current = number == len(self._parts) and self._part is not None
+                integers = self._part if current else _Integers(self._tables, part.parameters)
+                assert integers is not None
+                y_hat[part.where] = integers.known(symbols if current else symbols[:0])
+                values = np.rint(y_hat[part.where]).astype(np.int32)
+            number += 1
+            try:
+                part = parts.send(values)
+            except StopIteration:
+                return y_hat
+
+
+class _Integers:
+    """The integers of a part of plane 0."""
+
+    def __init__(self, tables: PlaneTables, parameters: Parameters):
+        means, self._shape = parameters.means.ravel(), parameters.means.shape
+        self._stop, self._means = tables.value_stop, means / np.float32(MEANS)
+        self._origin = (means + MEANS // 2) // MEANS
+        self._index = (means - MEANS * self._origin + MEANS // 2, parameters.scales.ravel())
+        self._order = _ordered(tables.value_order[self._index])
+        coded = tuple(index[self._order] for index in self._index)
+        self._low, self._high = tables.value_low[coded], tables.value_high[coded]
+        # Distances from the rounded means, None until all sides are known.
+        self._distance: np.ndarray | None = None
+
+    def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
+        order, wanted = self._order, None
+        if target is not None:
+            wanted = np.clip(target.ravel() - self._origin, -_LARGEST_DISTANCE, _LARGEST_DISTANCE)
+        symbols = None if wanted is None else 1 + np.sign(wanted[order])
+        sides = yield _Request(self._low, self._high, symbols)
+        distance = self._distance = np.zeros(len(self._origin), np.int32)
+        distance[order] = sides.astype(np.int32) - 1
+        going = order[sides != 1]
+        for reached in range(1, _LARGEST_DISTANCE):
+            if not len(going):
+                break
+            above = (distance[going] > 0).astype(np.intp)
+            column = min(reached, self._stop.shape[-1]) - 1
+            stop = self._stop[(above, *(index[going] for index in self._index), column)]
+            symbols = None if wanted is None else (np.abs(wanted[going]) > reached).astype(np.int32)
+            more = yield _Request(stop, np.full(len(stop), 1 << 16), symbols)
+            going = going[more > 0]
+            distance[going] += np.sign(distance[going])
+
+    def values(self) -> np.ndarray:
+        """Returns the integers when all are coded, int32 [rows, columns, channels]."""
+        assert self._distance is not None
+        return (self._origin + self._distance).reshape(self._shape)
+
+    def known(self, symbols: np.ndarray) -> np.ndarray:
+        """Returns what is known, float32 of that shape: integers, or means."""
+        if self._distance is not None:
+            return self.values().astype(np.float32)
+        found, order = self._means.copy(), self._order[: len(symbols)]
+        found[order] = self._origin[order] + symbols.astype(np.int32) - 1
+        return found.reshape(self._shape)
+
+
+class _Digits:
+    """The digits of a plane above 0."""
+
+    def __init__(self, tables: PlaneTables, parameters: Parameters, planes: Sequence[np.ndarray]):
+        self._plane, self._below = len(planes), planes[-1]
+        offset = (MEANS * RATIO * self._below - parameters.means).ravel()
+        # Tables have digits that count outward from the mean.
+        self._sign = np.where(offset < 0, np.int8(-1), np.int8(1))
+        index = (np.minimum(np.abs(offset), len(tables.digit_low) - 1), parameters.scales.ravel())
+        self._expected = tables.digit_expected[index]
+        self._order = _ordered(tables.digit_order[index])
+        coded = tuple(values[self._order] for values in index)
+        self._low, self._high = tables.digit_low[coded], tables.digit_high[coded]
+        self._bits = np.cumsum(tables.digit_entropy[coded], dtype=np.int64)
+        self._taken = np.zeros(0, np.int8)
+
+    def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
+        """Codes the digits."""
+        start = 0
+        for share in _LAYER_SHARES:
+            whole = share == 1.0 or not len(self._bits)
+            stop = (
+                len(self._order)
+                if whole
+                else int(np.searchsorted(self._bits, share * self._bits[-1]))
+            )
+            order, symbols = self._order[start:stop], None
+            if target is not None:
+                digits = (target - RATIO * self._below).ravel()[order]
+                symbols = 1 + np.clip(digits, -1, 1) * self._sign[order]
+            coded = yield _Request(self._low[start:stop], self._high[start:stop], symbols)
+            self._taken = np.append(self._taken, self._digits(coded))
+            start = stop
+            yield _layer_end()
+
+    def _digits(self, symbols):
+        start = len(self._taken)
+        order = self._order[start : start + len(symbols)]
+        return (symbols.astype(np.int8) - np.int8(1)) * self._sign[order]
+
+    def refined(self) -> np.ndarray:
+        """Returns the integers of this plane when all digits are coded."""
+        return self._refined(self._taken)
+
+    def _refined(self, taken):
+        values = RATIO * self._below.ravel()
+        values[self._order[: len(taken)]] += taken
+        return values.reshape(self._below.shape)
+
+    def decoded(self, symbols: np.ndarray) -> Decoded:
+        """Returns what is known of the latent."""
+        taken = np.append(self._taken, self._digits(symbols))
+        step = np.float32(RATIO**-self._plane)
+        expected = (
+            self._expected.astype(np.float32) * self._sign * (np.float32(EXPECTED_UNIT) * step)
+        )
+        expected[self._order[: len(taken)]] = 0.0
+        share = self._bits[len(taken) - 1] / self._bits[-1] if len(taken) else 0.0
+        y_hat = self._refined(taken).astype(np.float32) * step
+        return Decoded(y_hat, expected.reshape(y_hat.shape), self._plane - 1 + float(share))
+
+
+def _layer_end() -> _Request:
+    """Returns a request without trits at the end of a named layer."""
+    nothing = np.zeros(0, np.int32)
+    return _Request(nothing, nothing, nothing, layer=True)
+
+
+def _ordered(gains: np.ndarray) -> np.ndarray:
+    """Returns the indices of elements, greatest gain first, ties in order."""
+    return np.argsort(255 - gains, kind="stable")

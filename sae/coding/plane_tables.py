@@ -1,0 +1,154 @@
+"""Tables by which elements of a latent are coded: probabilities, entropies and gains.
+
+An element is logistic. `sae.model.integer_context` gives its mean in eighths of a step and the
+index of its scale. All else is looked up here, so that no logarithm or exponential of one machine
+has to agree with that of another. The tables are computed once and stored with the weights.
+
+Plane 0: an integer is coded by its side of the rounded mean, a trit, then by trits that say whether
+its distance from there ends (0) or goes on (1). Planes above: the digit is the trit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from sae.model.integer_context import MEANS, SCALE_RATIO, SCALES, SMALLEST_SCALE
+
+# Probabilities are multiples of 2^-16, and none is smaller than this many.
+_TOTAL, _SMALLEST = 1 << 16, 4
+# Parents further from their mean, in steps of the digit's plane, are coded as from here.
+_LARGEST_OFFSET = 40
+# From this distance on, the probability that it ends no longer changes.
+_DISTANCES = 16
+# Units of stored entropies and expected digits.
+ENTROPY_UNIT, EXPECTED_UNIT = 2.0**-11, 2.0**-14
+# Logarithms of gains take these many values.
+_GAINS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaneTables:
+    """The tables.
+
+    Those of digits are indexed by the distance of the parent's center from the mean, in eighths
+    of a step, and the scale; a digit counts outward from the mean. Those of plane 0 are indexed by
+    the mean less its rounded value, in eighths plus 4, and the scale.
+
+    Attributes:
+      digit_low, digit_high: cumulative probabilities of the digits -1, and -1 and 0, uint16.
+      digit_entropy: expected bits of a digit, uint16.
+      digit_expected: expectation of the digit, int16.
+      digit_order: logarithm of the expected fall of the squared error per bit, uint8.
+      value_low, value_high: cumulative probabilities of the sides below and at the rounded mean.
+      value_stop: probability that the distance ends, by the side (below, above), the mean, the
+        scale, and the distance less one.
+      value_entropy: expected bits of an integer.
+      value_order: as `digit_order`.
+    """
+
+    digit_low: np.ndarray
+    digit_high: np.ndarray
+    digit_entropy: np.ndarray
+    digit_expected: np.ndarray
+    digit_order: np.ndarray
+    value_low: np.ndarray
+    value_high: np.ndarray
+    value_stop: np.ndarray
+    value_entropy: np.ndarray
+    value_order: np.ndarray
+
+    @classmethod
+    def computed(cls) -> PlaneTables:
+        """Returns tables for storage, computed in floating point."""
+        return cls(**_digits(), **_values())
+
+    @classmethod
+    def stored(cls, arrays: Mapping[str, np.ndarray]) -> PlaneTables:
+        """Returns the tables of a file's arrays."""
+        return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+
+
+def _digits():
+    scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
+    offsets = np.arange(_LARGEST_OFFSET * MEANS + 1)[:, None] / MEANS
+    bounds = offsets[..., None] + np.array([-1.5, -0.5, 0.5, 1.5])
+    mass = _mass(bounds[..., :-1], bounds[..., 1:], scales[:, None])
+    p = mass / mass.sum(-1, keepdims=True)
+    expected = p[..., 2] - p[..., 0]
+    entropy = _entropy(p)
+    gain = (p[..., 0] + p[..., 2] - expected**2) / np.maximum(entropy, 1e-9)
+    low, high = _cumulative(p)
+    return {
+        "digit_low": low,
+        "digit_high": high,
+        "digit_entropy": _in_units(entropy, ENTROPY_UNIT, np.uint16),
+        "digit_expected": _in_units(expected, EXPECTED_UNIT, np.int16),
+        "digit_order": _order(gain),
+    }
+
+
+def _values():
+    scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
+    means = (np.arange(MEANS)[:, None] - MEANS // 2) / MEANS
+    reach = 512
+    values = np.arange(-reach, reach + 1)
+    centers = values - means[..., None]
+    p = _mass(centers - 0.5, centers + 0.5, scales[:, None])
+    p /= p.sum(-1, keepdims=True)
+    sides = np.stack([p[..., :reach].sum(-1), p[..., reach], p[..., reach + 1 :].sum(-1)], -1)
+    mean = (p * values).sum(-1)
+    variance = (p * (values - mean[..., None]) ** 2).sum(-1)
+    entropy = _entropy(p)
+    low, high = _cumulative(sides)
+    stop = []
+    for tail in (p[..., :reach][..., ::-1], p[..., reach + 1 :]):
+        beyond = np.cumsum(tail[..., ::-1], -1)[..., ::-1]
+        hazard = tail[..., :_DISTANCES] / np.maximum(beyond[..., :_DISTANCES], 1e-300)
+        # Where the tail is below the smallest number, the distance ends.
+        hazard = np.where(beyond[..., :_DISTANCES] < 1e-200, 1.0, hazard)
+        stop.append(np.clip(np.rint(hazard * _TOTAL), _SMALLEST, _TOTAL - _SMALLEST))
+    return {
+        "value_low": low,
+        "value_high": high,
+        "value_stop": np.uint16(np.stack(stop)),
+        "value_entropy": _in_units(entropy, ENTROPY_UNIT, np.uint16),
+        "value_order": _order(variance / np.maximum(entropy, 1e-9)),
+    }
+
+
+def _mass(low, high, scales):
+    """Returns the mass of logistics of mean 0 in intervals, accurate in both tails."""
+    # The mass right of zero is that left of zero, mirrored.
+    mirrored = low + high > 0
+    low, high = np.where(mirrored, -high, low) / scales, np.where(mirrored, -low, high) / scales
+    # F(high) - F(low) = F(high) (1 - F(low)) (1 - e^(low - high)), by logarithms.
+    log = -np.logaddexp(0, -high) - np.logaddexp(0, low) + np.log(-np.expm1(low - high))
+    # The largest mass may be below the smallest number.
+    return np.exp(log - log.max(-1, keepdims=True))
+
+
+def _entropy(p):
+    return -(p * np.log2(np.maximum(p, 1e-300))).sum(-1)
+
+
+def _cumulative(p):
+    """Returns cumulative probabilities of three values, none below the smallest."""
+    p = np.maximum(p, _SMALLEST / _TOTAL)
+    p /= p.sum(-1, keepdims=True)
+    low = np.clip(np.rint(p[..., 0] * _TOTAL), _SMALLEST, None)
+    high = np.clip(np.rint((p[..., 0] + p[..., 1]) * _TOTAL), None, _TOTAL - _SMALLEST)
+    return np.uint16(low), np.uint16(high)
+
+
+def _in_units(values, unit, dtype):
+    return np.rint(values / unit).astype(dtype)
+
+
+def _order(gain):
+    """Returns gains as integers on a logarithmic scale."""
+    gain = np.log2(np.maximum(gain, 2.0**-40))
+    low, high = gain.min(), gain.max()
+    return np.rint((gain - low) / (high - low) * (_GAINS - 1)).astype(np.uint8)

@@ -1,0 +1,168 @@
+"""The range coder of trits, symbols with three values, and what a prefix of its bytes determines.
+
+Probabilities are multiples of 2^-16, given as cumulative sums `low` and `high`: P(0) is low / 2^16,
+and P(0) + P(1) is high / 2^16. The coder is the default range coder of constriction (Bamler, 2022,
+arXiv 2201.01741): a state of 64 bits and words of 32, here with the most significant byte first.
+docs/FORMAT.md has its integer arithmetic.
+
+A code is arithmetic: its bytes are the digits of a number in an interval that shrinks with every
+symbol. A prefix determines a symbol where all its continuations lie in the symbol's interval.
+"""
+
+from __future__ import annotations
+
+import constriction
+import numpy as np
+
+_MODEL = constriction.stream.model.Categorical(perfect=False)
+_WORD_BYTES, _STATE_BYTES = 4, 8
+# A decoder decodes so many symbols at once, and fewer where the bytes end.
+_BLOCK = 1 << 14
+
+
+class Encoder:
+    """Codes trits."""
+
+    def __init__(self) -> None:
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def encode(self, symbols: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        """Appends symbols.
+
+        Args:
+          symbols: 0, 1 or 2, integers [n].
+          low, high: cumulative probabilities, integers [n], 0 <= low <= high <= 65536.
+        """
+        if len(symbols):
+            self._coder.encode(symbols.astype(np.int32), _MODEL, _probabilities(low, high))
+
+    def copy(self) -> Encoder:
+        """Returns another coder in the same state."""
+        other = Encoder()
+        other._coder = self._coder.clone()
+        return other
+
+    def position(self) -> Position:
+        """Returns the state of the coder after all symbols so far."""
+        words, (lower, width) = self._coder.pos()
+        return Position(words, lower, width)
+
+    def finish(self) -> bytes:
+        """Returns the shortest bytes that determine all symbols."""
+        data = self._coder.get_compressed().astype(">u4").tobytes()
+        return self.position().shortest(data)
+
+
+class Position:
+    """The state of a coder between two symbols.
+
+    Args:
+      words: number of words before the first that later symbols can change, apart from carries.
+      lower: lower bound of the interval, as the two words from there, modulo 2^64.
+      width: width of the interval.
+    """
+
+    def __init__(self, words: int, lower: int, width: int):
+        self.words, self.lower, self.width = words, lower, width
+
+    def bytes_needed(self, data: bytes) -> int:
+        """Returns the length of the shortest prefix of data that determines all symbols before.
+
+        Args:
+          data: bytes of a code that goes on here, possibly cut; zeros are appended.
+        """
+        start = _WORD_BYTES * self.words
+        tail = data[start : start + _STATE_BYTES].ljust(_STATE_BYTES, b"\0")
+        for count in range(_STATE_BYTES):
+            first = int.from_bytes(tail[:count].ljust(_STATE_BYTES, b"\0"), "big")
+            last = int.from_bytes(tail[:count].ljust(_STATE_BYTES, b"\xff"), "big")
+            first, last = (first - self.lower) % 2**64, (last - self.lower) % 2**64
+            if first <= last < self.width:
+                return start + count
+        return start + _STATE_BYTES
+
+    def shortest(self, data: bytes) -> bytes:
+        """Returns the prefix of that length, with zeros where data is shorter."""
+        needed = self.bytes_needed(data)
+        return data[:needed].ljust(needed, b"\0")
+
+
+class Decoder:
+    """Decodes the trits that the bytes so far determine.
+
+    Bytes may be appended at any time. What was decoded is encoded again to find the state of the
+    coder from which decoding goes on.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._mirror = Encoder()
+
+    def feed(self, data: bytes) -> None:
+        """Appends bytes of the code."""
+        self._data += data
+
+    def decode(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Returns the next symbols, uint8, at most n.
+
+        Where there are fewer, the bytes do not determine the next one, or it is in no code that
+        `Encoder` writes. The caller then asks again for the remaining symbols, after more bytes.
+
+        Args:
+          low, high: as of `Encoder.encode`.
+        """
+        parts = []
+        for start in range(0, len(low), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            symbols = self._decode_block(low[block], high[block])
+            parts.append(symbols)
+            if len(symbols) < len(low[block]):
+                break
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
+
+    def _decode_block(self, low, high):
+        probabilities = _probabilities(low, high)
+        symbols = self._decoded(probabilities, b"\0")
+        if len(symbols) == len(low):
+            mirror = self._mirror.copy()
+            mirror.encode(symbols, low, high)
+            if _WORD_BYTES * mirror.position().words + _STATE_BYTES <= len(self._data):
+                # No symbol depended on a byte that has not come.
+                self._mirror = mirror
+                return symbols
+        # All continuations of the bytes lie between these two.
+        greatest = self._decoded(probabilities, b"\xff")
+        count = min(len(symbols), len(greatest))
+        differing = np.flatnonzero(symbols[:count] != greatest[:count])
+        symbols = symbols[: differing[0] if len(differing) else count]
+        self._mirror.encode(symbols, low[: len(symbols)], high[: len(symbols)])
+        return symbols
+
+    def _decoded(self, probabilities, padding):
+        """Returns the symbols that the bytes give with a continuation, until one is invalid."""
+        position = self._mirror.position()
+        start = _WORD_BYTES * position.words
+        # No block reads more words than this.
+        stop = start + 8 * len(probabilities) + _STATE_BYTES
+        data = bytes(self._data[start:stop])
+        data += padding * (-len(data) % _WORD_BYTES + _STATE_BYTES)
+        words = np.frombuffer(data, ">u4").astype(np.uint32)
+        decoder = constriction.stream.queue.RangeDecoder(words)
+        decoder.seek(0, (position.lower, position.width))
+        parts, start, step = [], 0, len(probabilities)
+        while start < len(probabilities) and step:
+            attempt = decoder.clone()
+            try:
+                parts.append(attempt.decode(_MODEL, probabilities[start : start + step]))
+            except AssertionError:
+                step //= 2
+            else:
+                decoder = attempt
+                start += step
+        return np.concatenate(parts).astype(np.uint8) if parts else np.zeros(0, np.uint8)
+
+
+def _probabilities(low, high):
+    """Returns the probabilities of the three values, float64 [n, 3]."""
+    low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
+    return np.stack([low, high - low, 65536 - high], 1) / 65536.0

@@ -1,0 +1,273 @@
+"""The context models of the planes in integers: the same on every machine, without TensorFlow.
+
+Encoder and decoder need the same means and scales to the last bit. Kernels, inputs and activations
+are therefore integers, small enough for float32 to hold every sum of products exactly, so that the
+order of the terms does not matter (Balle et al., ICLR 2019, for integer networks). Between two
+layers a sum is scaled by a power of two, rounded and clipped. Training has the same clipping in
+floating point (`sae.model.plane_priors`); `integer_kernels` rounds its weights once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Rows and columns modulo two of the passes, in the order of coding.
+PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))
+# Latents are clipped to this magnitude before a network reads them.
+LARGEST_INPUT = 64.0
+# Activations are max(x, SLOPE x), clipped to this magnitude.
+SLOPE, LARGEST_ACTIVATION = 0.125, 16.0
+# Means are multiples of 1 / MEANS. Scales are SMALLEST_SCALE * RATIO^k, k = 0 .. SCALES - 1. A
+# network gives 0 for the scale with index SCALE_ONE, and n / SCALE_STEPS for the n-th above it.
+MEANS = 8
+SMALLEST_SCALE, SCALE_RATIO, SCALES = 0.03, 1.125, 64
+SCALE_ONE, SCALE_STEPS = 30.0, 8.0
+
+# Units of activations, and of the features that several convolutions add to.
+_ACTIVATION_STEP, _FEATURE_STEP = 2.0**-5, 2.0**-7
+_LEVELS = int(LARGEST_ACTIVATION / _ACTIVATION_STEP)
+# float32 holds all integers up to this.
+_EXACT = 2.0**24
+# So many positions are convolved at once, for the memory that their neighborhoods take.
+_STRIP = 1 << 14
+
+
+class _Layer(NamedTuple):
+    """A convolution in integers.
+
+    Attributes:
+      kernel: [height, width, channels, filters], float32.
+      bias: [filters], float32.
+      factor: powers of two [filters] that bring sums to the unit of the result, float32.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    factor: np.ndarray
+
+
+def integer_kernels(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the context models of trained weights as integers, to be stored.
+
+    Args:
+      weights: weights of a progressive model by name.
+
+    Returns:
+      For each convolution NAME of the planes `NAME/kernel`, int16, `NAME/bias`, int32, and
+      `NAME/exponent`, int8, binary logarithms of the factors; and `NAME/pass_bias`, int32.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, weight in weights.items():
+        scope, _, last = name.rpartition("/")
+        if not scope.startswith("plane_"):
+            continue
+        values = weight.astype(np.float64)
+        if last == "pass_bias":
+            found[name] = np.rint(values / _FEATURE_STEP).astype(np.int32)
+        elif last == "kernel":
+            bias = weights.get(f"{scope}/bias", np.zeros(values.shape[-1])).astype(np.float64)
+            layer = _rounded(scope.rpartition("/")[2], values, bias)
+            found |= {f"{scope}/{key}": value for key, value in layer.items()}
+    return found
+
+
+def _rounded(name, kernel, bias):
+    """Returns a convolution in the finest units, one for each filter, whose sums are exact."""
+    step, bound = (
+        (1.0, LARGEST_INPUT) if name == "embed" else (_ACTIVATION_STEP, LARGEST_ACTIVATION)
+    )
+    writes = np.full(len(bias), _ACTIVATION_STEP)
+    if name == "spatial" or name.startswith("channel_context"):
+        writes[:] = _FEATURE_STEP
+    elif name == "output":
+        # Its first half are means, its second half scale indices, both in integers.
+        writes = np.repeat([1 / MEANS, 1 / SCALE_STEPS], len(bias) // 2)
+        bias = bias + np.repeat([0.0, SCALE_ONE / SCALE_STEPS], len(bias) // 2)
+    count = kernel[..., 0].size
+    total = np.abs(kernel).sum((0, 1, 2)) + np.abs(bias) / bound
+    # Each rounded weight may be half a unit larger, and so may the bias.
+    room = _EXACT * step / bound - count / 2 - 1
+    largest = np.maximum(total / room, np.abs(kernel).max((0, 1, 2)) / 32767)
+    exponent = np.ceil(np.log2(np.maximum(largest, 2.0**-40)))
+    unit = 2.0**exponent
+    integers = np.rint(kernel / unit)
+    biases = np.rint(bias / (unit * step))
+    sums = np.abs(integers).sum((0, 1, 2)) * (bound / step) + np.abs(biases)
+    assert (sums < _EXACT).all(), "float32 has to hold every sum"
+    factor = np.log2(unit * step / writes)
+    assert (factor == np.rint(factor)).all(), "factors have to be powers of two"
+    return {
+        "kernel": integers.astype(np.int16),
+        "bias": biases.astype(np.int32),
+        "exponent": factor.astype(np.int8),
+    }
+
+
+class Parameters(NamedTuple):
+    """Means and scales of the elements of a latent, int32 of one shape.
+
+    Attributes:
+      means: in eighths of a quantization step.
+      scales: indices in [0, SCALES).
+    """
+
+    means: np.ndarray
+    scales: np.ndarray
+
+
+class Part(NamedTuple):
+    """The elements of plane 0 that are coded together.
+
+    Attributes:
+      where: their index in the latent [h, w, depth].
+      parameters: their means and scales.
+    """
+
+    where: tuple[slice, slice, slice]
+    parameters: Parameters
+
+
+class IntegerContext:
+    """The context models of all planes.
+
+    Args:
+      arrays: what `integer_kernels` returns.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self._arrays = arrays
+        self._layers = {
+            name.removesuffix("/kernel"): _Layer(
+                kernel.astype(np.float32),
+                arrays[name.replace("/kernel", "/bias")].astype(np.float32),
+                np.exp2(arrays[name.replace("/kernel", "/exponent")].astype(np.float32)),
+            )
+            for name, kernel in arrays.items()
+            if name.endswith("/kernel")
+        }
+        slices = sum(name.endswith("/pass_bias") for name in arrays)
+        self.sizes = [
+            self._layers[f"plane_0/slice_{k}/embed"].kernel.shape[2] for k in range(slices)
+        ]
+        self.depth = sum(self.sizes)
+
+    def parts(self, height: int, width: int) -> Generator[Part, np.ndarray, np.ndarray]:
+        """Goes through the parts of plane 0 in the order of coding.
+
+        Args:
+          height, width: size of the latent.
+
+        Yields:
+          Each part; the values of its elements are sent, integers of the shape of its means.
+
+        Returns:
+          The latent, int32 [height, width, depth].
+        """
+        latent = np.zeros((height, width, self.depth), np.int32)
+        context = np.zeros(0, np.float32)
+        first = 0
+        for k, size in enumerate(self.sizes):
+            channels = slice(first, first + size)
+            first += size
+            embed = self._layers[f"plane_0/slice_{k}/embed"]
+            filters = embed.kernel.shape[-1]
+            # One position of padding on every side.
+            embedded = np.zeros((height + 2, width + 2, filters), np.float32)
+            for number, (row, column) in enumerate(PASSES):
+                where = (slice(row, None, 2), slice(column, None, 2), channels)
+                if latent[where].size == 0:
+                    continue
+                features = self._spatial(k, number, embedded, (height, width))
+                if k:
+                    features += context[where[:2]]
+                latent[where] = yield Part(where, self._entropy_parameters(k, features))
+                inner = embedded[1:-1, 1:-1]
+                inner[where[:2]] = _activation(_product(_clipped(latent[where]), embed), 1.0)
+            if k < len(self.sizes) - 1:
+                layer = self._layers[f"plane_0/channel_context_{k}"]
+                added = _convolved(embedded, layer)
+                context = context + added if k else added
+        return latent
+
+    def _spatial(self, k, number, embedded, size):
+        """Returns the features of the positions of a pass from the earlier passes of its slice."""
+        row, column = PASSES[number]
+        height, width = (size[0] + 1 - row) // 2, (size[1] + 1 - column) // 2
+        bias = self._arrays[f"plane_0/slice_{k}/pass_bias"][number].astype(np.float32)
+        layer = self._layers[f"plane_0/slice_{k}/spatial"]
+        taps = [
+            (y, x)
+            for y in range(3)
+            for x in range(3)
+            if PASSES.index(((row + y - 1) % 2, (column + x - 1) % 2)) < number
+        ]
+        if not taps:
+            return np.zeros((height, width, len(bias)), np.float32) + bias
+        neighbors = [embedded[row + y :: 2, column + x :: 2][:height, :width] for y, x in taps]
+        kernel = np.concatenate([layer.kernel[y, x] for y, x in taps])[None, None]
+        return _product(np.concatenate(neighbors, -1), layer._replace(kernel=kernel)) + bias
+
+    def _entropy_parameters(self, k, features):
+        x = _activation(features, _FEATURE_STEP / _ACTIVATION_STEP)
+        for joint in range(2):
+            x = _activation(_product(x, self._layers[f"plane_0/slice_{k}/joint_{joint}"]), 1.0)
+        return _parameters(_product(x, self._layers[f"plane_0/slice_{k}/output"]))
+
+    def of_plane(self, planes: Sequence[np.ndarray]) -> Parameters:
+        """Returns means, in eighths of its step, and scales of the plane above those given.
+
+        Args:
+          planes: integers of all planes below, lowest first, int32 [h, w, depth].
+        """
+        scope = f"plane_{len(planes)}"
+        inputs = [v for q in reversed(planes) for v in (_clipped(q), np.abs(_clipped(q)))]
+        x = _activation(_product(np.concatenate(inputs, -1), self._layers[f"{scope}/embed"]), 1.0)
+        for k in range(3):
+            layer = self._layers[f"{scope}/residual_{k}"]
+            padded = np.pad(x, ((1, 1), (1, 1), (0, 0))) if layer.kernel.shape[0] == 3 else x
+            x = x + _activation(_convolved(padded, layer), 1.0)
+            np.clip(x, -_LEVELS, _LEVELS, out=x)
+        return _parameters(_product(x, self._layers[f"{scope}/output"]))
+
+
+def _clipped(q):
+    return np.clip(q, -LARGEST_INPUT, LARGEST_INPUT).astype(np.float32)
+
+
+def _activation(x, factor):
+    """Returns the activation of x in its unit, for x in units of `factor` of that; changes x."""
+    x *= np.float32(factor)
+    np.maximum(x, np.float32(SLOPE) * x, out=x)
+    np.rint(x, out=x)
+    return np.clip(x, -_LEVELS, _LEVELS, out=x)
+
+
+def _product(x, layer):
+    """Returns the sums of a convolution of size 1 in the unit of its result."""
+    kernel = layer.kernel.reshape(-1, layer.kernel.shape[-1])
+    y = x.reshape(-1, x.shape[-1]) @ kernel
+    y += layer.bias
+    y *= layer.factor
+    return np.rint(y, out=y).reshape(*x.shape[:-1], -1)
+
+
+def _convolved(padded, layer):
+    """Returns the sums of a convolution over a padded input in the unit of its result."""
+    size = layer.kernel.shape[0]
+    height, width = padded.shape[0] - size + 1, padded.shape[1] - size + 1
+    rows = max(1, _STRIP // width)
+    found = []
+    for top in range(0, height, rows):
+        strip = padded[top : top + rows + size - 1]
+        count = strip.shape[0] - size + 1
+        taps = [strip[y : y + count, x : x + width] for y in range(size) for x in range(size)]
+        found.append(_product(np.concatenate(taps, -1), layer))
+    return np.concatenate(found)
+
+
+def _parameters(x):
+    means, scales = np.split(x.astype(np.int32), 2, -1)
+    return Parameters(means, np.clip(scales, 0, SCALES - 1))

@@ -1,0 +1,165 @@
+"""The code of the planes: exact contexts, rates as estimated, and any prefix a coarser latent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sae.coding.plane_coder import PLANES, RATIO, PlaneCoder
+from sae.coding.plane_tables import PlaneTables
+from sae.model import integer_context
+from sae.model.integer_context import IntegerContext, integer_kernels
+from sae.model.progressive import ProgressiveConfig, ProgressiveModel
+
+CONFIG = ProgressiveConfig(
+    latent_depth=12,
+    hidden_filters=8,
+    slices=(2, 4),
+    context_filters=8,
+    slice_embedding=6,
+    plane_filters=8,
+)
+SIZES = [(1, 1), (1, 4), (5, 3), (6, 7)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    tf.keras.utils.set_random_seed(3)
+    model = ProgressiveModel(CONFIG)
+    for variable in model.prior_variables:
+        # Means and scales of elements differ then as they do after training.
+        variable.assign_add(tf.random.normal(variable.shape, stddev=0.05))
+    return model
+
+
+@pytest.fixture(scope="module")
+def arrays(model):
+    names = {v.name.removesuffix(":0"): v.numpy() for v in model.prior_variables}
+    return integer_kernels(names)
+
+
+@pytest.fixture(scope="module")
+def coder(arrays):
+    return PlaneCoder(IntegerContext(arrays), PlaneTables.computed())
+
+
+def latent(size, spread=1.5):
+    rng = np.random.default_rng(sum(size))
+    return rng.laplace(scale=spread, size=(*size, CONFIG.latent_depth)).astype(np.float32)
+
+
+def decoded(coder, size, *parts):
+    decoder = coder.decoder(*size)
+    for part in parts:
+        decoder.feed(part)
+    return decoder.decoded()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_planes_return(coder, size):
+    y = latent(size)
+    code = coder.encode(y)
+    for p, plane in enumerate(code.planes):
+        np.testing.assert_array_equal(plane, np.rint(y * RATIO**p))
+    found = decoded(coder, size, code.string)
+    np.testing.assert_array_equal(np.rint(found.y_hat * 9), code.planes[-1])
+    assert found.level == PLANES - 1 and not found.expected.any()
+    assert code.ends == sorted(code.ends) and code.ends[-1] == len(code.string)
+
+
+def test_large_values_are_coded_up_to_a_bound(coder):
+    y = latent((3, 3))
+    y[1, 1, :3] = (5000.0, -5000.0, 40.0)
+    code = coder.encode(y)
+    found = decoded(coder, (3, 3), code.string)
+    np.testing.assert_array_equal(np.rint(found.y_hat * 9), code.planes[-1])
+    assert 60 < found.y_hat[1, 1, 0] < 100 and found.y_hat[1, 1, 2] == pytest.approx(40, abs=0.2)
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_the_length_of_a_code_is_the_estimate(coder, model, size):
+    # Tables bound what an unlikely digit costs, far from the mean of an untrained context model.
+    y = latent(size, spread=0.3)
+    code = coder.encode(y)
+    bits = np.cumsum([float(b[0]) for b in model.code(tf.constant(y[None])).bits])
+    ends = np.array(code.ends)[[0, 2, 4]]
+    np.testing.assert_allclose(8 * ends, bits, rtol=0.02, atol=24)
+
+
+def test_contexts_are_those_of_the_model(arrays, model):
+    context = IntegerContext(arrays)
+    planes = [
+        q.numpy()[0].astype(np.int32) for q in model.quantize(tf.constant(latent((6, 7))[None]))
+    ]
+    means, scales = (np.zeros_like(planes[0]) for _ in range(2))
+    parts = context.parts(6, 7)
+    part = next(parts)
+    with pytest.raises(StopIteration) as stop:
+        while True:
+            means[part.where], scales[part.where] = part.parameters
+            part = parts.send(planes[0][part.where])
+    np.testing.assert_array_equal(stop.value.value, planes[0])
+    for p in range(PLANES):
+        if p:
+            means, scales = context.of_plane(planes[:p])
+        contexts = [model._first_context, *model._contexts]
+        known = [tf.constant(q[None], tf.float32) for q in planes]
+        expected = contexts[p].parameters(known[:p] if p else known[0])
+        np.testing.assert_allclose(means / 8, expected[0][0], atol=0.3)
+        np.testing.assert_allclose(scales, expected[1][0], atol=1.0)
+
+
+def test_sums_are_exact(arrays):
+    """No sum of integers exceeds what float32 holds, whatever is read."""
+    bounds = {"embed": integer_context.LARGEST_INPUT}
+    for name in arrays:
+        if name.endswith("/kernel"):
+            scope = name.removesuffix("/kernel")
+            bound = bounds.get(scope.rpartition("/")[2], integer_context._LEVELS)
+            sums = np.abs(arrays[name].astype(np.int64)).sum((0, 1, 2)) * bound
+            assert (sums + np.abs(arrays[f"{scope}/bias"]) < 2**24).all()
+            # The finest unit is chosen.
+            assert sums.max() > 2**22 or np.abs(arrays[name]).max() > 2**13
+
+
+def test_every_prefix_is_a_coarser_latent(coder):
+    size = (5, 3)
+    y = latent(size)
+    code = coder.encode(y)
+    errors, levels = [], []
+    streamed = coder.decoder(*size)
+    for length in range(len(code.string) + 1):
+        streamed.feed(code.string[length - 1 : length])
+        found = streamed.decoded()
+        at_once = decoded(coder, size, code.string[:length])
+        np.testing.assert_array_equal(found.y_hat, at_once.y_hat)
+        np.testing.assert_array_equal(found.expected, at_once.expected)
+        assert found.level == at_once.level
+        errors.append(np.mean((found.y_hat + found.expected - y) ** 2))
+        levels.append(found.level)
+    assert streamed.complete and levels == sorted(levels)
+    # With few bytes the error may rise, but not by much, and it falls in all.
+    assert max(np.diff(errors)) < 0.1 * errors[0] and errors[-1] < 0.01 * errors[0]
+    for end, level in zip(code.ends, (0, 2 / 3, 1, 5 / 3, 2)):
+        assert levels[end] >= level - 0.02 and (not end or levels[end - 1] <= level + 0.02)
+
+
+def test_any_bytes_are_a_latent(coder):
+    rng = np.random.default_rng(5)
+    for length in (0, 1, 30, 300, 3000):
+        found = decoded(coder, (4, 3), rng.bytes(length))
+        assert np.isfinite(found.y_hat).all() and 0 <= found.level <= PLANES - 1
+
+
+def test_tables_are_probabilities():
+    tables = PlaneTables.computed()
+    for low, high in ((tables.digit_low, tables.digit_high), (tables.value_low, tables.value_high)):
+        assert low.min() > 0 and (high > low).all() and high.max() < 65535
+    # At the mean, digits and sides are symmetric; a distant parent leans towards the mean.
+    np.testing.assert_allclose(
+        tables.digit_low[0], 65536 - tables.digit_high[0].astype(int), atol=1
+    )
+    assert (tables.digit_expected <= 0).all()
+    restored = PlaneTables.stored({k: v.copy() for k, v in vars(tables).items()})
+    np.testing.assert_array_equal(restored.value_stop, tables.value_stop)
