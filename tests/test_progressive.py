@@ -12,14 +12,20 @@ import tensorflow as tf
 from sae.config import TrainingConfig
 from sae.model.checkpoint import load_arrays
 from sae.model.plane_priors import PASSES, SliceContext, code_digits, integer_bits
-from sae.model.progressive import PLANES, Decoded, ProgressiveConfig, ProgressiveModel
+from sae.model.progressive import (
+    PLANES,
+    Decoded,
+    ProgressiveConfig,
+    ProgressiveModel,
+    widened,
+)
 from sae.training.patches import Patches
 from sae.training.progressive import Run, Settings, Trainer
 
 TINY = ProgressiveConfig(
-    latent_depth=12,
+    plane_depths=(8, 10, 12),
     hidden_filters=8,
-    slices=(2, 4),
+    slices=(2, 2),
     context_filters=8,
     slice_embedding=6,
     plane_filters=8,
@@ -41,10 +47,15 @@ def test_planes_are_nested(model):
     planes = model.quantize(tf.constant(y))
     assert len(planes) == PLANES
     for p, q in enumerate(planes):
+        assert q.shape[-1] == TINY.plane_depths[p]
         # A double rounding by odd ratios is one rounding.
-        np.testing.assert_array_equal(q, np.round(y * 3**p))
-        assert np.abs(q / 3**p - y).max() <= 0.5 / 3**p + 1e-6
+        shared = TINY.plane_depths[0]
+        np.testing.assert_array_equal(q[..., :shared], np.round(y * 3**p)[..., :shared])
+        assert np.abs(q / 3**p - y[..., : q.shape[-1]])[..., :shared].max() <= 0.5 / 3**p + 1e-6
+        # Channels that the planes below do not have begin with digits.
+        assert np.abs(q[..., shared:]).max(initial=0) <= (3**p - 1) // 2
     for lower, upper in zip(planes, planes[1:]):
+        lower = widened(lower, upper.shape[-1])
         assert set(np.unique(upper - 3 * lower)) <= {-1, 0, 1}
 
 
@@ -52,9 +63,9 @@ def test_planes_are_nested(model):
 def test_a_slice_context_reads_only_what_is_coded_before(size):
     tf.keras.utils.set_random_seed(1)
     context = SliceContext("context", TINY.slice_sizes, 8, 6, tf.float32)
-    q = np.round(random_latent((1, *size, 12)))
+    q = np.round(random_latent((1, *size, 8)))
     slices = np.repeat(np.arange(3), TINY.slice_sizes)
-    order = np.zeros((*size, 12), int)
+    order = np.zeros((*size, 8), int)
     for row, column in itertools.product(*map(range, size)):
         order[row, column] = 4 * slices + PASSES.index((row % 2, column % 2))
     before = np.stack(context.parameters(tf.constant(q)))
@@ -100,7 +111,9 @@ def test_digits_cost_what_a_finer_integer_costs():
 
 
 def test_a_fresh_model_is_a_transform_codec(photos):
-    model = ProgressiveModel(ProgressiveConfig(latent_depth=64, slices=(8,), hidden_filters=8))
+    model = ProgressiveModel(
+        ProgressiveConfig(plane_depths=(64,) * 3, slices=(8,), hidden_filters=8)
+    )
     x = tf.image.decode_png((photos / "astronaut.png").read_bytes())[None, :256, :256]
     x = tf.cast(x, tf.float32) / 255.0
     planes = model.code(model.analysis(x))
@@ -131,7 +144,7 @@ def test_gradient_scales_act_on_the_latent_alone(model):
         with tf.GradientTape() as tape:
             tape.watch(y)
             scales = [tf.fill((2,), scale)] * PLANES
-            bits = model.code(y, tf.zeros_like(y) + 0.2, scales).bits
+            bits = model.code(y, tf.fill((2, 2, 2, 8), 0.2), scales).bits
             total = tf.reduce_sum(tf.add_n(bits))
         return tape.gradient(total, [y, *model.prior_variables])
 
@@ -183,7 +196,9 @@ def test_cuts_lead_from_one_end_to_the_next(model):
             cut = planes.cut(p, tf.fill((2,), share))
             np.testing.assert_array_equal(cut.y_hat, end.y_hat)
         low, high = (planes.cut(p, tf.constant([share, 0.5])) for share in (0.3, 0.6))
-        come = [(cut.expected == 0).numpy() for cut in (low, high)]
+        # The channels of a plane alone have digits in it.
+        depth = TINY.plane_depths[p]
+        come = [(cut.expected == 0).numpy()[..., :depth] for cut in (low, high)]
         # What has come stays, each image has its own share, and the best digits come first.
         assert np.all(come[1] >= come[0]) and come[1][0].sum() > come[0][0].sum()
         np.testing.assert_array_equal(come[0][1], come[1][1])

@@ -32,7 +32,7 @@ class Code(NamedTuple):
     Attributes:
       string: bytes.
       ends: number of bytes that determine the latent up to the end of each named layer.
-      planes: integers of each plane, int32 [h, w, depth].
+      planes: integers of each plane, int32 [h, w, channels of the plane].
     """
 
     string: bytes
@@ -71,13 +71,14 @@ class PlaneCoder:
         Args:
           y: latent in steps of plane 0, float32 [h, w, depth].
         """
-        targets = [np.rint(y * float(RATIO ** (PLANES - 1)))]
-        while len(targets) < PLANES:
-            targets.insert(0, np.rint(targets[0] / RATIO))
+        rounded = [np.rint(y * float(RATIO ** (PLANES - 1)))]
+        while len(rounded) < PLANES:
+            rounded.insert(0, np.rint(rounded[0] / RATIO))
+        targets = [q[..., :d].astype(np.int32) for q, d in zip(rounded, self.context.depths)]
         height, width, _ = y.shape
         state = _State(self, (height, width))
         encoder, layers = range_coder.Encoder(), []
-        run = state.code([target.astype(np.int32) for target in targets])
+        run = state.code(targets)
         request = next(run, None)
         while request is not None:
             assert request.symbols is not None, "targets were given"
@@ -194,7 +195,8 @@ class _State:
         yield _layer_end()
         for plane in range(1, PLANES):
             parameters = self._context.of_plane(self.planes)
-            self._digits = _Digits(self._tables, parameters, self.planes)
+            below = _widened(self.planes[-1], self._context.depths[plane])
+            self._digits = _Digits(self._tables, parameters, below, plane)
             yield from self._digits.code(None if targets is None else targets[plane])
             self.planes.append(self._digits.refined())
         self._digits = None
@@ -206,16 +208,20 @@ class _State:
           symbols: those that are known of the last request.
         """
         if self._digits is not None:
-            return self._digits.decoded(symbols)
-        if self.planes:
-            y_hat = self.planes[-1].astype(np.float32) / np.float32(RATIO ** (PLANES - 1))
-            return Decoded(y_hat, np.zeros_like(y_hat), PLANES - 1.0)
-        y_hat = self._first_plane(symbols)
-        return Decoded(y_hat, np.zeros_like(y_hat), 0.0)
+            y_hat, expected, level = self._digits.decoded(symbols)
+        elif self.planes:
+            y_hat = self.planes[-1] * np.float32(RATIO ** (1 - PLANES))
+            expected, level = np.zeros_like(y_hat), PLANES - 1.0
+        else:
+            y_hat = self._first_plane(symbols)
+            expected, level = np.zeros_like(y_hat), 0.0
+        depth = self._context.depths[-1]
+        y_hat, expected = (_widened(x, depth).astype(np.float32) for x in (y_hat, expected))
+        return Decoded(y_hat, expected, level)
 
     def _first_plane(self, symbols):
         """Goes through plane 0 with the means of what has not come."""
-        y_hat = np.zeros((*self._size, self._context.depth), np.float32)
+        y_hat = np.zeros((*self._size, self._context.depths[0]), np.float32)
         parts = self._context.parts(*self._size)
         part, number = next(parts), 0
         while True:
@@ -285,8 +291,8 @@ class _Integers:
 class _Digits:
     """The digits of a plane above 0."""
 
-    def __init__(self, tables: PlaneTables, parameters: Parameters, planes: Sequence[np.ndarray]):
-        self._plane, self._below = len(planes), planes[-1]
+    def __init__(self, tables: PlaneTables, parameters: Parameters, below: np.ndarray, plane: int):
+        self._below, self._plane = below, plane
         offset = (MEANS * RATIO * self._below - parameters.means).ravel()
         # Tables have digits that count outward from the mean.
         self._sign = np.where(offset < 0, np.int8(-1), np.int8(1))
@@ -332,16 +338,19 @@ class _Digits:
         return values.reshape(self._below.shape)
 
     def decoded(self, symbols: np.ndarray) -> Decoded:
-        """Returns what is known of the latent."""
+        """Returns what is known of this plane's channels."""
         taken = np.append(self._taken, self._digits(symbols))
         step = np.float32(RATIO**-self._plane)
-        expected = (
-            self._expected.astype(np.float32) * self._sign * (np.float32(EXPECTED_UNIT) * step)
-        )
+        expected = self._expected * self._sign * (np.float32(EXPECTED_UNIT) * step)
         expected[self._order[: len(taken)]] = 0.0
         share = self._bits[len(taken) - 1] / self._bits[-1] if len(taken) else 0.0
-        y_hat = self._refined(taken).astype(np.float32) * step
+        y_hat = self._refined(taken) * step
         return Decoded(y_hat, expected.reshape(y_hat.shape), self._plane - 1 + float(share))
+
+
+def _widened(values: np.ndarray, depth: int) -> np.ndarray:
+    """Returns [h, w, depth] with zeros after the channels of values."""
+    return np.pad(values, ((0, 0), (0, 0), (0, depth - values.shape[-1])))
 
 
 def _layer_end() -> _Request:

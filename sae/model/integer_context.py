@@ -122,7 +122,7 @@ class Part(NamedTuple):
     """The elements of plane 0 that are coded together.
 
     Attributes:
-      where: their index in the latent [h, w, depth].
+      where: their index in the plane [h, w, depth].
       parameters: their means and scales.
     """
 
@@ -135,6 +135,9 @@ class IntegerContext:
 
     Args:
       arrays: what `integer_kernels` returns.
+
+    Attributes:
+      depths: number of channels of each plane.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
@@ -149,10 +152,12 @@ class IntegerContext:
             if name.endswith("/kernel")
         }
         slices = sum(name.endswith("/pass_bias") for name in arrays)
-        self.sizes = [
+        self._sizes = [
             self._layers[f"plane_0/slice_{k}/embed"].kernel.shape[2] for k in range(slices)
         ]
-        self.depth = sum(self.sizes)
+        self.depths = [sum(self._sizes)]
+        while output := self._layers.get(f"plane_{len(self.depths)}/output"):
+            self.depths.append(len(output.bias) // 2)
 
     def parts(self, height: int, width: int) -> Generator[Part, np.ndarray, np.ndarray]:
         """Goes through the parts of plane 0 in the order of coding.
@@ -164,12 +169,12 @@ class IntegerContext:
           Each part; the values of its elements are sent, integers of the shape of its means.
 
         Returns:
-          The latent, int32 [height, width, depth].
+          The plane, int32 [height, width, depth].
         """
-        latent = np.zeros((height, width, self.depth), np.int32)
+        plane = np.zeros((height, width, self.depths[0]), np.int32)
         context = np.zeros(0, np.float32)
         first = 0
-        for k, size in enumerate(self.sizes):
+        for k, size in enumerate(self._sizes):
             channels = slice(first, first + size)
             first += size
             embed = self._layers[f"plane_0/slice_{k}/embed"]
@@ -178,19 +183,19 @@ class IntegerContext:
             embedded = np.zeros((height + 2, width + 2, filters), np.float32)
             for number, (row, column) in enumerate(PASSES):
                 where = (slice(row, None, 2), slice(column, None, 2), channels)
-                if latent[where].size == 0:
+                if plane[where].size == 0:
                     continue
                 features = self._spatial(k, number, embedded, (height, width))
                 if k:
                     features += context[where[:2]]
-                latent[where] = yield Part(where, self._entropy_parameters(k, features))
+                plane[where] = yield Part(where, self._entropy_parameters(k, features))
                 inner = embedded[1:-1, 1:-1]
-                inner[where[:2]] = _activation(_product(_clipped(latent[where]), embed), 1.0)
-            if k < len(self.sizes) - 1:
+                inner[where[:2]] = _activation(_product(_clipped(plane[where]), embed), 1.0)
+            if k < len(self._sizes) - 1:
                 layer = self._layers[f"plane_0/channel_context_{k}"]
                 added = _convolved(embedded, layer)
                 context = context + added if k else added
-        return latent
+        return plane
 
     def _spatial(self, k, number, embedded, size):
         """Returns the features of the positions of a pass from the earlier passes of its slice."""

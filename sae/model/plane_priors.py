@@ -145,8 +145,8 @@ class PlaneContext(tf.Module):
 
     Args:
       scope: prefix of the variables' names.
-      planes: number of planes before it.
-      depth: number of latent channels.
+      channels: number of channels of all planes before it together.
+      depth: number of channels of the plane.
       filters: number of channels between the convolutions.
       compute_dtype: type of the products, as in `Convolution`.
     """
@@ -154,7 +154,7 @@ class PlaneContext(tf.Module):
     def __init__(
         self,
         scope: str,
-        planes: int,
+        channels: int,
         depth: int,
         filters: int,
         compute_dtype: tf.DType = tf.float32,
@@ -166,7 +166,7 @@ class PlaneContext(tf.Module):
                 f"{scope}/{name}", support, channels, filters, compute_dtype=compute_dtype
             )
 
-        self._embed = convolution("embed", 1, 2 * planes * depth)
+        self._embed = convolution("embed", 1, 2 * channels)
         self._residual = [
             convolution(f"residual_{k}", support, filters) for k, support in enumerate((3, 3, 1))
         ]
@@ -176,7 +176,7 @@ class PlaneContext(tf.Module):
         """Returns means and scale indices, [B, h, w, depth], in steps of this plane.
 
         Args:
-          planes: integers of the planes before, lowest first, each [B, h, w, depth].
+          planes: integers of the planes before, lowest first.
         """
         inputs = [v for q in reversed(planes) for v in (_clipped(q), _clipped(tf.abs(q)))]
         x = _activation(self._embed(tf.concat(inputs, -1)))

@@ -7,7 +7,8 @@
 
 A ratio of three nests uniform quantizers in one another, at no loss against the best scalar
 quantizer of each plane. The level is the plane up to which the latent is decoded; between two
-planes' ends it is fractional.
+planes' ends it is fractional. Lower planes have fewer channels: in coarse steps, high frequencies
+are zero.
 
 Both transforms have a linear path in parallel to a convolutional one (Li et al., ICLR 2025, arXiv
 2501.13751, have wavelets there). It begins as a cosine transform of blocks, and the convolutional
@@ -39,7 +40,8 @@ class ProgressiveConfig:
     """The architecture.
 
     Attributes:
-      latent_depth: number of latent channels.
+      plane_depths: number of latent channels in each plane, not falling; channels that a plane
+        does not have are zero in it.
       hidden_filters: number of channels between the convolutions of the transforms.
       step: quantization step of plane 0, on the scale of images in [0, 1].
       slices: number of channels of each slice of plane 0; the remaining channels are one more.
@@ -48,18 +50,23 @@ class ProgressiveConfig:
       plane_filters: number of channels of the context models of the planes above.
     """
 
-    latent_depth: int = 320
+    plane_depths: tuple[int, ...] = (192, 320, 512)
     hidden_filters: int = 128
     step: float = 1.1
-    slices: tuple[int, ...] = (10, 22, 48, 80)
+    slices: tuple[int, ...] = (4, 12, 32, 64)
     context_filters: int = 96
     slice_embedding: int = 48
     plane_filters: int = 128
 
     @property
+    def latent_depth(self) -> int:
+        """Number of latent channels."""
+        return self.plane_depths[-1]
+
+    @property
     def slice_sizes(self) -> tuple[int, ...]:
         """Number of channels of each slice of plane 0."""
-        return (*self.slices, self.latent_depth - sum(self.slices))
+        return (*self.slices, self.plane_depths[0] - sum(self.slices))
 
 
 class Decoded(NamedTuple):
@@ -76,7 +83,7 @@ class Decoded(NamedTuple):
 
 
 class Planes(NamedTuple):
-    """The planes of a latent.
+    """The planes of a latent; each has its own number of channels.
 
     Attributes:
       integers: rounded latent of each plane, [B, h, w, depth].
@@ -90,10 +97,11 @@ class Planes(NamedTuple):
 
     def end(self, plane: int) -> Decoded:
         """Returns the latent decoded to the end of a plane."""
-        y_hat = self.integers[plane] / float(RATIO**plane)
+        y_hat = self._widened(self.integers[plane] / float(RATIO**plane))
         if plane == PLANES - 1:
             return Decoded(y_hat, tf.zeros_like(y_hat))
-        return Decoded(y_hat, self.digits[plane].expected / float(RATIO ** (plane + 1)))
+        expected = self.digits[plane].expected / float(RATIO ** (plane + 1))
+        return Decoded(y_hat, self._widened(expected))
 
     def cut(self, plane: int, share: tf.Tensor) -> Decoded:
         """Returns the latent decoded to a cut within a plane above 0.
@@ -112,10 +120,16 @@ class Planes(NamedTuple):
         come = spent < share[:, None] * tf.reduce_sum(bits, 1, keepdims=True)
         come = tf.gather(come, tf.argsort(order), batch_dims=1)
         come = tf.reshape(come, tf.shape(digits.entropy))
+        refined = self._widened(self.integers[plane] / float(RATIO**plane))
+        come = self._widened(tf.cast(come, tf.float32)) > 0.0
         return Decoded(
-            tf.where(come, self.integers[plane] / float(RATIO**plane), below.y_hat),
+            tf.where(come, refined, below.y_hat),
             tf.where(come, 0.0, below.expected),
         )
+
+    def _widened(self, values):
+        """Appends channels of zeros to those of a lower plane."""
+        return widened(values, self.integers[-1].shape[-1])
 
 
 class ProgressiveModel(tf.Module):
@@ -129,7 +143,7 @@ class ProgressiveModel(tf.Module):
     def __init__(self, config: ProgressiveConfig, compute_dtype: tf.DType = tf.float32):
         super().__init__()
         self.config = config
-        depth = config.latent_depth
+        depths = config.plane_depths
         self._analysis = _Analysis(config, compute_dtype)
         self._synthesis = _Synthesis(config, compute_dtype)
         self._first_context = SliceContext(
@@ -140,7 +154,9 @@ class ProgressiveModel(tf.Module):
             compute_dtype,
         )
         self._contexts = [
-            PlaneContext(f"plane_{p}", p, depth, config.plane_filters, compute_dtype)
+            PlaneContext(
+                f"plane_{p}", sum(depths[:p]), depths[p], config.plane_filters, compute_dtype
+            )
             for p in range(1, PLANES)
         ]
 
@@ -150,9 +166,16 @@ class ProgressiveModel(tf.Module):
 
     def quantize(self, y: tf.Tensor) -> list[tf.Tensor]:
         """Returns the integers of every plane; no gradient passes."""
-        planes = [tf.round(tf.stop_gradient(y) * float(RATIO ** (PLANES - 1)))]
-        while len(planes) < PLANES:
-            planes.insert(0, tf.round(planes[0] / RATIO))
+        rounded = [tf.round(tf.stop_gradient(y) * float(RATIO ** (PLANES - 1)))]
+        while len(rounded) < PLANES:
+            rounded.insert(0, tf.round(rounded[0] / RATIO))
+        depths = self.config.plane_depths
+        planes = [rounded[0][..., : depths[0]]]
+        for target, depth in zip(rounded[1:], depths[1:]):
+            # Where a plane below is zero for lack of the channel, digits may be too small.
+            parents = float(RATIO) * widened(planes[-1], depth)
+            digits = tf.clip_by_value(target[..., :depth] - parents, -1.0, 1.0)
+            planes.append(parents + digits)
         return planes
 
     def code(
@@ -168,23 +191,27 @@ class ProgressiveModel(tf.Module):
 
         Args:
           y: latent that `analysis` returns.
-          noise: uniform noise in [-0.5, 0.5] of y's shape; None for the bits of rounded latents.
+          noise: uniform noise in [-0.5, 0.5] of the shape of plane 0; None for the bits of rounded
+            latents.
           gradient_scales: factor [B] for each plane of the gradient from its bits to y.
         """
         integers = self.quantize(y)
 
         def shift(plane):
             """Returns zero, with the gradient of y in steps of a plane."""
-            zero = (y - tf.stop_gradient(y)) * float(RATIO**plane)
+            part = y[..., : self.config.plane_depths[plane]]
+            zero = (part - tf.stop_gradient(part)) * float(RATIO**plane)
             if gradient_scales is None:
                 return zero
             return zero * gradient_scales[plane][:, None, None, None]
 
-        values = integers[0] if noise is None else tf.stop_gradient(y) + noise
+        values = integers[0]
+        if noise is not None:
+            values = tf.stop_gradient(y[..., : self.config.plane_depths[0]]) + noise
         parameters = self._first_context.parameters(integers[0])
         bits, digits = [integer_bits(values + shift(0), *parameters)], []
         for p, context in enumerate(self._contexts, 1):
-            parents = float(RATIO) * integers[p - 1]
+            parents = float(RATIO) * widened(integers[p - 1], self.config.plane_depths[p])
             parameters = context.parameters(integers[:p])
             plane_bits, expected = code_digits(
                 integers[p] - parents, parents + shift(p), *parameters
@@ -212,6 +239,11 @@ class ProgressiveModel(tf.Module):
     def decoder_variables(self) -> tuple[tf.Variable, ...]:
         """Variables that can be trained while latents are fixed."""
         return (*self._synthesis.trainable_variables, *self.prior_variables)
+
+
+def widened(x: tf.Tensor, depth: int) -> tf.Tensor:
+    """Returns [B, h, w, depth] with zeros after the channels of x."""
+    return tf.pad(x, ((0, 0), (0, 0), (0, 0), (0, depth - x.shape[-1])))
 
 
 class _Linear(tf.Module):

@@ -141,7 +141,8 @@ class Trainer:
         of_image = tf.math.unsorted_segment_mean(item_costs, self._images, settings.batchsize)
 
         y = self.model.analysis(x)
-        noise = uniform_noise(tf.shape(y), seed)
+        first_shape = tf.concat([tf.shape(y)[:3], self.model.config.plane_depths[:1]], 0)
+        noise = uniform_noise(first_shape, seed)
         planes = self.model.code(y, noise, tf.unstack(tf.transpose(of_image / usual)))
         rate = tf.add_n(
             [u * tf.reduce_mean(b) / count for u, b in zip(usual.tolist(), planes.bits)]
