@@ -11,14 +11,10 @@ import tensorflow as tf
 
 from sae.config import TrainingConfig
 from sae.model.checkpoint import load_arrays
-from sae.model.plane_priors import PASSES, SliceContext, code_digits, integer_bits
-from sae.model.progressive import (
-    PLANES,
-    Decoded,
-    ProgressiveConfig,
-    ProgressiveModel,
-    widened,
-)
+from sae.model.plane_priors import PASSES, SliceContext, digit_cost, integer_cost
+from sae.model.progressive import ProgressiveModel, widened
+from sae.model.progressive_config import PLANES, ProgressiveConfig
+from sae.model.progressive_transforms import Decoded
 from sae.training.patches import Patches
 from sae.training.progressive import Run, Settings, Trainer
 
@@ -83,13 +79,13 @@ def test_masses_of_integers_and_digits_sum_to_one():
     shape = (401, 1, 1, 1)
     means, scales = tf.fill(shape, 0.3), tf.fill(shape, 35.0)
     integers = tf.reshape(tf.range(-200.0, 201.0), shape)
-    bits = integer_bits(integers, means, scales).numpy()
+    bits = integer_cost(integers, integers, means, scales).bits.numpy()
     assert np.sum(2.0**-bits) == pytest.approx(1, abs=1e-4)
     for parent in (-2.0, 0.0, 7.0):
         digits = tf.reshape([-1.0, 0.0, 1.0], (3, 1, 1, 1))
         parents = tf.fill((3, 1, 1, 1), 3 * parent)
-        bits, expected = code_digits(digits, parents, means[:3], scales[:3])
-        probabilities = 2.0 ** -bits.numpy()
+        cost, _, expected = digit_cost(digits, parents, parents, means[:3], scales[:3])
+        probabilities = 2.0 ** -cost.bits.numpy()
         assert np.sum(probabilities) == pytest.approx(1, abs=1e-4)
         mean = probabilities[2] - probabilities[0]
         np.testing.assert_allclose(np.ravel(expected.expected), mean, atol=1e-5)
@@ -104,10 +100,37 @@ def test_digits_cost_what_a_finer_integer_costs():
         return tf.fill((1, 1, 1, 1), np.float32(value))
 
     mean, finer_scale = 1.3, 20 + np.log(3) / np.log(1.125)
-    finer = integer_bits(one(4), one(3 * mean), one(finer_scale)).numpy()
-    parent = integer_bits(one(1), one(mean), one(20)).numpy()
-    digit, _ = code_digits(one(1), one(3), one(3 * mean), one(finer_scale))
-    assert digit.numpy() + parent == pytest.approx(finer, abs=1e-3)
+    y = 4.2
+    finer = integer_cost(one(4), one(y), one(3 * mean), one(finer_scale))
+    parent = integer_cost(one(1), one(y / 3), one(mean), one(20))
+    digit, parent_slope, _ = digit_cost(one(1), one(3), one(y), one(3 * mean), one(finer_scale))
+    assert (digit.bits + parent.bits).numpy() == pytest.approx(finer.bits.numpy(), abs=1e-3)
+    np.testing.assert_allclose(digit.slope, finer.slope, rtol=1e-3)
+    np.testing.assert_allclose(3 * parent_slope, parent.slope, rtol=1e-3)
+
+
+def test_slopes_are_differences_of_bits_near_boundaries():
+    def bits(q):
+        return integer_cost(*(tf.fill((1, 1, 1, 1), v) for v in (q, q, 0.4, 33.0))).bits.numpy()
+
+    for y, below in ((0.3, 0.0), (0.7, 0.0), (-1.3, -2.0), (3.0, None), (0.2, None)):
+        q = np.float32(np.round(y))
+        arguments = (tf.fill((1, 1, 1, 1), np.float32(v)) for v in (q, y, 0.4, 33.0))
+        slope = integer_cost(*arguments).slope.numpy().item()
+        expected = 0.0 if below is None else 2 * (bits(below + 1) - bits(below)).item()
+        assert slope == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_unreachable_parent_has_no_slope(model):
+    """Channels that plane 0 does not have: their bits change with the digits alone."""
+    y = tf.constant(random_latent((1, 2, 2, 12), 0.2))
+    with tf.GradientTape() as tape:
+        tape.watch(y)
+        bits = model.code(y).bits[1]
+    gradient = tape.gradient(bits, y).numpy()
+    near = np.abs(3 * y - np.round(3 * y)) > 0.25
+    assert (np.abs(gradient[..., 8:10][near[..., 8:10]]) > 0).all()
+    assert near[..., 8:10].any() and not gradient[..., 10:].any()
 
 
 def test_a_fresh_model_is_a_transform_codec(photos):
@@ -144,7 +167,7 @@ def test_gradient_scales_act_on_the_latent_alone(model):
         with tf.GradientTape() as tape:
             tape.watch(y)
             scales = [tf.fill((2,), scale)] * PLANES
-            bits = model.code(y, tf.fill((2, 2, 2, 8), 0.2), scales).bits
+            bits = model.code(y, scales).bits
             total = tf.reduce_sum(tf.add_n(bits))
         return tape.gradient(total, [y, *model.prior_variables])
 
@@ -213,7 +236,8 @@ def test_what_is_expected_of_digits_is_what_they_are():
     """Variance and entropy against the sums over the three digits."""
     shape = (3, 1, 1, 1)
     digits, parents = tf.reshape([-1.0, 0.0, 1.0], shape), tf.fill(shape, 6.0)
-    bits, expected = code_digits(digits, parents, tf.fill(shape, 5.1), tf.fill(shape, 33.0))
+    scales = tf.fill(shape, 33.0)
+    (bits, _), _, expected = digit_cost(digits, parents, parents, tf.fill(shape, 5.1), scales)
     p, t = 2.0 ** -bits.numpy(), np.array([-1, 0, 1])
     mean = p @ t
     for found, sought in zip(expected, (mean, p @ (t - mean) ** 2, p @ bits.numpy())):
@@ -235,29 +259,35 @@ def test_levels_of_a_batch(photos, ends, cuts):
     assert max(counts) < 1.3 * min(counts)
 
 
-def test_slopes_scale_what_passes_the_rounding():
+def test_commitment_takes_latents_to_their_rounded_values():
     x = np.random.default_rng(3).uniform(size=(1, 32, 32, 3)).astype(np.float32)
-    seed, gradients = tf.constant([0, 1], tf.int64), []
-    for slope in (1.0, 0.5, 1e-9):
-        trainer = Trainer(TINY, Settings(batchsize=1, slopes=(1.0, slope, 1.0)), tf.float32)
+    gradients = []
+    for weight in (1e-9, 0.5, 1.0):
+        settings = Settings(batchsize=1, commitment=(1.0, weight, 1.0))
+        trainer = Trainer(TINY, settings, tf.float32)
         with tf.GradientTape() as tape:
-            loss = trainer._loss(x, tf.constant([1.0]), seed)
+            loss = trainer._loss(x, tf.constant([1.0]))
         matrix = next(v for v in trainer.variables if v.name == "analysis/matrix:0")
         gradients.append(tape.gradient(loss, matrix).numpy())
-    # Of rate alone, of half the distortion too, and of all of it.
-    whole, half, rate = gradients
-    assert np.abs(whole - rate).max() > 1e-4
-    np.testing.assert_allclose(half, (whole + rate) / 2, atol=1e-6)
+    none, half, whole = gradients
+    assert np.abs(whole - none).max() > 1e-4
+    np.testing.assert_allclose(half, (whole + none) / 2, atol=1e-6)
+    # Latents move towards rounded values along the commitment's gradient.
+    y = trainer.model.analysis(tf.constant(x)).numpy()
+    matrix.assign_sub(1e-4 * (whole - none) / np.abs(whole - none).max())
+    moved = trainer.model.analysis(tf.constant(x)).numpy()
+    y_hat = np.round(3 * y) / 3
+    shared = np.s_[..., : TINY.plane_depths[0]]
+    assert np.sum((moved - y_hat)[shared] ** 2) < np.sum((y - y_hat)[shared] ** 2)
 
 
 def test_a_step_with_cuts_and_all_ends_has_the_mean_of_its_losses(photos):
     """A batch of one image, decoded at all ends, against the three losses one by one."""
     x = np.random.default_rng(3).uniform(size=(1, 32, 32, 3)).astype(np.float32)
-    seed = tf.constant([0, 1], tf.int64)
 
     def loss(levels, **options):
         trainer = Trainer(TINY, Settings(batchsize=1, **options), tf.float32)
-        return float(trainer._loss(x, tf.constant(levels, tf.float32), seed))
+        return float(trainer._loss(x, tf.constant(levels, tf.float32)))
 
     each = [loss([p]) for p in range(PLANES)]
     assert loss([2, 0, 1], ends=3) == pytest.approx(np.mean(each), rel=1e-4)

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sae.coding import range_coder
-from sae.coding.plane_tables import EXPECTED_UNIT, PlaneTables
-from sae.model.integer_context import MEANS, IntegerContext, Parameters
+from sae.model.integer_context import MEANS, SCALES, IntegerContext, Parameters
+from sae.model.plane_tables import EXPECTED_UNIT, PlaneTables
+from sae.model.progressive_config import PLANES, RATIO
 
-PLANES, RATIO = 3, 3
 # The largest distance of an integer of plane 0 from its rounded mean.
 _LARGEST_DISTANCE = 64
 # Named layers end after these shares of the expected bits of a plane above 0.
@@ -247,10 +247,11 @@ class _Integers:
         means, self._shape = parameters.means.ravel(), parameters.means.shape
         self._stop, self._means = tables.value_stop, means / np.float32(MEANS)
         self._origin = (means + MEANS // 2) // MEANS
-        self._index = (means - MEANS * self._origin + MEANS // 2, parameters.scales.ravel())
-        self._order = _ordered(tables.value_order[self._index])
-        coded = tuple(index[self._order] for index in self._index)
-        self._low, self._high = tables.value_low[coded], tables.value_high[coded]
+        fraction = means - MEANS * self._origin + MEANS // 2
+        self._index = fraction * SCALES + parameters.scales.ravel()
+        self._order = _ordered(tables.value_order.take(self._index))
+        coded = self._index[self._order]
+        self._low, self._high = tables.value_low.take(coded), tables.value_high.take(coded)
         # Distances from the rounded means, None until all sides are known.
         self._distance: np.ndarray | None = None
 
@@ -268,7 +269,7 @@ class _Integers:
                 break
             above = (distance[going] > 0).astype(np.intp)
             column = min(reached, self._stop.shape[-1]) - 1
-            stop = self._stop[(above, *(index[going] for index in self._index), column)]
+            stop = self._stop[above, self._index[going], column]
             symbols = None if wanted is None else (np.abs(wanted[going]) > reached).astype(np.int32)
             more = yield _Request(stop, np.full(len(stop), 1 << 16), symbols)
             going = going[more > 0]
@@ -292,16 +293,17 @@ class _Digits:
     """The digits of a plane above 0."""
 
     def __init__(self, tables: PlaneTables, parameters: Parameters, below: np.ndarray, plane: int):
-        self._below, self._plane = below, plane
-        offset = (MEANS * RATIO * self._below - parameters.means).ravel()
+        self._below, self._plane, self._tables = below, plane, tables
+        offset = (MEANS * RATIO * below - parameters.means).ravel()
         # Tables have digits that count outward from the mean.
         self._sign = np.where(offset < 0, np.int8(-1), np.int8(1))
-        index = (np.minimum(np.abs(offset), len(tables.digit_low) - 1), parameters.scales.ravel())
-        self._expected = tables.digit_expected[index]
-        self._order = _ordered(tables.digit_order[index])
-        coded = tuple(values[self._order] for values in index)
-        self._low, self._high = tables.digit_low[coded], tables.digit_high[coded]
-        self._bits = np.cumsum(tables.digit_entropy[coded], dtype=np.int64)
+        np.abs(offset, out=offset)
+        np.minimum(offset, len(tables.digit_low) - 1, out=offset)
+        self._index = offset * SCALES + parameters.scales.ravel()
+        self._order = _ordered(tables.digit_order.take(self._index))
+        coded = self._index[self._order]
+        self._low, self._high = tables.digit_low.take(coded), tables.digit_high.take(coded)
+        self._bits = np.cumsum(tables.digit_entropy.take(coded), dtype=np.int64)
         self._taken = np.zeros(0, np.int8)
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
@@ -341,7 +343,8 @@ class _Digits:
         """Returns what is known of this plane's channels."""
         taken = np.append(self._taken, self._digits(symbols))
         step = np.float32(RATIO**-self._plane)
-        expected = self._expected * self._sign * (np.float32(EXPECTED_UNIT) * step)
+        expected = self._tables.digit_expected.take(self._index) * self._sign
+        expected = expected * (np.float32(EXPECTED_UNIT) * step)
         expected[self._order[: len(taken)]] = 0.0
         share = self._bits[len(taken) - 1] / self._bits[-1] if len(taken) else 0.0
         y_hat = self._refined(taken) * step
@@ -361,4 +364,4 @@ def _layer_end() -> _Request:
 
 def _ordered(gains: np.ndarray) -> np.ndarray:
     """Returns the indices of elements, greatest gain first, ties in order."""
-    return np.argsort(255 - gains, kind="stable")
+    return np.argsort(~gains, kind="stable").astype(np.int32)

@@ -16,7 +16,7 @@ import numpy as np
 
 _MODEL = constriction.stream.model.Categorical(perfect=False)
 _WORD_BYTES, _STATE_BYTES = 4, 8
-# A decoder decodes so many symbols at once, and fewer where the bytes end.
+# So many symbols are coded at once; a decoder has fewer where the bytes end.
 _BLOCK = 1 << 14
 
 
@@ -33,8 +33,10 @@ class Encoder:
           symbols: 0, 1 or 2, integers [n].
           low, high: cumulative probabilities, integers [n], 0 <= low <= high <= 65536.
         """
-        if len(symbols):
-            self._coder.encode(symbols.astype(np.int32), _MODEL, _probabilities(low, high))
+        for start in range(0, len(symbols), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            probabilities = _probabilities(low[block], high[block])
+            self._coder.encode(symbols[block].astype(np.int32), _MODEL, probabilities)
 
     def copy(self) -> Encoder:
         """Returns another coder in the same state."""
@@ -164,5 +166,11 @@ class Decoder:
 
 def _probabilities(low, high):
     """Returns the probabilities of the three values, float64 [n, 3]."""
-    low, high = np.asarray(low, np.int64), np.asarray(high, np.int64)
-    return np.stack([low, high - low, 65536 - high], 1) / 65536.0
+    p = np.empty((len(low), 3))
+    p[:, 0] = low
+    p[:, 1] = high
+    p[:, 1] -= p[:, 0]
+    p[:, 2] = 65536
+    p[:, 2] -= high
+    p *= 2.0**-16
+    return p

@@ -142,14 +142,14 @@ class IntegerContext:
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
         self._arrays = arrays
+        scopes = [name.rpartition("/")[0] for name in arrays if name.endswith("/exponent")]
         self._layers = {
-            name.removesuffix("/kernel"): _Layer(
-                kernel.astype(np.float32),
-                arrays[name.replace("/kernel", "/bias")].astype(np.float32),
-                np.exp2(arrays[name.replace("/kernel", "/exponent")].astype(np.float32)),
+            scope: _Layer(
+                arrays[f"{scope}/kernel"].astype(np.float32),
+                arrays[f"{scope}/bias"].astype(np.float32),
+                np.exp2(arrays[f"{scope}/exponent"].astype(np.float32)),
             )
-            for name, kernel in arrays.items()
-            if name.endswith("/kernel")
+            for scope in scopes
         }
         slices = sum(name.endswith("/pass_bias") for name in arrays)
         self._sizes = [

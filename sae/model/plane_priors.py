@@ -215,56 +215,87 @@ class Digits(NamedTuple):
     entropy: tf.Tensor
 
 
+class Cost(NamedTuple):
+    """Bits of the integers or digits of a plane, and how they change with the latent.
+
+    Attributes:
+      bits: number of bits [B], differentiable in the parameters.
+      slope: derivative of each element's bits by the latent in steps of the plane, without
+        gradient, [B, h, w, depth]; see `_slope`.
+    """
+
+    bits: tf.Tensor
+    slope: tf.Tensor
+
+
 # Without fusion, these elementwise functions take as long as the networks above.
 @tf.function(jit_compile=True, autograph=False)
-def integer_bits(values, means, scales):
-    """Returns the bits [B] of the unit intervals around values, [B, h, w, depth].
+def integer_cost(q, y, means, scales):
+    """Returns the `Cost` of integers, whose probabilities are masses of unit intervals.
 
     Args:
-      values: integers, or integers plus uniform noise in [-0.5, 0.5].
-      means: means of the logistics, in the unit of values.
+      q: integers, [B, h, w, depth].
+      y: latent in the same unit, whose rounded value q is.
+      means: means of the logistics, in the unit of q.
       scales: indices of their scales.
     """
-    log_mass = _log_mass(values - 0.5, values + 0.5, means, scales)
-    return tf.reduce_sum(log_mass, (1, 2, 3)) / -math.log(2.0)
+    own = _log_mass(q, 0.5, means, scales)
+    slope = _slope(q, y, 1.0, own, means, scales)
+    return Cost(tf.reduce_sum(own, (1, 2, 3)) / -math.log(2.0), slope)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def code_digits(digits, parents, means, scales):
-    """Returns the bits of digits, and their expectations.
+def digit_cost(digits, parents, y, means, scales):
+    """Returns the `Cost` of digits, and their expectations.
 
-    A digit's probability is the mass of its third of the parent's interval.
+    A digit's probability is the mass of its third of the parent's interval, relative to the mass
+    of that interval.
 
     Args:
       digits: digits -1, 0 or 1, [B, h, w, depth].
       parents: three times the integers of the plane below, of the same shape.
-      means, scales: as of `integer_bits`.
+      y: latent in steps of the plane.
+      means, scales: as of `integer_cost`.
 
     Returns:
-      The bits [B], differentiable, and the `Digits`, without gradient.
+      The cost, whose slope is that of the interval of the digit; the slope of the parent's
+      interval, which is to be subtracted where the parent can change; and the `Digits`, without
+      gradient.
     """
-    logs = tf.nn.log_softmax(
-        tf.stack(
-            [
-                _log_mass(parents + digit - 0.5, parents + digit + 0.5, means, scales)
-                for digit in (-1.0, 0.0, 1.0)
-            ]
-        ),
-        axis=0,
+    masses = tf.stack(
+        [_log_mass(parents + digit, 0.5, means, scales) for digit in (-1.0, 0.0, 1.0)]
     )
-    taken = tf.where(digits < 0, logs[0], tf.where(digits > 0, logs[2], logs[1]))
-    bits = tf.reduce_sum(taken, (1, 2, 3)) / -math.log(2.0)
-    logs = tf.stop_gradient(logs)
+    parent = tf.reduce_logsumexp(masses, 0)
+    own = tf.where(digits < 0, masses[0], tf.where(digits > 0, masses[2], masses[1]))
+    slope = _slope(parents + digits, y, 1.0, own, means, scales)
+    parent_slope = _slope(parents, y, 3.0, parent, means, scales)
+    bits = tf.reduce_sum(own - parent, (1, 2, 3)) / -math.log(2.0)
+    logs = tf.stop_gradient(masses - parent)
     low, _, high = tf.unstack(tf.exp(logs))
     expected = high - low
     entropy = tf.reduce_sum(tf.exp(logs) * logs, 0) / -math.log(2.0)
-    return bits, Digits(expected, high + low - tf.square(expected), entropy)
+    digits = Digits(expected, high + low - tf.square(expected), entropy)
+    return Cost(bits, slope), parent_slope, digits
 
 
-def _log_mass(low, high, means, scales):
-    """Returns the logarithm of a logistic's mass in intervals."""
+def _slope(q, y, width, own, means, scales):
+    """Returns the derivative by y of the bits of intervals of a width, the nearest of which q is.
+
+    Bits change with y only at the boundaries of intervals. The difference to the neighbor is
+    spread over the halves next to a boundary: in the middle of a coarse interval, bits of its plane
+    do not move what finer planes code.
+    """
+    distance = y - q
+    side = tf.sign(distance)
+    other = _log_mass(q + width * side, width / 2, means, scales)
+    near = tf.cast(tf.abs(distance) > width / 4, tf.float32) * 2.0 / width
+    return tf.stop_gradient(near * side * (own - other)) / math.log(2.0)
+
+
+def _log_mass(center, half, means, scales):
+    """Returns the logarithm of a logistic's mass in intervals of `half` on each side."""
     precision = tf.exp(-math.log(SCALE_RATIO) * scales) / SMALLEST_SCALE
-    low, high = (low - means) * precision, (high - means) * precision
+    low, high = (center - half - means) * precision, (center + half - means) * precision
     width = tf.maximum(high - low, 1e-6)
     return (
         tf.math.log_sigmoid(high) + tf.math.log_sigmoid(-low) + tf.math.log(-tf.math.expm1(-width))

@@ -9,77 +9,20 @@ A ratio of three nests uniform quantizers in one another, at no loss against the
 quantizer of each plane. The level is the plane up to which the latent is decoded; between two
 planes' ends it is fractional. Lower planes have fewer channels: in coarse steps, high frequencies
 are zero.
-
-Both transforms have a linear path in parallel to a convolutional one (Li et al., ICLR 2025, arXiv
-2501.13751, have wavelets there). It begins as a cosine transform of blocks, and the convolutional
-path is zero-initialized: before its first step the model is a transform codec.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
+import tensorflow_compression as tfc
 
-from sae.model.cosine_transform import STRIDE, cosine_basis
-from sae.model.modules import GDN, Convolution, PlaneTable, variable
-from sae.model.plane_priors import Digits, PlaneContext, SliceContext, code_digits, integer_bits
-
-PLANES, RATIO = 3, 3
-
-# Steps of optimizers suit weights near one, to which the first of these factors brings the linear
-# paths. Because of the others the convolutional paths contribute little at first.
-_LINEAR_SCALE = (3 * STRIDE**2) ** -0.5
-_TO_LATENT, _FROM_LATENT, _TO_IMAGE = 0.1, 0.25, 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class ProgressiveConfig:
-    """The architecture.
-
-    Attributes:
-      plane_depths: number of latent channels in each plane, not falling; channels that a plane
-        does not have are zero in it.
-      hidden_filters: number of channels between the convolutions of the transforms.
-      step: quantization step of plane 0, on the scale of images in [0, 1].
-      slices: number of channels of each slice of plane 0; the remaining channels are one more.
-      context_filters: number of channels of the features of plane 0's context model.
-      slice_embedding: number of channels of an embedded slice.
-      plane_filters: number of channels of the context models of the planes above.
-    """
-
-    plane_depths: tuple[int, ...] = (192, 320, 512)
-    hidden_filters: int = 128
-    step: float = 1.1
-    slices: tuple[int, ...] = (4, 12, 32, 64)
-    context_filters: int = 96
-    slice_embedding: int = 48
-    plane_filters: int = 128
-
-    @property
-    def latent_depth(self) -> int:
-        """Number of latent channels."""
-        return self.plane_depths[-1]
-
-    @property
-    def slice_sizes(self) -> tuple[int, ...]:
-        """Number of channels of each slice of plane 0."""
-        return (*self.slices, self.plane_depths[0] - sum(self.slices))
-
-
-class Decoded(NamedTuple):
-    """A partly decoded latent, in steps of plane 0, each [B, h, w, depth].
-
-    Attributes:
-      y_hat: centers of the intervals.
-      expected: how far the mean of an element in its interval lies from the center, under the
-        distribution that codes the next digit.
-    """
-
-    y_hat: tf.Tensor
-    expected: tf.Tensor
+from sae.model.plane_priors import Digits, PlaneContext, SliceContext, digit_cost, integer_cost
+from sae.model.progressive_config import PLANES, RATIO, ProgressiveConfig
+from sae.model.progressive_transforms import Analysis, Decoded, Synthesis
 
 
 class Planes(NamedTuple):
@@ -144,8 +87,13 @@ class ProgressiveModel(tf.Module):
         super().__init__()
         self.config = config
         depths = config.plane_depths
-        self._analysis = _Analysis(config, compute_dtype)
-        self._synthesis = _Synthesis(config, compute_dtype)
+        # Without a plane, the sum of all digits of a channel is below half a step of that plane.
+        first = np.searchsorted(depths, np.arange(depths[-1]), side="right")
+        self._bounds = np.where(first > 0, 0.499 * RATIO ** (1.0 - first), np.inf).astype(
+            np.float32
+        )
+        self._analysis = Analysis(config, compute_dtype)
+        self._synthesis = Synthesis(config, compute_dtype)
         self._first_context = SliceContext(
             "plane_0",
             config.slice_sizes,
@@ -161,8 +109,13 @@ class ProgressiveModel(tf.Module):
         ]
 
     def analysis(self, x: tf.Tensor) -> tf.Tensor:
-        """Returns the latent of x in steps of plane 0, [B, H/16, W/16, depth], not rounded."""
-        return self._analysis(x)
+        """Returns the latent of x in steps of plane 0, [B, H/16, W/16, depth], not rounded.
+
+        Channels that lower planes do not have are within what the digits above can give; beyond
+        these bounds, only gradients that lead back into them are kept.
+        """
+        y = self._analysis(x)
+        return tfc.upper_bound(tfc.lower_bound(y, -self._bounds), self._bounds)
 
     def quantize(self, y: tf.Tensor) -> list[tf.Tensor]:
         """Returns the integers of every plane; no gradient passes."""
@@ -178,45 +131,40 @@ class ProgressiveModel(tf.Module):
             planes.append(parents + digits)
         return planes
 
-    def code(
-        self,
-        y: tf.Tensor,
-        noise: tf.Tensor | None = None,
-        gradient_scales: Sequence[tf.Tensor] | None = None,
-    ) -> Planes:
+    def code(self, y: tf.Tensor, gradient_scales: Sequence[tf.Tensor] | None = None) -> Planes:
         """Returns the planes of a latent, with their bits.
 
-        Contexts are rounded latents, without gradient. In plane 0 noise stands for rounding. Above
-        it, bits are those of the true interval, whose bounds shift with y for the gradient.
+        Contexts are rounded latents, without gradient. Bits are those of rounded latents; near the
+        boundaries of intervals they have a gradient to y.
 
         Args:
           y: latent that `analysis` returns.
-          noise: uniform noise in [-0.5, 0.5] of the shape of plane 0; None for the bits of rounded
-            latents.
           gradient_scales: factor [B] for each plane of the gradient from its bits to y.
         """
-        integers = self.quantize(y)
+        integers, depths = self.quantize(y), self.config.plane_depths
 
-        def shift(plane):
-            """Returns zero, with the gradient of y in steps of a plane."""
-            part = y[..., : self.config.plane_depths[plane]]
-            zero = (part - tf.stop_gradient(part)) * float(RATIO**plane)
-            if gradient_scales is None:
-                return zero
-            return zero * gradient_scales[plane][:, None, None, None]
+        def with_slope(plane, bits, slope):
+            """Returns bits, with the gradient to y that slopes in steps of plane 0 give."""
+            part = y[..., : slope.shape[-1]]
+            change = tf.reduce_sum(slope * (part - tf.stop_gradient(part)), (1, 2, 3))
+            return bits + (change if gradient_scales is None else change * gradient_scales[plane])
 
-        values = integers[0]
-        if noise is not None:
-            values = tf.stop_gradient(y[..., : self.config.plane_depths[0]]) + noise
+        fixed = tf.stop_gradient(y)
         parameters = self._first_context.parameters(integers[0])
-        bits, digits = [integer_bits(values + shift(0), *parameters)], []
+        cost = integer_cost(integers[0], fixed[..., : depths[0]], *parameters)
+        bits, digits = [with_slope(0, *cost)], []
         for p, context in enumerate(self._contexts, 1):
-            parents = float(RATIO) * widened(integers[p - 1], self.config.plane_depths[p])
-            parameters = context.parameters(integers[:p])
-            plane_bits, expected = code_digits(
-                integers[p] - parents, parents + shift(p), *parameters
+            unit = float(RATIO**p)
+            parents = float(RATIO) * widened(integers[p - 1], depths[p])
+            cost, parent_slope, expected = digit_cost(
+                integers[p] - parents,
+                parents,
+                unit * fixed[..., : depths[p]],
+                *context.parameters(integers[:p]),
             )
-            bits.append(plane_bits)
+            # The parent of a channel that the plane below does not have never changes.
+            parent_slope = widened(parent_slope[..., : depths[p - 1]], depths[p])
+            bits.append(with_slope(p, cost.bits, unit * (cost.slope - parent_slope)))
             digits.append(expected)
         return Planes(integers, bits, digits)
 
@@ -244,87 +192,3 @@ class ProgressiveModel(tf.Module):
 def widened(x: tf.Tensor, depth: int) -> tf.Tensor:
     """Returns [B, h, w, depth] with zeros after the channels of x."""
     return tf.pad(x, ((0, 0), (0, 0), (0, 0), (0, depth - x.shape[-1])))
-
-
-class _Linear(tf.Module):
-    """A matrix between blocks of 16 x 16 pixels and the latent, initially a cosine transform."""
-
-    def __init__(self, scope, depth):
-        super().__init__()
-        basis = cosine_basis(depth).reshape(-1, depth)
-        self._matrix = variable(scope, "matrix", basis / _LINEAR_SCALE)
-
-    def forward(self, x):
-        """Returns [B, H/16, W/16, depth] for images."""
-        return tf.tensordot(tf.nn.space_to_depth(x, STRIDE), _LINEAR_SCALE * self._matrix, 1)
-
-    def backward(self, y):
-        """Returns images [B, H, W, 3] for latents."""
-        blocks = tf.tensordot(y, _LINEAR_SCALE * self._matrix, ((-1,), (-1,)))
-        return tf.nn.depth_to_space(blocks, STRIDE)
-
-
-class _Analysis(tf.Module):
-    def __init__(self, config, compute_dtype):
-        super().__init__()
-        scope, filters, depth = "analysis", config.hidden_filters, config.latent_depth
-        dtype = {"compute_dtype": compute_dtype}
-        self._step, self._linear = config.step, _Linear(scope, depth)
-        # On blocks of 4 x 4 pixels, this covers a 9 x 9 convolution in a third of the time.
-        self._convolutions = [
-            Convolution(f"{scope}/conv_0", 3, 3 * 4**2, filters, **dtype),
-            Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **dtype),
-            Convolution(f"{scope}/conv_2", 3, filters, depth, 2, bias=False, zero=True, **dtype),
-        ]
-        self._gdn = [GDN(f"{scope}/gdn_{k}", filters, **dtype) for k in range(2)]
-
-    def __call__(self, x):
-        h = tf.nn.space_to_depth(x, 4)
-        for convolution, gdn in zip(self._convolutions, self._gdn):
-            h = gdn(convolution(h))
-        return self._linear.forward(x - 0.5) / self._step + _TO_LATENT * self._convolutions[-1](h)
-
-
-class _Synthesis(tf.Module):
-    def __init__(self, config, compute_dtype):
-        super().__init__()
-        scope, filters, depth = "synthesis", config.hidden_filters, config.latent_depth
-        up = {"transposed": True, "compute_dtype": compute_dtype}
-        self._step, self._linear = config.step, _Linear(scope, depth)
-        # Each path has gains of two inputs: decoded centers, and the distances of means from them.
-        self._linear_gains, self._latent_gains = (
-            [
-                PlaneTable(f"{scope}/{path}_gain", PLANES, depth, 1.0),
-                PlaneTable(f"{scope}/{path}_expected_gain", PLANES, depth, 0.0),
-            ]
-            for path in ("linear", "latent")
-        )
-        self._convolutions = [
-            Convolution(f"{scope}/conv_0", 3, depth, filters, 2, **up),
-            Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **up),
-        ]
-        self._igdn = [GDN(f"{scope}/igdn_{k}", filters, True, compute_dtype) for k in range(2)]
-        self._gain = [PlaneTable(f"{scope}/gain_{k}", PLANES, filters, 1.0) for k in range(2)]
-        self._bias = [PlaneTable(f"{scope}/bias_{k}", PLANES, filters, 0.0) for k in range(2)]
-        self._output = Convolution(
-            f"{scope}/conv_2",
-            3,
-            filters,
-            3 * 4**2,
-            bias=False,
-            zero=True,
-            compute_dtype=compute_dtype,
-        )
-
-    def __call__(self, decoded, level):
-        linear, h = (
-            self._step * (decoded.y_hat * gains[0](level) + decoded.expected * gains[1](level))
-            for gains in (self._linear_gains, self._latent_gains)
-        )
-        h *= _FROM_LATENT
-        for convolution, igdn, gain, bias in zip(
-            self._convolutions, self._igdn, self._gain, self._bias
-        ):
-            h = igdn(convolution(h)) * gain(level) + bias(level)
-        x = 0.5 + self._linear.backward(linear)
-        return x + _TO_IMAGE * tf.nn.depth_to_space(self._output(h), 4)

@@ -28,9 +28,10 @@ import tensorflow as tf
 from sae import console
 from sae.config import TrainingConfig
 from sae.model import checkpoint
-from sae.model.bottleneck import uniform_noise
 from sae.model.objective import DISTORTIONS
-from sae.model.progressive import PLANES, Decoded, ProgressiveConfig, ProgressiveModel
+from sae.model.progressive import ProgressiveModel
+from sae.model.progressive_config import PLANES, ProgressiveConfig
+from sae.model.progressive_transforms import Decoded
 from sae.training.optimizer import SOAP
 from sae.training.patches import Patches
 from sae.training.progress import require_finite
@@ -50,15 +51,16 @@ class Settings:
       held_out_side: side of the held-out patches in pixels.
       smallest_side: smallest side of shrunk photos in pixels.
       cuts: number of patches in a batch that are decoded at a cut within a plane.
-      slopes: gradient factor of the rounding to each plane. Decoded values grow less than
-        latents do: a step to the next interval is shorter than one between their centers.
+      commitment: weight of the squared distance of a latent from its rounded value, for each
+        plane, as a multiple of its share in the distortion. The gradient that passes the rounding
+        unchanged takes latents away from these values; a weight of one balances that.
       learning_rate: learning rate from step `warmup` to step `constant`. Later it falls with the
         inverse of the square root of the number of steps.
       warmup: number of steps over which the learning rate rises.
       constant: number of steps after which it falls.
       average: exponent of the average of weights; it spans about 1 / `average` of the steps.
       clip: limit of gradient norms as a multiple of their moving average.
-      seed: seed of the initial weights, the noise, the planes and the order of patches.
+      seed: seed of the initial weights, the planes and the order of patches.
     """
 
     metric: str = "mse"
@@ -70,7 +72,7 @@ class Settings:
     held_out_side: int = 256
     smallest_side: int = 256
     cuts: int = 0
-    slopes: tuple[float, ...] = (0.7, 0.8, 1.0)
+    commitment: tuple[float, ...] = (0.5, 0.5, 0.5)
     learning_rate: float = 4e-3
     warmup: int = 100
     constant: int = 5000
@@ -130,7 +132,7 @@ class Trainer:
         levels = [*rng.uniform(0, PLANES - 1, settings.cuts), *ends]
         return np.array(levels, np.float32)
 
-    def _loss(self, x, levels, seed):
+    def _loss(self, x, levels):
         settings = self.settings
         count = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
         # Weights of each plane's bits, [reconstructions, planes]; that of a cut plane is its share.
@@ -141,18 +143,19 @@ class Trainer:
         of_image = tf.math.unsorted_segment_mean(item_costs, self._images, settings.batchsize)
 
         y = self.model.analysis(x)
-        first_shape = tf.concat([tf.shape(y)[:3], self.model.config.plane_depths[:1]], 0)
-        noise = uniform_noise(first_shape, seed)
-        planes = self.model.code(y, noise, tf.unstack(tf.transpose(of_image / usual)))
+        planes = self.model.code(y, tf.unstack(tf.transpose(of_image / usual)))
         rate = tf.add_n(
             [u * tf.reduce_mean(b) / count for u, b in zip(usual.tolist(), planes.bits)]
         )
 
         decoded, y = self._decoded(planes, levels), tf.gather(y, self._images)
-        y *= _interpolated(settings.slopes, levels)[:, None, None, None]
+        distance = tf.reduce_sum(tf.square(y - decoded.y_hat), (1, 2, 3)) / count
+        # The linear path is nearly orthonormal, so that this is the distance as a distortion.
+        distance *= (255.0 * self.model.config.step) ** 2
         decoded = decoded._replace(y_hat=y + tf.stop_gradient(decoded.y_hat - y))
         x_hat = self.model.synthesis(decoded, levels)
         distortion = DISTORTIONS[settings.metric](tf.gather(x, self._images), x_hat)
+        distortion += _interpolated(settings.commitment, levels) * distance
         distortion = tf.math.unsorted_segment_mean(
             _interpolated(settings.weights, levels) * distortion, self._images, settings.batchsize
         )
@@ -173,9 +176,8 @@ class Trainer:
 
     def _step(self, patches, levels, learning_rate):
         x = tf.cast(patches, tf.float32) / 255.0
-        seed = tf.stack([tf.constant(self.settings.seed, tf.int64), self.optimizer.iterations])
         with tf.GradientTape() as tape:
-            loss = self._loss(x, levels, seed)
+            loss = self._loss(x, levels)
         gradients = tape.gradient(loss, self.variables)
         self.optimizer.learning_rate.assign(learning_rate)
         self.optimizer.apply_gradients(zip(gradients, self.variables))
@@ -358,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning_rate", type=float, default=settings.learning_rate)
     parser.add_argument("--batchsize", type=int, default=settings.batchsize)
     parser.add_argument("--ends", type=int, default=settings.ends)
-    parser.add_argument("--slopes", type=float, nargs=PLANES, default=settings.slopes)
+    parser.add_argument("--commitment", type=float, nargs=PLANES, default=settings.commitment)
     parser.add_argument("--cuts", type=int, default=settings.cuts)
     parser.add_argument("--smallest_side", type=int, default=settings.smallest_side)
     parser.add_argument("--hidden_filters", type=int, default=config.hidden_filters)
@@ -379,7 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         batchsize=options.batchsize,
         ends=options.ends,
         cuts=options.cuts,
-        slopes=tuple(options.slopes),
+        commitment=tuple(options.commitment),
         smallest_side=options.smallest_side,
     )
     config = dataclasses.replace(config, hidden_filters=options.hidden_filters)

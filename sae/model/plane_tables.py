@@ -11,7 +11,6 @@ its distance from there ends (0) or goes on (1). Planes above: the digit is the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -43,8 +42,8 @@ class PlaneTables:
       digit_expected: expectation of the digit, int16.
       digit_order: logarithm of the expected fall of the squared error per bit, uint8.
       value_low, value_high: cumulative probabilities of the sides below and at the rounded mean.
-      value_stop: probability that the distance ends, by the side (below, above), the mean, the
-        scale, and the distance less one.
+      value_stop: probability that the distance ends, by the side (below, above), mean and scale as
+        one index, and the distance less one.
       value_entropy: expected bits of an integer.
       value_order: as `digit_order`.
     """
@@ -64,11 +63,6 @@ class PlaneTables:
     def computed(cls) -> PlaneTables:
         """Returns tables for storage, computed in floating point."""
         return cls(**_digits(), **_values())
-
-    @classmethod
-    def stored(cls, arrays: Mapping[str, np.ndarray]) -> PlaneTables:
-        """Returns the tables of a file's arrays."""
-        return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
 
 
 def _digits():
@@ -113,7 +107,7 @@ def _values():
     return {
         "value_low": low,
         "value_high": high,
-        "value_stop": np.uint16(np.stack(stop)),
+        "value_stop": np.uint16(np.stack(stop)).reshape(2, -1, _DISTANCES),
         "value_entropy": _in_units(entropy, ENTROPY_UNIT, np.uint16),
         "value_order": _order(variance / np.maximum(entropy, 1e-9)),
     }

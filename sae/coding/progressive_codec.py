@@ -1,0 +1,181 @@
+"""Images to progressive streams, and any prefix of them back to an image.
+
+Latents are coded in integers, the same on every machine. The transforms compute in floating point:
+another machine or number of threads may change single values of a decoded image by 1.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from sae import images
+from sae.coding.container import Header, Reader, pack
+from sae.coding.plane_coder import Decoded, PlaneCoder, PlaneDecoder
+from sae.config import DEFAULT_FOLDER
+from sae.errors import SaeError
+from sae.model import progressive_transforms as transforms
+from sae.model.cosine_transform import STRIDE
+from sae.model.integer_context import IntegerContext
+from sae.model.model_store import ModelStore, StoredModel
+from sae.model.tiling import in_strips
+
+
+class ProgressiveCodec:
+    """The codec of one model.
+
+    Args:
+      model: the model.
+    """
+
+    def __init__(self, model: StoredModel):
+        self.coder = PlaneCoder(IntegerContext(model.arrays), model.tables)
+        self._analysis = transforms.Analysis(model.config)
+        self._synthesis = transforms.Synthesis(model.config)
+        for variable in (*self._analysis.variables, *self._synthesis.variables):
+            variable.assign(model.arrays[variable.name.removesuffix(":0")].astype(np.float32))
+        latents = tf.TensorSpec((1, None, None, model.config.latent_depth))
+        self._traced_analysis = tf.function(
+            self._analysis.__call__, [tf.TensorSpec((1, None, None, 3))], autograph=False
+        )
+        self._traced_synthesis = tf.function(
+            self._image, [latents, latents, tf.TensorSpec(1)], autograph=False
+        )
+
+    def _image(self, y_hat, expected, level):
+        x_hat = self._synthesis(transforms.Decoded(y_hat, expected), level)
+        return tf.saturate_cast(tf.round(255.0 * x_hat), tf.uint8)
+
+    def analysis(self, image: np.ndarray) -> np.ndarray:
+        """Returns the latent of an image, float32 [h, w, depth].
+
+        Args:
+          image: uint8 [H, W, 3] of any size.
+        """
+        padded = images.pad(image, STRIDE)
+
+        def strip(rows: slice) -> np.ndarray:
+            pixels = padded[STRIDE * rows.start : STRIDE * rows.stop]
+            x = tf.constant(pixels[None], tf.float32) / 255.0
+            return self._traced_analysis(x)[0].numpy()
+
+        height, width = (side // STRIDE for side in padded.shape[:2])
+        with tf.device("CPU:0"):
+            return np.concatenate([*in_strips(strip, height, width, transforms.REACH)])
+
+    def synthesis(self, decoded: Decoded, height: int, width: int) -> np.ndarray:
+        """Returns an image, uint8 [height, width, 3].
+
+        Args:
+          decoded: decoded latent.
+          height, width: size of the image.
+        """
+        level = tf.constant([decoded.level], tf.float32)
+
+        def strip(rows: slice) -> np.ndarray:
+            y_hat, expected = (tf.constant(v[None, rows]) for v in decoded[:2])
+            return self._traced_synthesis(y_hat, expected, level)[0].numpy()
+
+        with tf.device("CPU:0"):
+            rows, columns, _ = decoded.y_hat.shape
+            strips = [*in_strips(strip, rows, columns, transforms.REACH)]
+        return np.concatenate(strips)[:height, :width]
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(store: ModelStore, fingerprint: str) -> ProgressiveCodec:
+    return ProgressiveCodec(store.load())
+
+
+def load(store: ModelStore) -> tuple[ProgressiveCodec, bytes]:
+    """Returns the codec of a checkpoint, loaded once while it stays the same, and its fingerprint.
+
+    Raises:
+      SaeError: as `ModelStore.load`.
+    """
+    metadata = store.metadata() or store.load()
+    assert isinstance(metadata, dict), "a model without metadata is refused"
+    fingerprint = metadata["fingerprint"]
+    return _loaded(store, fingerprint), bytes.fromhex(fingerprint)[:4]
+
+
+def compress(image: np.ndarray, store: ModelStore) -> bytes:
+    """Returns the stream of an image, uint8 [H, W, 3]."""
+    codec, fingerprint = load(store)
+    code = codec.coder.encode(codec.analysis(image))
+    height, width, _ = image.shape
+    header = Header(store.family, fingerprint, width, height, tuple(code.ends))
+    return pack(header, code.string)
+
+
+class ProgressiveDecoder:
+    """Decodes a stream as its bytes come.
+
+    Args:
+      checkpoints: folder of all checkpoints.
+      max_pixels: larger images are refused.
+    """
+
+    def __init__(
+        self, checkpoints: str | Path = DEFAULT_FOLDER, max_pixels: int = images.MAX_PIXELS
+    ):
+        self._reader, self._checkpoints = Reader(max_pixels), Path(checkpoints)
+        self._codec: ProgressiveCodec | None = None
+        self._planes: PlaneDecoder | None = None
+        self._taken = 0
+
+    @property
+    def header(self) -> Header | None:
+        """Properties of the stream, None until they have come."""
+        return self._reader.header
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a checksum was wrong; the code ends before the chunk that it is of."""
+        return self._reader.damaged
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole stream has come and is sound."""
+        return self._reader.complete
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes, and decodes what they determine.
+
+        Raises:
+          SaeError: this is no stream of a progressive family, or its model is not here.
+        """
+        self._reader.feed(data)
+        if self.header is None:
+            return
+        if self._codec is None:
+            store = ModelStore(self.header.family, self._checkpoints)
+            codec, fingerprint = load(store)
+            if fingerprint != self.header.fingerprint:
+                raise SaeError(
+                    f"The stream was made with weights {self.header.fingerprint.hex()}, and those "
+                    f"in {store.path} are {fingerprint.hex()}; name the checkpoints that made it."
+                )
+            self._codec = codec
+        code = self._reader.code
+        if self._planes is None or len(code) < self._taken:
+            # What was decoded of a damaged chunk is dropped.
+            height, width = (-(-side // STRIDE) for side in (self.header.height, self.header.width))
+            self._planes, self._taken = self._codec.coder.decoder(height, width), 0
+        self._planes.feed(code[self._taken :])
+        self._taken = len(code)
+
+    @property
+    def level(self) -> float:
+        """Plane up to which the image is decoded."""
+        return 0.0 if self._planes is None else self._planes.decoded().level
+
+    def image(self) -> np.ndarray | None:
+        """Returns the image that the bytes so far give, uint8 [H, W, 3]; None before the header."""
+        if self._codec is None or self._planes is None or self.header is None:
+            return None
+        decoded = self._planes.decoded()
+        return self._codec.synthesis(decoded, self.header.height, self.header.width)

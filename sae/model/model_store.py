@@ -1,0 +1,155 @@
+"""A progressive model as two files: `weights.npz`, plain arrays, and `model.json`, what they are.
+
+`weights.npz` has the transforms in float16, and the context models and tables in integers, as the
+codec takes them. Nothing in the files can run code, and neither is read with TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sae import files
+from sae.config import DEFAULT_FOLDER
+from sae.errors import SaeError
+from sae.model.checkpoint import load_arrays, save_arrays
+from sae.model.families import Family
+from sae.model.integer_context import integer_kernels
+from sae.model.plane_tables import PlaneTables
+from sae.model.progressive_config import ProgressiveConfig
+
+FORMAT = 1
+_FIELDS = ("format", "family", "config", "fingerprint", "training")
+_TABLES = "tables/"
+
+
+class StoredModel:
+    """The arrays of a model.
+
+    Args:
+      config: architecture of the model.
+      arrays: contents of `weights.npz`.
+    """
+
+    def __init__(self, config: ProgressiveConfig, arrays: Mapping[str, np.ndarray]):
+        self.config, self.arrays = config, dict(arrays)
+
+    @classmethod
+    def rounded(cls, config: ProgressiveConfig, weights: Mapping[str, np.ndarray]) -> StoredModel:
+        """Returns a model with trained weights, rounded to what files have.
+
+        Args:
+          config: architecture of the model.
+          weights: its weights by name, float32.
+        """
+        arrays = {
+            name: weight.astype(np.float16)
+            for name, weight in weights.items()
+            if not name.startswith("plane_")
+        }
+        arrays |= integer_kernels(weights)
+        tables = PlaneTables.computed()
+        arrays |= {_TABLES + name: table for name, table in vars(tables).items()}
+        return cls(config, arrays)
+
+    @property
+    def tables(self) -> PlaneTables:
+        """Tables of the symbols' probabilities."""
+        names = [field.name for field in dataclasses.fields(PlaneTables)]
+        return PlaneTables(**{name: self.arrays[_TABLES + name] for name in names})
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of configuration and arrays, in hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config)).encode())
+        for name, array in sorted(self.arrays.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelStore:
+    """The checkpoint of a progressive family.
+
+    Attributes:
+      family: family of the model.
+      folder: folder of the checkpoints of all families.
+    """
+
+    family: Family
+    folder: Path = DEFAULT_FOLDER
+
+    @property
+    def path(self) -> Path:
+        """Folder of the checkpoint."""
+        return self.folder / self.family.name
+
+    def save(self, model: StoredModel, training: dict[str, Any]) -> None:
+        """Writes a model.
+
+        Args:
+          model: the model.
+          training: JSON record of how it was trained.
+        """
+        metadata = {
+            "format": FORMAT,
+            "family": self.family.name,
+            "config": dataclasses.asdict(model.config),
+            "fingerprint": model.fingerprint,
+            "training": training,
+        }
+        # The description comes last: a checkpoint without one does not exist.
+        (self.path / "model.json").unlink(missing_ok=True)
+        save_arrays(self.path / "weights.npz", model.arrays)
+        text = json.dumps(metadata, indent=1) + "\n"
+        files.write_bytes(self.path / "model.json", text.encode())
+
+    def metadata(self) -> dict[str, Any] | None:
+        """Returns the contents of `model.json`, None where there is no checkpoint.
+
+        Raises:
+          SaeError: the file is damaged, or of another family.
+        """
+        path = self.path / "model.json"
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(files.read_bytes(path))
+        except ValueError as error:
+            raise _damaged(path, f"it is no JSON ({error})") from error
+        if not isinstance(found, dict) or sorted(found) != sorted(_FIELDS):
+            raise _damaged(path, f"its fields have to be {', '.join(_FIELDS)}")
+        if (found["format"], found["family"]) != (FORMAT, self.family.name):
+            raise _damaged(path, f"it is not of format {FORMAT} and the {self.family.name} family")
+        return found
+
+    def load(self) -> StoredModel:
+        """Returns the model.
+
+        Raises:
+          SaeError: there is none, or its files are damaged.
+        """
+        metadata, path = self.metadata(), self.path / "model.json"
+        if metadata is None:
+            raise SaeError(f"There is no trained {self.family.name} in {self.path}; train it.")
+        try:
+            config = ProgressiveConfig.from_json(metadata["config"])
+        except (TypeError, ValueError) as error:
+            raise _damaged(path, f"its config is of no progressive model ({error})") from error
+        model = StoredModel(config, load_arrays(self.path / "weights.npz"))
+        if model.fingerprint != metadata["fingerprint"]:
+            raise SaeError(
+                f"{self.path / 'weights.npz'} is not what model.json describes; fetch both again."
+            )
+        return model
+
+
+def _damaged(path: Path, reason: str) -> SaeError:
+    return SaeError(f"{path} is damaged: {reason}; fetch it again, or train the model again.")

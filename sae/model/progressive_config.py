@@ -1,0 +1,57 @@
+"""The architecture of the progressive model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+# The number of planes, and the ratio of their quantization steps.
+PLANES, RATIO = 3, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgressiveConfig:
+    """The architecture.
+
+    Attributes:
+      plane_depths: number of latent channels in each plane, not falling; channels that a plane
+        does not have are zero in it.
+      hidden_filters: number of channels between the convolutions of the transforms.
+      step: quantization step of plane 0, on the scale of images in [0, 1].
+      slices: number of channels of each slice of plane 0; the remaining channels are one more.
+      context_filters: number of channels of the features of plane 0's context model.
+      slice_embedding: number of channels of an embedded slice.
+      plane_filters: number of channels of the context models of the planes above.
+    """
+
+    plane_depths: tuple[int, ...] = (320, 512, 512)
+    hidden_filters: int = 128
+    step: float = 1.1
+    slices: tuple[int, ...] = (4, 16, 44, 96)
+    context_filters: int = 96
+    slice_embedding: int = 48
+    plane_filters: int = 128
+
+    @property
+    def latent_depth(self) -> int:
+        """Number of latent channels."""
+        return self.plane_depths[-1]
+
+    @property
+    def slice_sizes(self) -> tuple[int, ...]:
+        """Number of channels of each slice of plane 0."""
+        return (*self.slices, self.plane_depths[0] - sum(self.slices))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ProgressiveConfig:
+        """Returns the configuration of a JSON object, whose lists are tuples here.
+
+        Raises:
+          TypeError: fields are missing or unknown.
+        """
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)

@@ -1,0 +1,137 @@
+"""The transforms of the progressive model.
+
+Both transforms have a linear path in parallel to a convolutional one (Li et al., ICLR 2025, arXiv
+2501.13751, have wavelets there). It begins as a cosine transform of blocks, and the convolutional
+path is zero-initialized: before its first step the model is a transform codec.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from sae.model.cosine_transform import STRIDE, cosine_basis
+from sae.model.modules import GDN, Convolution, PlaneTable, variable
+from sae.model.progressive_config import PLANES, ProgressiveConfig
+
+# Steps of optimizers suit weights near one, to which the first of these factors brings the linear
+# paths. Because of the others the convolutional paths contribute little at first.
+_LINEAR_SCALE = (3 * STRIDE**2) ** -0.5
+_TO_LATENT, _FROM_LATENT, _TO_IMAGE = 0.1, 0.25, 0.1
+# Rows of the latent above and below one on which its rows of the image depend, and the reverse:
+# half a kernel of each convolution, 1/4 + 2/4 + 2/4 rows.
+REACH = 2
+
+
+class Decoded(NamedTuple):
+    """A partly decoded latent in steps of plane 0, each part [B, h, w, depth].
+
+    Attributes:
+      y_hat: centers of the intervals.
+      expected: how far the mean of an element in its interval lies from the center, under the
+        distribution that codes the next digit.
+    """
+
+    y_hat: tf.Tensor
+    expected: tf.Tensor
+
+
+class Linear(tf.Module):
+    """A matrix between blocks of 16 x 16 pixels and the latent, initially a cosine transform."""
+
+    def __init__(self, scope, depth):
+        super().__init__()
+        basis = cosine_basis(depth).reshape(-1, depth)
+        self._matrix = variable(scope, "matrix", basis / _LINEAR_SCALE)
+
+    def forward(self, x):
+        """Returns [B, H/16, W/16, depth] for images."""
+        return tf.tensordot(tf.nn.space_to_depth(x, STRIDE), _LINEAR_SCALE * self._matrix, 1)
+
+    def backward(self, y):
+        """Returns images [B, H, W, 3] for latents."""
+        blocks = tf.tensordot(y, _LINEAR_SCALE * self._matrix, ((-1,), (-1,)))
+        return tf.nn.depth_to_space(blocks, STRIDE)
+
+
+class Analysis(tf.Module):
+    """The analysis transform.
+
+    Args:
+      config: architecture of the model.
+      compute_dtype: type of products in convolutions, float32 or bfloat16.
+    """
+
+    def __init__(self, config: ProgressiveConfig, compute_dtype: tf.DType = tf.float32):
+        super().__init__()
+        scope, filters, depth = "analysis", config.hidden_filters, config.latent_depth
+        dtype = {"compute_dtype": compute_dtype}
+        self._step, self._linear = config.step, Linear(scope, depth)
+        # On blocks of 4 x 4 pixels, this covers a 9 x 9 convolution in a third of the time.
+        self._convolutions = [
+            Convolution(f"{scope}/conv_0", 3, 3 * 4**2, filters, **dtype),
+            Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **dtype),
+            Convolution(f"{scope}/conv_2", 3, filters, depth, 2, bias=False, zero=True, **dtype),
+        ]
+        self._gdn = [GDN(f"{scope}/gdn_{k}", filters, **dtype) for k in range(2)]
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns the latent [B, H/16, W/16, depth] of images [B, H, W, 3] in [0, 1]."""
+        h = tf.nn.space_to_depth(x, 4)
+        for convolution, gdn in zip(self._convolutions, self._gdn):
+            h = gdn(convolution(h))
+        return self._linear.forward(x - 0.5) / self._step + _TO_LATENT * self._convolutions[-1](h)
+
+
+class Synthesis(tf.Module):
+    """The synthesis transform; see `Analysis`."""
+
+    def __init__(self, config: ProgressiveConfig, compute_dtype: tf.DType = tf.float32):
+        super().__init__()
+        scope, filters, depth = "synthesis", config.hidden_filters, config.latent_depth
+        up = {"transposed": True, "compute_dtype": compute_dtype}
+        self._step, self._linear = config.step, Linear(scope, depth)
+        # Each path has gains of two inputs: decoded centers, and the distances of means from them.
+        self._linear_gains, self._latent_gains = (
+            [
+                PlaneTable(f"{scope}/{path}_gain", PLANES, depth, 1.0),
+                PlaneTable(f"{scope}/{path}_expected_gain", PLANES, depth, 0.0),
+            ]
+            for path in ("linear", "latent")
+        )
+        self._convolutions = [
+            Convolution(f"{scope}/conv_0", 3, depth, filters, 2, **up),
+            Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **up),
+        ]
+        self._igdn = [GDN(f"{scope}/igdn_{k}", filters, True, compute_dtype) for k in range(2)]
+        self._gain = [PlaneTable(f"{scope}/gain_{k}", PLANES, filters, 1.0) for k in range(2)]
+        self._bias = [PlaneTable(f"{scope}/bias_{k}", PLANES, filters, 0.0) for k in range(2)]
+        self._output = Convolution(
+            f"{scope}/conv_2",
+            3,
+            filters,
+            3 * 4**2,
+            bias=False,
+            zero=True,
+            compute_dtype=compute_dtype,
+        )
+
+    def __call__(self, decoded: Decoded, level: tf.Tensor) -> tf.Tensor:
+        """Returns images [B, 16 h, 16 w, 3], not clipped.
+
+        Args:
+          decoded: decoded latent.
+          level: plane up to which it is decoded, float32 [B] in [0, 2].
+        """
+        linear, h = (
+            self._step * (decoded.y_hat * gains[0](level) + decoded.expected * gains[1](level))
+            for gains in (self._linear_gains, self._latent_gains)
+        )
+        h *= _FROM_LATENT
+        for convolution, igdn, gain, bias in zip(
+            self._convolutions, self._igdn, self._gain, self._bias
+        ):
+            h = igdn(convolution(h)) * gain(level) + bias(level)
+        x = 0.5 + self._linear.backward(linear)
+        return x + _TO_IMAGE * tf.nn.depth_to_space(self._output(h), 4)

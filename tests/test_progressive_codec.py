@@ -1,0 +1,164 @@
+"""Streams of a progressive model: cut, fed, damaged, and coded in strips."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sae.coding import progressive_codec
+from sae.coding.container import Reader
+from sae.coding.progressive_codec import ProgressiveDecoder, compress
+from sae.config import LAYER_NAMES
+from sae.errors import SaeError
+from sae.model import families, tiling
+from sae.model.families import Family
+from sae.model.model_store import ModelStore, StoredModel
+from sae.model.progressive import ProgressiveModel
+from sae.model.progressive_config import ProgressiveConfig
+
+CONFIG = ProgressiveConfig(
+    plane_depths=(64, 96, 128),
+    hidden_filters=8,
+    step=0.3,
+    slices=(8, 20),
+    context_filters=8,
+    slice_embedding=6,
+    plane_filters=8,
+)
+FAMILY = Family("progressive-mse", 5, "progressive", "mse", LAYER_NAMES)
+
+
+@pytest.fixture(scope="module")
+def model():
+    tf.keras.utils.set_random_seed(1)
+    model = ProgressiveModel(CONFIG)
+    for variable in model.trainable_variables:
+        variable.assign_add(tf.random.normal(variable.shape, stddev=0.002))
+    weights = {v.name.removesuffix(":0"): v.numpy() for v in model.trainable_variables}
+    return StoredModel.rounded(CONFIG, weights)
+
+
+@pytest.fixture
+def store(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "FAMILIES", (FAMILY, *families.FAMILIES))
+    store = ModelStore(FAMILY, tmp_path)
+    store.save(model, {"steps": 0})
+    return store
+
+
+@pytest.fixture(scope="module")
+def image():
+    rows, columns = np.mgrid[:150, :90] / 10.0
+    waves = np.sin(rows)[..., None] + np.sin(1.3 * columns)[..., None] * [1.0, 0.9, 0.8]
+    noise = np.random.default_rng(0).normal(scale=9, size=waves.shape)
+    return (128 + 40 * waves + noise).astype(np.uint8)
+
+
+def decoded(store, *parts):
+    decoder = ProgressiveDecoder(store.folder)
+    for part in parts:
+        decoder.feed(part)
+    return decoder
+
+
+def psnr(image, other):
+    return -10 * np.log10(np.mean((image / 255.0 - other / 255.0) ** 2))
+
+
+def test_a_stream_is_decoded_at_any_cut(store, image):
+    data = compress(image, store)
+    header = decoded(store, data).header
+    sizes = [header.size(end) for end in header.ends]
+    found = [psnr(image, decoded(store, data[:size]).image()) for size in sizes]
+    assert sizes[-1] == len(data) and found == sorted(found) and found[-1] > found[0] + 0.5
+    start = len(header.pack())
+    for size in (*range(start, start + 8), *range(start, len(data), 97)):
+        cut = decoded(store, data[:size])
+        assert cut.image().shape == image.shape and not cut.complete
+        assert cut.level <= decoded(store, data).level == 2
+    assert decoded(store, data[: start - 1]).image() is None
+
+
+def test_bytes_fed_in_pieces_give_the_same(store, image):
+    data = compress(image, store)
+    whole = decoded(store, data)
+    pieces = decoded(store, *(data[k : k + 501] for k in range(0, len(data), 501)))
+    assert whole.complete and pieces.complete
+    np.testing.assert_array_equal(whole.image(), pieces.image())
+
+
+def test_damage_ends_the_image_before_it(store, image):
+    data = compress(image, store)
+    assert len(data) > 3000
+    damaged = bytearray(data)
+    damaged[2048 + 700] ^= 4
+    sound = decoded(store, data[:2048])
+    for parts in ([bytes(damaged)], [bytes(damaged[:3000]), bytes(damaged[3000:])]):
+        found = decoded(store, *parts)
+        assert found.damaged and not found.complete
+        np.testing.assert_array_equal(found.image(), sound.image())
+
+
+def test_large_images_are_coded_in_strips(store, image, monkeypatch):
+    codec, _ = progressive_codec.load(store)
+    y = codec.analysis(image)
+    x_hat = decoded(store, compress(image, store)).image()
+    original = tiling.in_strips
+
+    def small(*arguments):
+        return original(*arguments, positions=3)
+
+    monkeypatch.setattr(progressive_codec, "in_strips", small)
+    np.testing.assert_allclose(codec.analysis(image), y, atol=1e-5)
+    strips = decoded(store, compress(image, store)).image()
+    assert np.abs(strips.astype(int) - x_hat).max() <= 1
+
+
+def test_one_pixel_is_an_image(store):
+    image = np.full((1, 1, 3), 77, np.uint8)
+    assert decoded(store, compress(image, store)).image().shape == (1, 1, 3)
+
+
+def test_a_stream_of_other_weights_is_refused(store, image, model):
+    data = compress(image, store)
+    arrays = {**model.arrays, "synthesis/matrix": model.arrays["synthesis/matrix"] * 2}
+    store.save(StoredModel(CONFIG, arrays), {})
+    with pytest.raises(SaeError, match="was made with weights"):
+        decoded(store, data)
+
+
+def test_a_checkpoint_returns_its_model(store, model):
+    restored = store.load()
+    assert restored.config == model.config and restored.fingerprint == model.fingerprint
+    assert set(restored.arrays) == set(model.arrays)
+    other = dataclasses.replace(CONFIG, step=1.2)
+    assert StoredModel(other, model.arrays).fingerprint != model.fingerprint
+
+
+def test_damaged_checkpoints_are_refused(store, model):
+    path = store.path / "model.json"
+    sound = json.loads(path.read_text())
+    for change, words in (
+        ("no JSON", "no JSON"),
+        ({**sound, "family": "other"}, "progressive-mse family"),
+        ({"format": 1}, "fields have to be"),
+        ({**sound, "config": {"depth": 1}}, "of no progressive model"),
+        ({**sound, "fingerprint": "0" * 64}, "not what model.json describes"),
+    ):
+        path.write_text(change if isinstance(change, str) else json.dumps(change))
+        with pytest.raises(SaeError, match=words):
+            store.load()
+    path.unlink()
+    with pytest.raises(SaeError, match="no trained progressive-mse"):
+        store.load()
+
+
+def test_the_container_is_that_of_the_codec(store, image):
+    reader = Reader()
+    reader.feed(compress(image, store))
+    assert reader.complete and reader.header.family == FAMILY
+    assert (reader.header.width, reader.header.height) == (90, 150)
