@@ -154,9 +154,9 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     _add_effort(evaluate)
     _add_family(evaluate)
     _add_written(evaluate, "--save_images", None, "folder for the decoded images [none]")
-    evaluate.set_defaults(run=_lazily("sae.measuring.evaluation", "run"))
+    evaluate.set_defaults(run=_lazily("sae.evaluation.evaluate", "run"))
     anchors.add_argument("--codecs", nargs="+", choices=ANCHORS, help="codecs to measure [all]")
-    anchors.set_defaults(run=_lazily("sae.measuring.anchors", "run"))
+    anchors.set_defaults(run=_lazily("sae.evaluation.anchors", "run"))
     demo = _command(commands, "demo", "The whole method in a few minutes.")
     _add_written(demo, "--folder", "runs/demo", "folder to write")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
@@ -208,7 +208,7 @@ def _add_figures(commands: argparse._SubParsersAction) -> None:
     )
     plot.add_argument("--serif", action="store_true", help="serif fonts")
     _add_output(plot)
-    plot.set_defaults(run=_lazily("sae.paper.figures", "run"))
+    plot.set_defaults(run=_lazily("sae.reporting.figures", "run"))
 
 
 def _add_bdrate(commands: argparse._SubParsersAction) -> None:
@@ -232,7 +232,7 @@ def _add_bdrate(commands: argparse._SubParsersAction) -> None:
     bdrate.add_argument(
         "--format", choices=TABLE_FORMATS, default="markdown", help="format of the table [markdown]"
     )
-    bdrate.set_defaults(run=_lazily("sae.measuring.bdrate", "run"))
+    bdrate.set_defaults(run=_lazily("sae.evaluation.bdrate", "run"))
 
 
 def _add_pages(commands: argparse._SubParsersAction) -> None:
@@ -245,7 +245,7 @@ def _add_pages(commands: argparse._SubParsersAction) -> None:
     _add_peers(compare, PEERS)
     _add_family(compare)
     _add_output(compare)
-    compare.set_defaults(run=_lazily("sae.paper.comparison", "run"))
+    compare.set_defaults(run=_lazily("sae.reporting.comparison", "run"))
 
     show = _command(
         commands,
@@ -256,7 +256,7 @@ def _add_pages(commands: argparse._SubParsersAction) -> None:
     _add_peers(show, PEERS[:2])
     _add_family(show)
     _add_written(show, "--output", "plots", "folder to write")
-    show.set_defaults(run=_lazily("sae.paper.arrival", "run"))
+    show.set_defaults(run=_lazily("sae.reporting.arrival", "run"))
 
     report = _command(commands, "report", "Write a page of curves, tables and images.")
     _add_results(report)
@@ -274,12 +274,12 @@ def _add_pages(commands: argparse._SubParsersAction) -> None:
     report.add_argument(
         "--output", default="plots/report.html", metavar="FILE", help="page to write [%(default)s]"
     )
-    report.set_defaults(run=_lazily("sae.paper.report", "run"))
+    report.set_defaults(run=_lazily("sae.reporting.report", "run"))
 
     released = _command(commands, "families", "List the released layers and what they reach.")
     _add_results(released)
     _add_checkpoints(released)
-    released.set_defaults(run=_lazily("sae.measuring.tables", "run"))
+    released.set_defaults(run=_lazily("sae.evaluation.tables", "run"))
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:

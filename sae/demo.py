@@ -16,11 +16,11 @@ from typing import Any
 from sae import files, images
 from sae.config import DEFAULT_FOLDER, DEFAULT_RESULTS
 from sae.errors import SaeError
-from sae.measuring import evaluation, image_set, results, tables
+from sae.evaluation import evaluate, image_set, results, tables
 from sae.model import checkpoint
 from sae.model.checkpoint import Store
 from sae.model.presets import defaults
-from sae.paper import figures
+from sae.reporting import figures
 
 HELD_OUT = ("chelsea", "coffee")
 _FIGURE = Path("plots") / "demo.png"
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     files.require_target(_FIGURE)
     test = _kodak()
     if test:
-        evaluation.require_places(test, folder / "results", option="--folder")
+        evaluate.require_places(test, folder / "results", option="--folder")
     trained, held_out = _photos(folder)
     store = checkpoint.store("mse", DEFAULT_FOLDER)
     if not store.names():
@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> None:
         test = held_out
         print("kodak/ has no images (make kodak fetches them); testing on two sample photos.")
 
-    rows = evaluation.evaluate(test, store)
-    evaluation.save(rows, test, store, folder / "results")
+    rows = evaluate.evaluate(test, store)
+    evaluate.save(rows, test, store, folder / "results")
     print("\n" + tables.layers(rows))
     curves = results.curves(results.folder(folder / "results", test))
     # Published curves are of Kodak's images, while kodak/ may hold other images.

@@ -264,14 +264,14 @@ def testing_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _test(options: argparse.Namespace) -> None:
-    from sae.measuring import evaluation, tables
+    from sae.evaluation import evaluate, tables
 
     names = LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1]
     store, folder = _store(options), options.kodak
-    evaluation.require_places(folder, options.results, options.save_images)
-    rows = evaluation.evaluate(folder, store, names, options.save_images)
+    evaluate.require_places(folder, options.results, options.save_images)
+    rows = evaluate.evaluate(folder, store, names, options.save_images)
     last = {options.name: rows[options.name]}
-    paths = evaluation.save(last, folder, store, options.results)
+    paths = evaluate.save(last, folder, store, options.results)
     print(tables.images(rows[options.name]))
     print(f"Written to {paths[0]}.")
 

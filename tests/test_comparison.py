@@ -13,8 +13,8 @@ from PIL import Image
 from sae import images
 from sae.__main__ import parser
 from sae.errors import SaeError
-from sae.measuring import evaluation, results
-from sae.paper import comparison, figures, report
+from sae.evaluation import evaluate, results
+from sae.reporting import comparison, figures, report
 
 pytestmark = pytest.mark.slow
 
@@ -27,8 +27,8 @@ def measured(photos, tiny_store, tmp_path_factory):
         images.write_png(
             images.read(photos / f"{name}.png")[:200, :240], folder / f"set/{name}.png"
         )
-    rows = evaluation.evaluate(folder / "set", tiny_store)
-    evaluation.save(rows, folder / "set", tiny_store, folder / "results")
+    rows = evaluate.evaluate(folder / "set", tiny_store)
+    evaluate.save(rows, folder / "set", tiny_store, folder / "results")
     return folder
 
 
@@ -37,10 +37,10 @@ def test_lower_layers_are_measured_while_one_above_awaits_training(measured, tin
     store = dataclasses.replace(tiny_store, folder=tmp_path)
     path = store.path("el2") / "layer.json"
     path.write_text(path.read_text().replace('"below": "', '"below": "0'))
-    rows = evaluation.evaluate(measured / "set", store, ("base", "el1"))
+    rows = evaluate.evaluate(measured / "set", store, ("base", "el1"))
     assert len(rows["el1"]) == 2
     with pytest.raises(SaeError, match=r"train_el2\.py"):
-        evaluation.evaluate(measured / "set", store)
+        evaluate.evaluate(measured / "set", store)
 
 
 def test_what_is_no_image_is_named_and_left_out(measured, tiny_store, tmp_path, capsys):

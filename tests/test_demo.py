@@ -9,7 +9,7 @@ import pytest
 
 from sae import demo, images
 from sae.__main__ import main
-from sae.measuring import evaluation, results
+from sae.evaluation import evaluate, results
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def drawn(tmp_path, monkeypatch):
             for layer in store.names()
         }
 
-    monkeypatch.setattr(evaluation, "evaluate", rows)
+    monkeypatch.setattr(evaluate, "evaluate", rows)
     return found
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from sae import __main__
 from sae.errors import SaeError
-from sae.measuring import results
+from sae.evaluation import results
 from sae.model.families import FAMILIES
-from sae.paper import figures
+from sae.reporting import figures
 from tools import command_line, documents, result_tables
 
 ROOT = Path(__file__).resolve().parents[1]

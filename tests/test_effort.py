@@ -16,10 +16,10 @@ from sae import images
 from sae.coding import effort
 from sae.config import EFFORTS
 from sae.errors import SaeError
-from sae.measuring import bdrate, evaluation, results
+from sae.evaluation import bdrate, evaluate, results
 from sae.model.layer import Context
 from sae.model.objective import Objective
-from sae.paper import figures
+from sae.reporting import figures
 from tools import result_tables
 
 pytestmark = pytest.mark.slow
@@ -136,8 +136,8 @@ def test_what_cannot_be_searched_is_said(photo, tiny_store, tmp_path):
 def test_a_search_is_measured_beside_the_plain_latents(photo, tiny_store, tmp_path):
     images.write_png(photo, tmp_path / "set/photo.png")
     for chosen in (0, 1):
-        rows = evaluation.evaluate(tmp_path / "set", tiny_store, effort=chosen)
-        evaluation.save(rows, tmp_path / "set", tiny_store, tmp_path / "results", chosen)
+        rows = evaluate.evaluate(tmp_path / "set", tiny_store, effort=chosen)
+        evaluate.save(rows, tmp_path / "set", tiny_store, tmp_path / "results", chosen)
     found = results.curves(tmp_path / "results/set")
     assert [(curve.key, curve.effort) for curve in found] == [
         ("residual-mse", 0),

@@ -13,7 +13,7 @@ import sae.coding
 from sae import images
 from sae.__main__ import main, parser
 from sae.errors import SaeError
-from sae.measuring import evaluation, image_set, results, workers
+from sae.evaluation import evaluate, image_set, results, workers
 
 
 def paint(path, value=0, size=16):
@@ -41,7 +41,7 @@ def measure(tmp_path, monkeypatch):
                 images.write_png(image, f"{decoded[path]}_{name}.png")
         return [{**results.row(path.name, image, 1 - image, 9), "bpp-layers": [1]} for _ in names]
 
-    monkeypatch.setattr(evaluation, "_measure", rows)
+    monkeypatch.setattr(evaluate, "_measure", rows)
 
     # The codec would import TensorFlow.
     monkeypatch.setattr(sae.coding, "codec", None, raising=False)
@@ -164,7 +164,7 @@ def test_an_image_that_ends_its_process_is_the_only_one_lost(tmp_path, monkeypat
 def test_results_of_one_folder_by_another_name_are_its_own(tmp_path):
     paint(tmp_path / "set/a.png")
     options = parser().parse_args(["evaluate", str(tmp_path / "set")])
-    evaluation.require_places(options.folder, tmp_path / "results")
+    evaluate.require_places(options.folder, tmp_path / "results")
     with pytest.raises(SaeError, match="no image"):
         os.mkdir(tmp_path / "void")
-        evaluation.require_places(tmp_path / "void", tmp_path / "results")
+        evaluate.require_places(tmp_path / "void", tmp_path / "results")

@@ -10,7 +10,7 @@ from scipy.signal import convolve2d
 from skimage.metrics import peak_signal_noise_ratio
 
 from sae import images, metrics
-from sae.measuring import anchors
+from sae.evaluation import anchors
 
 
 @pytest.fixture(scope="module")

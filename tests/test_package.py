@@ -133,9 +133,9 @@ def test_the_extra_is_what_reports_import():
 @pytest.mark.parametrize(
     ("command", "module", "missing"),
     [
-        ("plot --list", "sae.paper.figures", "matplotlib"),
-        ("plot --list", "sae.paper.figures", "textalloc"),
-        ("bdrate", "sae.measuring.bdrate", "bjontegaard"),
+        ("plot --list", "sae.reporting.figures", "matplotlib"),
+        ("plot --list", "sae.reporting.figures", "textalloc"),
+        ("bdrate", "sae.evaluation.bdrate", "bjontegaard"),
     ],
 )
 def test_without_the_extra_a_report_names_it(monkeypatch, capsys, command, module, missing):
@@ -149,7 +149,7 @@ def test_without_the_extra_a_report_names_it(monkeypatch, capsys, command, modul
 
 
 def test_any_other_missing_module_is_a_bug(monkeypatch):
-    monkeypatch.delitem(sys.modules, "sae.measuring.bdrate", raising=False)
+    monkeypatch.delitem(sys.modules, "sae.evaluation.bdrate", raising=False)
     monkeypatch.setitem(sys.modules, "json", None)
     with pytest.raises(ModuleNotFoundError):
         main(["bdrate"])

@@ -19,11 +19,11 @@ from PIL import Image
 
 from sae.config import TABLE_FORMATS
 from sae.errors import SaeError
-from sae.measuring import bdrate, results
-from sae.measuring.results import Curve
+from sae.evaluation import bdrate, results
+from sae.evaluation.results import Curve
 from sae.model import families
 from sae.model.checkpoint import Store
-from sae.paper import figures
+from sae.reporting import figures
 from tools import result_tables
 
 ROOT = Path(__file__).resolve().parents[1]

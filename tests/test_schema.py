@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae.errors import SaeError
-from sae.measuring import bdrate, results, schema, tables
+from sae.evaluation import bdrate, results, schema, tables
 from sae.model import families
 
 RATES = [0.1, 0.2, 0.4, 0.8]

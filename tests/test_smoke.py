@@ -14,8 +14,8 @@ from PIL import Image
 
 from sae import images, scripts
 from sae.config import LAYER_NAMES
-from sae.measuring import results
-from sae.paper import figures
+from sae.evaluation import results
+from sae.reporting import figures
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import pytest
 
 from sae import images
 from sae.errors import SaeError
-from sae.measuring import anchors, results, workers
-from sae.paper import page
+from sae.evaluation import anchors, results, workers
+from sae.reporting import page
 
 
 @pytest.fixture

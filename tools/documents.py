@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from sae import console, files
 from sae.config import DEFAULT_FOLDER, DEFAULT_RESULTS
 from sae.errors import SaeError
-from sae.measuring import results
-from sae.measuring.results import Curve
+from sae.evaluation import results
+from sae.evaluation.results import Curve
 from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family
-from sae.paper import figures
+from sae.reporting import figures
 from tools import command_line, complexity, result_tables, results_document
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,7 +20,7 @@ from pathlib import Path
 from sae import console, images
 from sae.config import ANCHORS, DEFAULT_RESULTS
 from sae.errors import SaeError
-from sae.measuring import results
+from sae.evaluation import results
 from sae.model import families
 from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family

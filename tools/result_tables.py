@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from sae.config import EFFORTS
-from sae.measuring import bdrate, results
-from sae.measuring.results import Curve
+from sae.evaluation import bdrate, results
+from sae.evaluation.results import Curve
 from sae.model.families import Family
 from tools.complexity import Complexity
 

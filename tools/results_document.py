@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sae.measuring import results, tables
-from sae.measuring.results import Curve
+from sae.evaluation import results, tables
+from sae.evaluation.results import Curve
 from tools import result_tables
 
 _BEGINNING = """\

@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sae.errors import SaeError
-from sae.measuring import results, tables
-from sae.measuring.results import Curve
+from sae.evaluation import results, tables
+from sae.evaluation.results import Curve
 
 QUALITIES = {"psnr": "PSNR", "ms-ssim-db": "MS-SSIM (dB)"}
 _METHOD = "pchip"

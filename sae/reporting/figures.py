@@ -34,8 +34,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from sae import files
 from sae.errors import SaeError
-from sae.measuring import bdrate, results, tables
-from sae.measuring.results import Curve
+from sae.evaluation import bdrate, results, tables
+from sae.evaluation.results import Curve
 
 # The axis label of each quality.
 QUALITIES = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM", "ms-ssim-db": "MS-SSIM (dB)"}

@@ -23,7 +23,7 @@ from sae import files, images
 from sae.coding import bitstream
 from sae.config import LAYER_NAMES
 from sae.errors import SaeError
-from sae.measuring import image_set, results, tables, workers
+from sae.evaluation import image_set, results, tables, workers
 from sae.model import checkpoint
 from sae.model.checkpoint import Store
 

@@ -29,7 +29,7 @@ def write(target: str | Path, template: str, data: object, **parts: str) -> Path
       data: JSON value for the page's scripts.
       **parts: HTML.
     """
-    page = importlib.resources.files("sae.paper").joinpath(template).read_text(encoding="utf-8")
+    page = importlib.resources.files("sae.reporting").joinpath(template).read_text(encoding="utf-8")
     parts["quality"] = str(_QUALITY)
     # HTML parsers would interpret tags and comments inside a script element.
     parts["data"] = json.dumps(data, allow_nan=False).replace("<", "\\u003c")

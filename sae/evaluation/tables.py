@@ -10,7 +10,7 @@ from pathlib import Path
 from sae import metrics
 from sae.config import LAYER_NAMES
 from sae.errors import SaeError
-from sae.measuring import results
+from sae.evaluation import results
 from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES
 

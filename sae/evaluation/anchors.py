@@ -19,7 +19,7 @@ from PIL import Image, features
 
 from sae import files, images
 from sae.errors import SaeError
-from sae.measuring import image_set, results, workers
+from sae.evaluation import image_set, results, workers
 
 
 class CannotCode(SaeError):

@@ -15,10 +15,10 @@ import numpy as np
 
 from sae import files, images, metrics
 from sae.coding import bitstream, codec
-from sae.measuring import anchors, results
+from sae.evaluation import anchors, results
 from sae.model import checkpoint
 from sae.model.checkpoint import Store
-from sae.paper import page
+from sae.reporting import page
 
 
 def run(options: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from sae import files, metrics
 from sae.config import EFFORTS
 from sae.errors import SaeError
-from sae.measuring import schema
+from sae.evaluation import schema
 from sae.metrics import ms_ssim_db
 from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family

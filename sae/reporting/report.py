@@ -15,10 +15,10 @@ from sae import files, images
 from sae.coding import codec
 from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
-from sae.measuring import bdrate, results
-from sae.measuring.results import Curve
+from sae.evaluation import bdrate, results
+from sae.evaluation.results import Curve
 from sae.metrics import ms_ssim_db
-from sae.paper import figures, page
+from sae.reporting import figures, page
 
 _ANCHOR = "published/sae-2019-mse"
 

@@ -17,10 +17,10 @@ from sae import files, images
 from sae.coding import bitstream, codec
 from sae.config import PEERS
 from sae.errors import SaeError
-from sae.measuring import anchors, results
+from sae.evaluation import anchors, results
 from sae.model import checkpoint
 from sae.model.checkpoint import Store
-from sae.paper import figures
+from sae.reporting import figures
 
 # Absolute error, of 255, that the error map shows as its brightest.
 _BRIGHTEST = 40
