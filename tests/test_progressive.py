@@ -212,6 +212,25 @@ def test_a_training_lowers_the_loss_and_resumes_exactly(make_run, tmp_path):
     assert end < begin
 
 
+@pytest.mark.slow
+def test_the_last_steps_fix_latents_and_come_to_rest(make_run, tmp_path):
+    run = make_run(tmp_path)
+    run.train(last_step=3)
+    before = run.trainer.arrays()
+    run.train(last_step=6, decay_from=3, decoder_from=3)
+    after = run.trainer.arrays()
+    prefix = "weights/"
+    changed = {
+        name.removeprefix(prefix)
+        for name in before
+        if name.startswith(prefix) and not np.array_equal(before[name], after[name])
+    }
+    decoder = {v.name.removesuffix(":0") for v in run.trainer.model.decoder_variables}
+    assert changed <= decoder and len(changed) > 0.9 * len(decoder)
+    rate = run.trainer.settings.rate_of_step(5) / 3
+    assert float(run.trainer.optimizer.learning_rate) == pytest.approx(rate)
+
+
 def test_cuts_lead_from_one_end_to_the_next(model):
     planes = model.code(tf.constant(random_latent((2, 3, 4, 12))))
     for p in (1, 2):

@@ -113,7 +113,9 @@ class Trainer:
         images = [*range(settings.cuts), *np.tile(whole, settings.ends)]
         self._images = np.array(images, np.int32)
         self.average = [tf.Variable(v, trainable=False) for v in self.variables]
-        self.step = tf.function(self._step)
+        self.step = self._step_function(self.variables)
+        # The latents stay as they are in these steps.
+        self.decoder_step = self._step_function(self.model.decoder_variables)
         self.scores = tf.function(self._scores)
 
     def batch_levels(self, number: int) -> np.ndarray:
@@ -174,18 +176,24 @@ class Trainer:
             parts.insert(0, Decoded(*(tf.where(lower, *values) for values in zip(*pair))))
         return Decoded(*(tf.concat(values, 0) for values in zip(*parts)))
 
-    def _step(self, patches, levels, learning_rate):
-        x = tf.cast(patches, tf.float32) / 255.0
-        with tf.GradientTape() as tape:
-            loss = self._loss(x, levels)
-        gradients = tape.gradient(loss, self.variables)
-        self.optimizer.learning_rate.assign(learning_rate)
-        self.optimizer.apply_gradients(zip(gradients, self.variables))
-        step = tf.cast(self.optimizer.iterations, tf.float32)
-        kept = (1.0 - 1.0 / step) ** (self.settings.average + 1.0)
-        for average, variable in zip(self.average, self.variables):
-            average.assign(kept * average + (1.0 - kept) * variable)
-        return loss
+    def _step_function(self, variables):
+        """Returns the function of patches, levels and learning rate that updates variables."""
+
+        @tf.function
+        def step(patches, levels, learning_rate):
+            x = tf.cast(patches, tf.float32) / 255.0
+            with tf.GradientTape() as tape:
+                loss = self._loss(x, levels)
+            gradients = tape.gradient(loss, variables)
+            self.optimizer.learning_rate.assign(learning_rate)
+            self.optimizer.apply_gradients(zip(gradients, variables))
+            number = tf.cast(self.optimizer.iterations, tf.float32)
+            kept = (1.0 - 1.0 / number) ** (self.settings.average + 1.0)
+            for average, variable in zip(self.average, self.variables):
+                average.assign(kept * average + (1.0 - kept) * variable)
+            return loss
+
+        return step
 
     def _scores(self, patches):
         """Returns loss, bpp, distortion and PSNR at each plane's end, [planes, 4, B]."""
@@ -288,12 +296,16 @@ class Run:
         last_step: float = math.inf,
         save_every: float = 240.0,
         validate_every: int = 2000,
+        decay_from: float = math.inf,
+        decoder_from: float = math.inf,
     ) -> None:
         """Trains until the first of several ends, or until SIGTERM or SIGINT, and saves.
 
         Args:
           minutes: duration of this part in minutes.
           last_step: number of steps in all.
+          decay_from: number of steps from which the learning rate falls to 0 at `last_step`.
+          decoder_from: number of steps after which latents are fixed.
           save_every: seconds between two saved states.
           validate_every: number of steps between two validations.
 
@@ -311,7 +323,10 @@ class Run:
         while not stopping and time.monotonic() - began < 60 * minutes and self.number < last_step:
             number = self.number
             rate = settings.rate_of_step(number)
-            loss = trainer.step(next(batches), trainer.batch_levels(number), np.float32(rate))
+            if number >= decay_from:
+                rate *= (last_step - number) / (last_step - decay_from)
+            step = trainer.decoder_step if number >= decoder_from else trainer.step
+            loss = step(next(batches), trainer.batch_levels(number), np.float32(rate))
             now = time.monotonic()
             self.hours, last = self.hours + (now - last) / 3600, now
             if (number + 1) % 100 == 0:
@@ -357,6 +372,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--minutes", type=float, default=math.inf, help="minutes of this part")
     parser.add_argument("--last_step", type=float, default=math.inf, help="number of steps in all")
+    parser.add_argument(
+        "--decay_from",
+        type=float,
+        default=math.inf,
+        help="number of steps from which the learning rate falls to 0 at the last",
+    )
+    parser.add_argument(
+        "--decoder_from", type=float, default=math.inf, help="steps after which latents are fixed"
+    )
     parser.add_argument("--learning_rate", type=float, default=settings.learning_rate)
     parser.add_argument("--batchsize", type=int, default=settings.batchsize)
     parser.add_argument("--ends", type=int, default=settings.ends)
@@ -395,7 +419,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         trainer = Trainer(config, settings, dtype)
         run = Run(options.folder, trainer, patches, held_out.validation())
-        run.train(options.minutes, options.last_step, options.save_every, options.validate_every)
+        run.train(
+            options.minutes,
+            options.last_step,
+            options.save_every,
+            options.validate_every,
+            options.decay_from,
+            options.decoder_from,
+        )
 
     return console.run(command, prefix="")
 
