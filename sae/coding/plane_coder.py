@@ -24,6 +24,8 @@ from sae.model.progressive_config import PLANES, RATIO
 _LARGEST_DISTANCE = 64
 # Named layers end after these shares of the expected bits of a plane above 0.
 _LAYER_SHARES = (2 / 3, 1.0)
+# So many digits are coded at once.
+_BLOCK = 1 << 16
 
 
 class Code(NamedTuple):
@@ -32,7 +34,7 @@ class Code(NamedTuple):
     Attributes:
       string: bytes.
       ends: number of bytes that determine the latent up to the end of each named layer.
-      planes: integers of each plane, int32 [h, w, channels of the plane].
+      planes: integers of each plane, int16 [h, w, channels of the plane].
     """
 
     string: bytes
@@ -71,10 +73,12 @@ class PlaneCoder:
         Args:
           y: latent in steps of plane 0, float32 [h, w, depth].
         """
-        rounded = [np.rint(y * float(RATIO ** (PLANES - 1)))]
-        while len(rounded) < PLANES:
-            rounded.insert(0, np.rint(rounded[0] / RATIO))
-        targets = [q[..., :d].astype(np.int32) for q, d in zip(rounded, self.context.depths)]
+        bound = float(np.iinfo(np.int16).max // RATIO)
+        targets = []
+        for plane, depth in enumerate(self.context.depths):
+            # Rounding by odd ratios, one after the other, is one rounding.
+            scaled = np.rint(y[..., :depth] * np.float32(RATIO**plane))
+            targets.append(np.clip(scaled, -bound, bound).astype(np.int16))
         height, width, _ = y.shape
         state = _State(self, (height, width))
         encoder, layers = range_coder.Encoder(), []
@@ -164,7 +168,7 @@ class _State:
       size: height and width of the latent.
 
     Attributes:
-      planes: integers of the complete planes, int32 [h, w, depth].
+      planes: integers of the complete planes, int16 [h, w, depth].
     """
 
     def __init__(self, coder: PlaneCoder, size: tuple[int, int]):
@@ -244,7 +248,7 @@ class _Integers:
     """The integers of a part of plane 0."""
 
     def __init__(self, tables: PlaneTables, parameters: Parameters):
-        means, self._shape = parameters.means.ravel(), parameters.means.shape
+        means, self._shape = parameters.means.ravel().astype(np.int32), parameters.means.shape
         self._stop, self._means = tables.value_stop, means / np.float32(MEANS)
         self._origin = (means + MEANS // 2) // MEANS
         fraction = means - MEANS * self._origin + MEANS // 2
@@ -276,9 +280,9 @@ class _Integers:
             distance[going] += np.sign(distance[going])
 
     def values(self) -> np.ndarray:
-        """Returns the integers when all are coded, int32 [rows, columns, channels]."""
+        """Returns the integers when all are coded, int16 [rows, columns, channels]."""
         assert self._distance is not None
-        return (self._origin + self._distance).reshape(self._shape)
+        return (self._origin + self._distance).astype(np.int16).reshape(self._shape)
 
     def known(self, symbols: np.ndarray) -> np.ndarray:
         """Returns what is known, float32 of that shape: integers, or means."""
@@ -290,65 +294,89 @@ class _Integers:
 
 
 class _Digits:
-    """The digits of a plane above 0."""
+    """The digits of a plane above 0.
+
+    Args:
+      tables: tables of probabilities.
+      parameters: parameters of the plane.
+      below: integers of the plane below, of the same shape.
+      plane: number of the plane.
+    """
 
     def __init__(self, tables: PlaneTables, parameters: Parameters, below: np.ndarray, plane: int):
-        self._below, self._plane, self._tables = below, plane, tables
-        offset = (MEANS * RATIO * below - parameters.means).ravel()
+        self._tables, self._below, self._plane = tables, below, plane
+        offset = (MEANS * RATIO * below.astype(np.int32) - parameters.means).ravel()
         # Tables have digits that count outward from the mean.
         self._sign = np.where(offset < 0, np.int8(-1), np.int8(1))
         np.abs(offset, out=offset)
         np.minimum(offset, len(tables.digit_low) - 1, out=offset)
-        self._index = offset * SCALES + parameters.scales.ravel()
+        offset *= SCALES
+        offset += parameters.scales.ravel()
+        self._index = offset.astype(np.uint16)
+        del offset
         self._order = _ordered(tables.digit_order.take(self._index))
-        coded = self._index[self._order]
-        self._low, self._high = tables.digit_low.take(coded), tables.digit_high.take(coded)
-        self._bits = np.cumsum(tables.digit_entropy.take(coded), dtype=np.int64)
-        self._taken = np.zeros(0, np.int8)
+        self._taken = np.zeros(len(self._order), np.int8)
+        self._count = self._spent = 0
+        self._total = sum(
+            int(tables.digit_entropy.take(self._index[k : k + _BLOCK]).sum(dtype=np.int64))
+            for k in range(0, len(self._index), _BLOCK)
+        )
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         """Codes the digits."""
-        start = 0
-        for share in _LAYER_SHARES:
-            whole = share == 1.0 or not len(self._bits)
-            stop = (
-                len(self._order)
-                if whole
-                else int(np.searchsorted(self._bits, share * self._bits[-1]))
-            )
-            order, symbols = self._order[start:stop], None
-            if target is not None:
-                digits = (target - RATIO * self._below).ravel()[order]
-                symbols = 1 + np.clip(digits, -1, 1) * self._sign[order]
-            coded = yield _Request(self._low[start:stop], self._high[start:stop], symbols)
-            self._taken = np.append(self._taken, self._digits(coded))
-            start = stop
+        ends = [share * self._total for share in _LAYER_SHARES[:-1]]
+        while self._count < len(self._order):
+            order = self._order[self._count : self._count + _BLOCK]
+            bits = self._spent + self._bits(order)
+            if ends and bits[-1] >= ends[0]:
+                order = order[: int(np.searchsorted(bits, ends.pop(0))) + 1]
+                yield from self._code_block(order, target)
+                yield _layer_end()
+            else:
+                yield from self._code_block(order, target)
+        for _ in range(len(ends) + 1):
             yield _layer_end()
 
+    def _code_block(self, order, target):
+        index = self._index[order]
+        symbols = None
+        if target is not None:
+            digits = target.ravel()[order] - RATIO * self._below.ravel()[order]
+            symbols = 1 + np.clip(digits, -1, 1) * self._sign[order]
+        coded = yield _Request(
+            self._tables.digit_low.take(index), self._tables.digit_high.take(index), symbols
+        )
+        self._taken[self._count : self._count + len(order)] = self._digits(coded)
+        self._spent += int(self._bits(order)[-1])
+        self._count += len(order)
+
+    def _bits(self, order):
+        """Returns the expected bits of elements, added up."""
+        return np.cumsum(self._tables.digit_entropy.take(self._index[order]), dtype=np.int64)
+
     def _digits(self, symbols):
-        start = len(self._taken)
-        order = self._order[start : start + len(symbols)]
+        """Returns the digits of the next symbols."""
+        order = self._order[self._count : self._count + len(symbols)]
         return (symbols.astype(np.int8) - np.int8(1)) * self._sign[order]
 
     def refined(self) -> np.ndarray:
-        """Returns the integers of this plane when all digits are coded."""
-        return self._refined(self._taken)
-
-    def _refined(self, taken):
+        """Returns the integers of this plane so far."""
         values = RATIO * self._below.ravel()
-        values[self._order[: len(taken)]] += taken
+        values[self._order[: self._count]] += self._taken[: self._count]
         return values.reshape(self._below.shape)
 
     def decoded(self, symbols: np.ndarray) -> Decoded:
         """Returns what is known of this plane's channels."""
-        taken = np.append(self._taken, self._digits(symbols))
         step = np.float32(RATIO**-self._plane)
+        y_hat = self.refined() * step
         expected = self._tables.digit_expected.take(self._index) * self._sign
         expected = expected * (np.float32(EXPECTED_UNIT) * step)
-        expected[self._order[: len(taken)]] = 0.0
-        share = self._bits[len(taken) - 1] / self._bits[-1] if len(taken) else 0.0
-        y_hat = self._refined(taken) * step
-        return Decoded(y_hat, expected.reshape(y_hat.shape), self._plane - 1 + float(share))
+        order = self._order[self._count : self._count + len(symbols)]
+        y_hat.ravel()[order] += self._digits(symbols) * step
+        expected[self._order[: self._count + len(symbols)]] = 0.0
+        spent = self._spent + (int(self._bits(order)[-1]) if len(symbols) else 0)
+        level = self._plane - 1 + spent / max(1, self._total)
+        return Decoded(y_hat, expected.reshape(y_hat.shape), level)
 
 
 def _widened(values: np.ndarray, depth: int) -> np.ndarray:

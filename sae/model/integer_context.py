@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sae.model.tiling import in_strips
+
 # Rows and columns modulo two of the passes, in the order of coding.
 PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))
 # Latents are clipped to this magnitude before a network reads them.
@@ -31,8 +33,10 @@ _ACTIVATION_STEP, _FEATURE_STEP = 2.0**-5, 2.0**-7
 _LEVELS = int(LARGEST_ACTIVATION / _ACTIVATION_STEP)
 # float32 holds all integers up to this.
 _EXACT = 2.0**24
+# Means, in eighths, are within these bounds.
+_LARGEST_MEAN = 2**15 - 1
 # So many positions are convolved at once, for the memory that their neighborhoods take.
-_STRIP = 1 << 14
+_STRIP = 1 << 12
 
 
 class _Layer(NamedTuple):
@@ -107,11 +111,11 @@ def _rounded(name, kernel, bias):
 
 
 class Parameters(NamedTuple):
-    """Means and scales of the elements of a latent, int32 of one shape.
+    """Means and scales of the elements of a latent, of one shape.
 
     Attributes:
-      means: in eighths of a quantization step.
-      scales: indices in [0, SCALES).
+      means: in eighths of a quantization step, int16.
+      scales: indices in [0, SCALES), uint8.
     """
 
     means: np.ndarray
@@ -169,9 +173,9 @@ class IntegerContext:
           Each part; the values of its elements are sent, integers of the shape of its means.
 
         Returns:
-          The plane, int32 [height, width, depth].
+          The plane, int16 [height, width, depth].
         """
-        plane = np.zeros((height, width, self.depths[0]), np.int32)
+        plane = np.zeros((height, width, self.depths[0]), np.int16)
         context = np.zeros(0, np.float32)
         first = 0
         for k, size in enumerate(self._sizes):
@@ -219,14 +223,27 @@ class IntegerContext:
         x = _activation(features, _FEATURE_STEP / _ACTIVATION_STEP)
         for joint in range(2):
             x = _activation(_product(x, self._layers[f"plane_0/slice_{k}/joint_{joint}"]), 1.0)
-        return _parameters(_product(x, self._layers[f"plane_0/slice_{k}/output"]))
+        return _split(_rounded_parameters(_product(x, self._layers[f"plane_0/slice_{k}/output"])))
 
     def of_plane(self, planes: Sequence[np.ndarray]) -> Parameters:
-        """Returns means, in eighths of its step, and scales of the plane above those given.
+        """Returns the parameters of the plane above those given.
 
         Args:
-          planes: integers of all planes below, lowest first, int32 [h, w, depth].
+          planes: integers of all planes below, lowest first, [h, w, depth].
         """
+        height, width, _ = planes[0].shape
+        strips = in_strips(
+            lambda rows: self._of_rows([plane[rows] for plane in planes]),
+            height,
+            width,
+            reach=2,
+            positions=_STRIP,
+        )
+        # Sums of integers are exact, so that strips have the values of the whole.
+        means, scales = (np.concatenate(parts) for parts in zip(*map(_split, strips)))
+        return Parameters(means, scales)
+
+    def _of_rows(self, planes):
         scope = f"plane_{len(planes)}"
         inputs = [v for q in reversed(planes) for v in (_clipped(q), np.abs(_clipped(q)))]
         x = _activation(_product(np.concatenate(inputs, -1), self._layers[f"{scope}/embed"]), 1.0)
@@ -235,7 +252,7 @@ class IntegerContext:
             padded = np.pad(x, ((1, 1), (1, 1), (0, 0))) if layer.kernel.shape[0] == 3 else x
             x = x + _activation(_convolved(padded, layer), 1.0)
             np.clip(x, -_LEVELS, _LEVELS, out=x)
-        return _parameters(_product(x, self._layers[f"{scope}/output"]))
+        return _rounded_parameters(_product(x, self._layers[f"{scope}/output"]))
 
 
 def _clipped(q):
@@ -273,6 +290,14 @@ def _convolved(padded, layer):
     return np.concatenate(found)
 
 
-def _parameters(x):
-    means, scales = np.split(x.astype(np.int32), 2, -1)
-    return Parameters(means, np.clip(scales, 0, SCALES - 1))
+def _rounded_parameters(x):
+    """Returns means and scales one after the other, int16 [..., 2 depth]."""
+    depth = x.shape[-1] // 2
+    np.clip(x[..., :depth], -_LARGEST_MEAN, _LARGEST_MEAN, out=x[..., :depth])
+    np.clip(x[..., depth:], 0, SCALES - 1, out=x[..., depth:])
+    return x.astype(np.int16)
+
+
+def _split(x):
+    depth = x.shape[-1] // 2
+    return Parameters(x[..., :depth], x[..., depth:].astype(np.uint8))

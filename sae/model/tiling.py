@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-# Strips have about so many positions of the latent, 3 megapixels.
-POSITIONS = 12_000
+# Strips have about so many positions of the latent, one megapixel.
+POSITIONS = 4096
 
 
 def in_strips(
