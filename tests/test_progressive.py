@@ -113,11 +113,11 @@ def test_slopes_are_differences_of_bits_near_boundaries():
     def bits(q):
         return integer_cost(*(tf.fill((1, 1, 1, 1), v) for v in (q, q, 0.4, 33.0))).bits.numpy()
 
-    for y, below in ((0.3, 0.0), (0.7, 0.0), (-1.3, -2.0), (3.0, None), (0.2, None)):
+    for y, below in ((0.4, 0.0), (0.6, 0.0), (-1.4, -2.0), (3.0, None), (0.3, None)):
         q = np.float32(np.round(y))
         arguments = (tf.fill((1, 1, 1, 1), np.float32(v)) for v in (q, y, 0.4, 33.0))
         slope = integer_cost(*arguments).slope.numpy().item()
-        expected = 0.0 if below is None else 2 * (bits(below + 1) - bits(below)).item()
+        expected = 0.0 if below is None else (bits(below + 1) - bits(below)).item() / 0.3
         assert slope == pytest.approx(expected, rel=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_an_unreachable_parent_has_no_slope(model):
         tape.watch(y)
         bits = model.code(y).bits[1]
     gradient = tape.gradient(bits, y).numpy()
-    near = np.abs(3 * y - np.round(3 * y)) > 0.25
+    near = np.abs(3 * y - np.round(3 * y)) > 0.35
     assert (np.abs(gradient[..., 8:10][near[..., 8:10]]) > 0).all()
     assert near[..., 8:10].any() and not gradient[..., 10:].any()
 

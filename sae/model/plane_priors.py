@@ -37,6 +37,9 @@ from sae.model.integer_context import (
 )
 from sae.model.modules import Convolution, variable
 
+# Elements are near a boundary within this share of an interval's width.
+_NEAR = 0.15
+
 
 class SliceContext(tf.Module):
     """The context model of plane 0.
@@ -282,13 +285,13 @@ def _slope(q, y, width, own, means, scales):
     """Returns the derivative by y of the bits of intervals of a width, the nearest of which q is.
 
     Bits change with y only at the boundaries of intervals. The difference to the neighbor is
-    spread over the halves next to a boundary: in the middle of a coarse interval, bits of its plane
+    spread over the elements near a boundary: in the middle of a coarse interval, bits of its plane
     do not move what finer planes code.
     """
     distance = y - q
     side = tf.sign(distance)
     other = _log_mass(q + width * side, width / 2, means, scales)
-    near = tf.cast(tf.abs(distance) > width / 4, tf.float32) * 2.0 / width
+    near = tf.cast(tf.abs(distance) > width * (0.5 - _NEAR), tf.float32) / (2 * _NEAR * width)
     return tf.stop_gradient(near * side * (own - other)) / math.log(2.0)
 
 
