@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from sae.coding import progressive_codec
-from sae.coding.container import Reader
+from sae.coding.container import Reader, pack
 from sae.coding.progressive_codec import ProgressiveDecoder, compress
 from sae.config import LAYER_NAMES
 from sae.errors import SaeError
@@ -129,6 +129,13 @@ def test_a_stream_of_other_weights_is_refused(store, image, model):
     store.save(StoredModel(CONFIG, arrays), {})
     with pytest.raises(SaeError, match="was made with weights"):
         decoded(store, data)
+
+
+def test_an_image_beyond_the_memory_is_refused_before_it_is_decoded(store, image):
+    header = decoded(store, compress(image, store)).header
+    large = header._replace(width=30_000, height=30_000)
+    with pytest.raises(SaeError, match="30000 x 30000"):
+        decoded(store, pack(large, b"\0" * header.ends[-1]))
 
 
 def test_a_checkpoint_returns_its_model(store, model):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from sae import images
+from sae import images, memory
 from sae.coding.container import Header, Reader, pack
 from sae.coding.plane_coder import Decoded, PlaneCoder, PlaneDecoder
 from sae.config import DEFAULT_FOLDER
@@ -22,6 +22,9 @@ from sae.model.cosine_transform import STRIDE
 from sae.model.integer_context import IntegerContext
 from sae.model.model_store import ModelStore, StoredModel
 from sae.model.tiling import in_strips
+
+# At the peak, of encoding.
+_BYTES_PER_PIXEL = 150
 
 
 class ProgressiveCodec:
@@ -104,11 +107,16 @@ def load(store: ModelStore) -> tuple[ProgressiveCodec, bytes]:
 
 def compress(image: np.ndarray, store: ModelStore) -> bytes:
     """Returns the stream of an image, uint8 [H, W, 3]."""
+    height, width, _ = image.shape
+    _require_memory(width, height)
     codec, fingerprint = load(store)
     code = codec.coder.encode(codec.analysis(image))
-    height, width, _ = image.shape
     header = Header(store.family, fingerprint, width, height, tuple(code.ends))
     return pack(header, code.string)
+
+
+def _require_memory(width: int, height: int) -> None:
+    memory.require(width * height * _BYTES_PER_PIXEL, f"An image of {width} x {height} pixels")
 
 
 class ProgressiveDecoder:
@@ -152,6 +160,7 @@ class ProgressiveDecoder:
         if self.header is None:
             return
         if self._codec is None:
+            _require_memory(self.header.width, self.header.height)
             store = ModelStore(self.header.family, self._checkpoints)
             codec, fingerprint = load(store)
             if fingerprint != self.header.fingerprint:
