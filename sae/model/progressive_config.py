@@ -25,7 +25,7 @@ class ProgressiveConfig:
       plane_filters: number of channels of the context models of the planes above.
     """
 
-    plane_depths: tuple[int, ...] = (320, 512, 512)
+    plane_depths: tuple[int, ...] = (320, 512, 640)
     hidden_filters: int = 128
     step: float = 1.1
     slices: tuple[int, ...] = (4, 16, 44, 96)
