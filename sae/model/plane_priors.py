@@ -37,6 +37,8 @@ from sae.model.integer_context import (
 )
 from sae.model.modules import Convolution, variable
 
+# A mass that float32 holds, and that no interval is below.
+_TINY = 1e-30
 # Elements are near a boundary within this share of an interval's width.
 _NEAR = 0.15
 
@@ -242,9 +244,12 @@ def integer_cost(q, y, means, scales):
       means: means of the logistics, in the unit of q.
       scales: indices of their scales.
     """
-    own = _log_mass(q, 0.5, means, scales)
-    slope = _slope(q, y, 1.0, own, means, scales)
-    return Cost(tf.reduce_sum(own, (1, 2, 3)) / -math.log(2.0), slope)
+    bounds, precision = _bounds(q, means, scales)
+    own = _log_mass(bounds(-0.5), bounds(0.5))
+    side = tf.sign(y - q)
+    slope = _slope(y - q, 1.0, own, _log_mass_beside(bounds, side, 1.0))
+    log_probability = own + tf.math.log(-tf.math.expm1(-precision))
+    return Cost(tf.reduce_sum(log_probability, (1, 2, 3)) / -math.log(2.0), slope)
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -265,44 +270,87 @@ def digit_cost(digits, parents, y, means, scales):
       interval, which is to be subtracted where the parent can change; and the `Digits`, without
       gradient.
     """
-    masses = tf.stack(
-        [_log_mass(parents + digit, 0.5, means, scales) for digit in (-1.0, 0.0, 1.0)]
-    )
-    parent = tf.reduce_logsumexp(masses, 0)
+    bounds, _ = _bounds(parents, means, scales)
+    edges = [bounds(offset) for offset in (-1.5, -0.5, 0.5, 1.5)]
+    masses = [_mass(*pair) for pair in zip(edges, edges[1:])]
+    total = tf.add_n(masses)
     own = tf.where(digits < 0, masses[0], tf.where(digits > 0, masses[2], masses[1]))
-    slope = _slope(parents + digits, y, 1.0, own, means, scales)
-    parent_slope = _slope(parents, y, 3.0, parent, means, scales)
-    bits = tf.reduce_sum(own - parent, (1, 2, 3)) / -math.log(2.0)
-    logs = tf.stop_gradient(masses - parent)
-    low, _, high = tf.unstack(tf.exp(logs))
-    expected = high - low
-    entropy = tf.reduce_sum(tf.exp(logs) * logs, 0) / -math.log(2.0)
-    digits = Digits(expected, high + low - tf.square(expected), entropy)
-    return Cost(bits, slope), parent_slope, digits
+    log_own = tf.math.log(own)
+    bits = tf.reduce_sum(log_own - tf.math.log(total), (1, 2, 3)) / -math.log(2.0)
+
+    position = y - parents
+    around = _bounds(parents + digits, means, scales)[0]
+    side = tf.sign(position - digits)
+    slope = _slope(position - digits, 1.0, log_own, _log_mass_beside(around, side, 1.0))
+    parent_slope = _slope(
+        position,
+        3.0,
+        _log_mass(edges[0], edges[-1]),
+        _log_mass_beside(bounds, tf.sign(position), 3.0),
+    )
+    probabilities = [tf.stop_gradient(mass / total) for mass in masses]
+    expected = probabilities[2] - probabilities[0]
+    variance = probabilities[2] + probabilities[0] - tf.square(expected)
+    entropy = tf.add_n([p * tf.math.log(p) for p in probabilities]) / -math.log(2.0)
+    return Cost(bits, slope), parent_slope, Digits(expected, variance, entropy)
 
 
-def _slope(q, y, width, own, means, scales):
-    """Returns the derivative by y of the bits of intervals of a width, the nearest of which q is.
+def _slope(distance, width, own, beside):
+    """Returns the derivative by y of the bits of intervals of a width.
 
     Bits change with y only at the boundaries of intervals. The difference to the neighbor is
     spread over the elements near a boundary: in the middle of a coarse interval, bits of its plane
     do not move what finer planes code.
+
+    Args:
+      distance: distance of y from the center of its interval.
+      width: width of the intervals.
+      own: logarithms of the masses of the intervals.
+      beside: those of the neighbors on the side of y.
     """
-    distance = y - q
-    side = tf.sign(distance)
-    other = _log_mass(q + width * side, width / 2, means, scales)
     near = tf.cast(tf.abs(distance) > width * (0.5 - _NEAR), tf.float32) / (2 * _NEAR * width)
-    return tf.stop_gradient(near * side * (own - other)) / math.log(2.0)
+    return tf.stop_gradient(near * tf.sign(distance) * (own - beside)) / math.log(2.0)
 
 
-def _log_mass(center, half, means, scales):
-    """Returns the logarithm of a logistic's mass in intervals of `half` on each side."""
+class _Tails(NamedTuple):
+    """Masses of a logistic below and above a bound, each accurate where it is small."""
+
+    below: tf.Tensor
+    above: tf.Tensor
+
+
+def _bounds(center, means, scales):
+    """Returns the `_Tails` of bounds as a function of their distance from centers, and 1/scale."""
     precision = tf.exp(-math.log(SCALE_RATIO) * scales) / SMALLEST_SCALE
-    low, high = (center - half - means) * precision, (center + half - means) * precision
-    width = tf.maximum(high - low, 1e-6)
-    return (
-        tf.math.log_sigmoid(high) + tf.math.log_sigmoid(-low) + tf.math.log(-tf.math.expm1(-width))
-    )
+    offset = center - means
+
+    def tails(distance):
+        x = (offset + distance) * precision
+        small = tf.exp(-tf.abs(x))
+        large = 1.0 / (1.0 + small)
+        small *= large
+        return _Tails(tf.where(x > 0, large, small), tf.where(x > 0, small, large))
+
+    return tails, precision
+
+
+def _mass(low, high):
+    """Returns the mass between two bounds, but for a factor of their distance and scale.
+
+    The factor is 1 - e^(-distance / scale).
+    """
+    return high.below * low.above + _TINY
+
+
+def _log_mass(low, high):
+    return tf.math.log(_mass(low, high))
+
+
+def _log_mass_beside(bounds, side, width):
+    """Returns the logarithm of the mass of the next interval on a side."""
+    inner, outer = bounds(side * (width / 2)), bounds(side * (1.5 * width))
+    upwards = inner.above * outer.below
+    return tf.math.log(tf.where(side > 0, upwards, outer.above * inner.below) + _TINY)
 
 
 def interleave(parts: Sequence[tf.Tensor], size: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
