@@ -39,8 +39,8 @@ from sae.model.modules import Convolution, variable
 
 # A mass that float32 holds, and that no interval is below.
 _TINY = 1e-30
-# Elements are near a boundary within this share of an interval's width.
-_NEAR = 0.15
+# Elements are near a boundary within this share of an interval's width: in plane 0, and above it.
+_NEAR_INTEGER, _NEAR_DIGIT = 0.25, 0.15
 
 
 class SliceContext(tf.Module):
@@ -247,7 +247,7 @@ def integer_cost(q, y, means, scales):
     bounds, precision = _bounds(q, means, scales)
     own = _log_mass(bounds(-0.5), bounds(0.5))
     side = tf.sign(y - q)
-    slope = _slope(y - q, 1.0, own, _log_mass_beside(bounds, side, 1.0))
+    slope = _slope(y - q, 1.0, _NEAR_INTEGER, own, _log_mass_beside(bounds, side, 1.0))
     log_probability = own + tf.math.log(-tf.math.expm1(-precision))
     return Cost(tf.reduce_sum(log_probability, (1, 2, 3)) / -math.log(2.0), slope)
 
@@ -281,10 +281,12 @@ def digit_cost(digits, parents, y, means, scales):
     position = y - parents
     around = _bounds(parents + digits, means, scales)[0]
     side = tf.sign(position - digits)
-    slope = _slope(position - digits, 1.0, log_own, _log_mass_beside(around, side, 1.0))
+    beside = _log_mass_beside(around, side, 1.0)
+    slope = _slope(position - digits, 1.0, _NEAR_DIGIT, log_own, beside)
     parent_slope = _slope(
         position,
         3.0,
+        _NEAR_DIGIT,
         _log_mass(edges[0], edges[-1]),
         _log_mass_beside(bounds, tf.sign(position), 3.0),
     )
@@ -295,7 +297,7 @@ def digit_cost(digits, parents, y, means, scales):
     return Cost(bits, slope), parent_slope, Digits(expected, variance, entropy)
 
 
-def _slope(distance, width, own, beside):
+def _slope(distance, width, share, own, beside):
     """Returns the derivative by y of the bits of intervals of a width.
 
     Bits change with y only at the boundaries of intervals. The difference to the neighbor is
@@ -305,10 +307,11 @@ def _slope(distance, width, own, beside):
     Args:
       distance: distance of y from the center of its interval.
       width: width of the intervals.
+      share: share of the width within which elements are near a boundary.
       own: logarithms of the masses of the intervals.
       beside: those of the neighbors on the side of y.
     """
-    near = tf.cast(tf.abs(distance) > width * (0.5 - _NEAR), tf.float32) / (2 * _NEAR * width)
+    near = tf.cast(tf.abs(distance) > width * (0.5 - share), tf.float32) / (2 * share * width)
     return tf.stop_gradient(near * tf.sign(distance) * (own - beside)) / math.log(2.0)
 
 
