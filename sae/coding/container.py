@@ -9,16 +9,14 @@ from __future__ import annotations
 import binascii
 import struct
 import zlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from sae.coding.bitstream import FINGERPRINT_BYTES, MAGIC, MAX_PIXELS
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.families import Family
 
-MAGIC, VERSION = b"SAE", 4
-MAX_PIXELS = 10**9
-FINGERPRINT_BYTES = 4
+VERSION = 4
 
 _CHUNK = 2048
 _CHECKSUM = struct.Struct("<I")
@@ -210,8 +208,3 @@ def _read_varint(data: bytes, position: int) -> tuple[int | None, int]:
                 break
             return number, position
     raise SaeError("The header is damaged: it has a number of more than 32 bits.")
-
-
-def named_ends(header: Header) -> Sequence[tuple[str, int]]:
-    """Returns the name of each layer, with the length of the stream up to its end."""
-    return [(name, header.size(end)) for name, end in zip(header.family.layers, header.ends)]

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from sae import images, memory
+from sae.coding.bitstream import FINGERPRINT_BYTES
 from sae.coding.container import Header, Reader, pack
 from sae.coding.plane_coder import Decoded, PlaneCoder, PlaneDecoder
 from sae.config import DEFAULT_FOLDER
@@ -99,10 +100,8 @@ def load(store: ModelStore) -> tuple[ProgressiveCodec, bytes]:
     Raises:
       SaeError: as `ModelStore.load`.
     """
-    metadata = store.metadata() or store.load()
-    assert isinstance(metadata, dict), "a model without metadata is refused"
-    fingerprint = metadata["fingerprint"]
-    return _loaded(store, fingerprint), bytes.fromhex(fingerprint)[:4]
+    fingerprint = store.metadata()["fingerprint"]
+    return _loaded(store, fingerprint), bytes.fromhex(fingerprint)[:FINGERPRINT_BYTES]
 
 
 def compress(image: np.ndarray, store: ModelStore) -> bytes:

@@ -111,15 +111,15 @@ class ModelStore:
         text = json.dumps(metadata, indent=1) + "\n"
         files.write_bytes(self.path / "model.json", text.encode())
 
-    def metadata(self) -> dict[str, Any] | None:
-        """Returns the contents of `model.json`, None where there is no checkpoint.
+    def metadata(self) -> dict[str, Any]:
+        """Returns the contents of `model.json`.
 
         Raises:
-          SaeError: the file is damaged, or of another family.
+          SaeError: there is none, or it is damaged or of another family.
         """
         path = self.path / "model.json"
         if not path.exists():
-            return None
+            raise SaeError(f"There is no trained {self.family.name} in {self.path}; train it.")
         try:
             found = json.loads(files.read_bytes(path))
         except ValueError as error:
@@ -137,8 +137,6 @@ class ModelStore:
           SaeError: there is none, or its files are damaged.
         """
         metadata, path = self.metadata(), self.path / "model.json"
-        if metadata is None:
-            raise SaeError(f"There is no trained {self.family.name} in {self.path}; train it.")
         try:
             config = ProgressiveConfig.from_json(metadata["config"])
         except (TypeError, ValueError) as error:

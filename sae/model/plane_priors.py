@@ -247,7 +247,7 @@ def integer_cost(q, y, means, scales):
     bounds, precision = _bounds(q, means, scales)
     own = _log_mass(bounds(-0.5), bounds(0.5))
     side = tf.sign(y - q)
-    slope = _slope(y - q, 1.0, _NEAR_INTEGER, own, _log_mass_beside(bounds, side, 1.0))
+    slope = _slope(y - q, 1.0, _NEAR_INTEGER, own, _neighbor_log_mass(bounds, side, 1.0))
     log_probability = own + tf.math.log(-tf.math.expm1(-precision))
     return Cost(tf.reduce_sum(log_probability, (1, 2, 3)) / -math.log(2.0), slope)
 
@@ -281,14 +281,14 @@ def digit_cost(digits, parents, y, means, scales):
     position = y - parents
     around = _bounds(parents + digits, means, scales)[0]
     side = tf.sign(position - digits)
-    beside = _log_mass_beside(around, side, 1.0)
-    slope = _slope(position - digits, 1.0, _NEAR_DIGIT, log_own, beside)
+    neighbor = _neighbor_log_mass(around, side, 1.0)
+    slope = _slope(position - digits, 1.0, _NEAR_DIGIT, log_own, neighbor)
     parent_slope = _slope(
         position,
         3.0,
         _NEAR_DIGIT,
         _log_mass(edges[0], edges[-1]),
-        _log_mass_beside(bounds, tf.sign(position), 3.0),
+        _neighbor_log_mass(bounds, tf.sign(position), 3.0),
     )
     probabilities = [tf.stop_gradient(mass / total) for mass in masses]
     expected = probabilities[2] - probabilities[0]
@@ -297,7 +297,7 @@ def digit_cost(digits, parents, y, means, scales):
     return Cost(bits, slope), parent_slope, Digits(expected, variance, entropy)
 
 
-def _slope(distance, width, share, own, beside):
+def _slope(distance, width, share, own, neighbor):
     """Returns the derivative by y of the bits of intervals of a width.
 
     Bits change with y only at the boundaries of intervals. The difference to the neighbor is
@@ -309,10 +309,10 @@ def _slope(distance, width, share, own, beside):
       width: width of the intervals.
       share: share of the width within which elements are near a boundary.
       own: logarithms of the masses of the intervals.
-      beside: those of the neighbors on the side of y.
+      neighbor: logarithms of the masses of the neighbors on the side of y.
     """
     near = tf.cast(tf.abs(distance) > width * (0.5 - share), tf.float32) / (2 * share * width)
-    return tf.stop_gradient(near * tf.sign(distance) * (own - beside)) / math.log(2.0)
+    return tf.stop_gradient(near * tf.sign(distance) * (own - neighbor)) / math.log(2.0)
 
 
 class _Tails(NamedTuple):
@@ -349,7 +349,7 @@ def _log_mass(low, high):
     return tf.math.log(_mass(low, high))
 
 
-def _log_mass_beside(bounds, side, width):
+def _neighbor_log_mass(bounds, side, width):
     """Returns the logarithm of the mass of the next interval on a side."""
     inner, outer = bounds(side * (width / 2)), bounds(side * (1.5 * width))
     upwards = inner.above * outer.below

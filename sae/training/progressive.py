@@ -362,9 +362,7 @@ class Run:
         )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains a model in a folder, and resumes a training that was saved there."""
-    settings, config = Settings(), ProgressiveConfig()
+def _parser(settings: Settings, config: ProgressiveConfig) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path, help="folder of the run")
     parser.add_argument(
@@ -396,7 +394,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--bfloat16", action="store_true", help="convolutions in bfloat16")
     parser.add_argument("--threads", type=int, default=1, help="number of threads [%(default)s]")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains a model in a folder, and resumes a training that was saved there."""
+    settings, config = Settings(), ProgressiveConfig()
+    options = _parser(settings, config).parse_args(arguments)
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
     settings = dataclasses.replace(
