@@ -5,29 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from progressive_models import TINY
 
 from sae.coding.plane_coder import PlaneCoder
 from sae.model import integer_context
 from sae.model.integer_context import IntegerContext, integer_kernels
 from sae.model.plane_tables import PlaneTables
 from sae.model.progressive import ProgressiveModel
-from sae.model.progressive_config import PLANES, RATIO, ProgressiveConfig
+from sae.model.progressive_config import PLANES, RATIO
 
-CONFIG = ProgressiveConfig(
-    plane_depths=(8, 10, 12),
-    hidden_filters=8,
-    slices=(2, 2),
-    context_filters=8,
-    slice_embedding=6,
-    plane_filters=8,
-)
 SIZES = [(1, 1), (1, 4), (5, 3), (6, 7)]
 
 
 @pytest.fixture(scope="module")
 def model():
     tf.keras.utils.set_random_seed(3)
-    model = ProgressiveModel(CONFIG)
+    model = ProgressiveModel(TINY)
     for variable in model.prior_variables:
         # Means and scales of elements differ then as they do after training.
         variable.assign_add(tf.random.normal(variable.shape, stddev=0.05))
@@ -47,7 +40,7 @@ def coder(arrays):
 
 def latent(size, spread=1.5):
     rng = np.random.default_rng(sum(size))
-    return rng.laplace(scale=spread, size=(*size, CONFIG.latent_depth)).astype(np.float32)
+    return rng.laplace(scale=spread, size=(*size, TINY.latent_depth)).astype(np.float32)
 
 
 def decoded(coder, size, *parts):
@@ -62,7 +55,7 @@ def test_planes_return(coder, size):
     y = latent(size)
     code = coder.encode(y)
     for p, plane in enumerate(code.planes):
-        depth = CONFIG.plane_depths[p]
+        depth = TINY.plane_depths[p]
         assert plane.shape == (*size, depth)
         # Channels of all planes are as fine as rounding is.
         np.testing.assert_array_equal(plane[..., :8], np.rint(y * RATIO**p)[..., :8])
@@ -107,7 +100,7 @@ def test_contexts_are_those_of_the_model(arrays, model):
     for p in range(PLANES):
         if p:
             means, scales = context.of_plane(planes[:p])
-        assert means.shape[-1] == CONFIG.plane_depths[p]
+        assert means.shape[-1] == TINY.plane_depths[p]
         contexts = [model._first_context, *model._contexts]
         known = [tf.constant(q[None], tf.float32) for q in planes]
         expected = contexts[p].parameters(known[:p] if p else known[0])

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from progressive_models import TINY
 
 from sae.config import TrainingConfig
 from sae.model.checkpoint import load_arrays
@@ -17,15 +18,6 @@ from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
 from sae.training.patches import Patches
 from sae.training.progressive import Run, Settings, Trainer
-
-TINY = ProgressiveConfig(
-    plane_depths=(8, 10, 12),
-    hidden_filters=8,
-    slices=(2, 2),
-    context_filters=8,
-    slice_embedding=6,
-    plane_filters=8,
-)
 
 
 @pytest.fixture(scope="module")

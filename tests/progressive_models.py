@@ -1,0 +1,12 @@
+"""The small architecture on which the progressive model is tested."""
+
+from sae.model.progressive_config import ProgressiveConfig
+
+TINY = ProgressiveConfig(
+    plane_depths=(8, 10, 12),
+    hidden_filters=8,
+    slices=(2, 2),
+    context_filters=8,
+    slice_embedding=6,
+    plane_filters=8,
+)
