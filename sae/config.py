@@ -26,9 +26,6 @@ TABLE_FORMATS = ("markdown", "latex", "json")
 
 # Steps of the search for a layer's latent, by the effort asked for.
 EFFORTS = (0, 20, 30, 50, 70, 100, 130, 170, 230, 300)
-# Coarsenesses of latents are multiples of this.
-COARSENESS_UNIT = 1 / 8
-
 
 # The released weights and their results are inside the package in a wheel, and next to it in a
 # clone.
@@ -44,9 +41,8 @@ TRAINING_FOLDER = Path("checkpoints") if INSTALLED else DEFAULT_FOLDER
 # Fields with a few values, each implemented in `sae.model` or `sae.training`.
 CHOICES = {
     "name": LAYER_NAMES,
-    "kind": ("residual", "conditional"),
+    "kind": ("residual",),
     "gdn": ("simplified", "paper"),
-    "transforms": ("paper", "shortcut"),
     "kernel": ("plain", "fourier"),
     "optimizer": ("adam", "soap"),
     "quantization": ("noise", "mixed"),
@@ -80,12 +76,6 @@ class Range(NamedTuple):
 RANGES = {
     "latent_depth": Range(1, 2048),
     "hidden_filters": Range(1, 2048),
-    "latent_support": Range(1, 31),
-    "post_filter": Range(0, 2048),
-    "step": Range(0.001, 100),
-    "prior_filters": Range(1, 2048),
-    "prior_support": Range(2, 31),
-    "prior_slices": Range(1, 16),
     "lmbda": Range(0, 1e9, above=True),
     "last_step": Range(1, 10**9),
     "batchsize": Range(1, 2**16),
@@ -94,16 +84,12 @@ RANGES = {
     "clip": Range(0, 1e9),
     "learning_rate": Range(0, 100, above=True),
     "final_learning_rate": Range(0, 100),
-    "decay_from": Range(0, 1),
     "noise": Range(0, 1),
     "decoder_from": Range(0, 1),
     "smallest_scale": Range(0, 1, above=True),
-    "crops": Range(1, 2**10),
     "seed": Range(0, 2**32 - 1),
     "save_every": Range(0, 1e9),
 }
-# Number of frequencies of the block cosine transform that initializes "shortcut" transforms.
-_FREQUENCIES = 3 * 16**2
 
 
 def fault(name: str, value: object) -> str | None:
@@ -146,20 +132,9 @@ class LayerConfig:
       hidden_filters: channels between the convolutions.
       gdn: "simplified", y = x / (beta + gamma |x|), or "paper",
         y = x / sqrt(beta + gamma x^2) as in the publication.
-      kind: which class of `sae.model.layer` codes the layer: "residual", as published, or
-        "conditional".
-      transforms: which of `sae.model.transforms.TRANSFORMS`.
-      latent_support: side of the convolutions that make and read the latent.
-      post_filter: channels of two residual blocks that the image of "shortcut" transforms passes;
-        0 for none.
-      step: of a conditional layer's latent, which is rounded to multiples of it, on the scale
-        of images in [0, 1].
+      kind: class of `sae.model.layer` that codes the layer, "residual".
       kernel: what is learned of a convolution: "plain", its taps, or "fourier",
         their Fourier coefficients.
-      prior_filters: channels between the convolutions of a conditional layer's prior.
-      prior_support: side of that prior's convolution over the layer's own latent.
-      prior_slices: of the latent's channels, in which that prior codes a position, each but
-        the first as large as all before it together.
 
     A field added here needs a default: weights that were saved without it have that.
     """
@@ -169,22 +144,10 @@ class LayerConfig:
     hidden_filters: int = 48
     gdn: str = "simplified"
     kind: str = "residual"
-    transforms: str = "paper"
-    latent_support: int = 5
-    post_filter: int = 0
-    step: float = 1.0
     kernel: str = "fourier"
-    prior_filters: int = 64
-    prior_support: int = 5
-    prior_slices: int = 1
 
     def __post_init__(self):
         _check(self)
-        if self.transforms == "shortcut" and self.latent_depth > _FREQUENCIES:
-            raise SaeError(
-                f"latent_depth has to be {_FREQUENCIES} or less with the transforms shortcut, and "
-                f"is {self.latent_depth}."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,18 +167,14 @@ class TrainingConfig:
       optimizer: "adam" or "soap" (`sae.training.optimizer`).
       clip: the norm of a variable's gradient is cut to so many times its moving average;
         0 to leave gradients as they are. For SOAP.
-      learning_rate: of the optimizer, until `decay_from`.
+      learning_rate: of the optimizer, for the first third of these steps.
       final_learning_rate: reached at the last step along half a cosine.
-      decay_from: fraction of those steps after which the rate starts to fall.
       noise: half width of uniform noise added to the patches, images in [0, 1].
       quantization: what stands for rounding until `decoder_from`: "noise", as
         published, or "mixed": noise in the rate alone (`sae.model.layer`).
       decoder_from: fraction of the steps after which the synthesis transform and
         the prior train alone, on rounded latents.
       smallest_scale: photos are shrunk by a random factor between this and 1.
-      warm_start: weights to begin with: "" for fresh ones, "below" for those of the
-        layer below, or the folder of a checkpoint (`sae.training.warm_start`).
-      crops: patches cut from a photo each time it is decoded.
       seed: of the initial weights, the noise and the order of the patches.
     """
 
@@ -228,13 +187,10 @@ class TrainingConfig:
     clip: float = 0.0
     learning_rate: float = 2e-3
     final_learning_rate: float = 1e-5
-    decay_from: float = 0.3
     noise: float = 0.0
     quantization: str = "noise"
     decoder_from: float = 1.0
     smallest_scale: float = 0.5
-    warm_start: str = ""
-    crops: int = 8
     seed: int = 0
 
     def __post_init__(self):

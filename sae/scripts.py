@@ -34,14 +34,7 @@ _HELP = {
     "latent_depth": "number of latent channels",
     "hidden_filters": "number of channels between the convolutions",
     "gdn": "form of GDN; paper has the square and the root",
-    "transforms": "kind of transforms; shortcut adds a matrix initialized to a cosine transform",
-    "latent_support": "kernel size of the convolutions next to the latent",
-    "post_filter": "number of channels of the post filter of shortcut transforms; 0 for none",
-    "step": "quantization step of a conditional latent, for images in [0, 1]",
     "kernel": "parameterization of kernels: taps or Fourier coefficients",
-    "prior_filters": "number of channels in the context model of a conditional layer",
-    "prior_support": "kernel size of the context model over the layer's own latent",
-    "prior_slices": "number of channel slices of the context model",
     "lmbda": "weight of the rate, in bits per pixel, in the loss",
     "last_step": "number of steps",
     "batchsize": "number of patches per step, over all devices",
@@ -51,13 +44,10 @@ _HELP = {
     "clip": "limit of the gradient norm as a multiple of its average; 0 for none",
     "learning_rate": "initial learning rate",
     "final_learning_rate": "learning rate at the last step",
-    "decay_from": "fraction of the steps after which the learning rate falls",
     "noise": "half width of uniform noise added to the patches",
     "quantization": "stand-in for rounding; mixed has noise in the rate alone",
     "decoder_from": "fraction of the steps after which the decoder trains alone",
     "smallest_scale": "smallest of the random factors up to 1 by which photos are shrunk",
-    "warm_start": "folder of the initial weights, or below for those of the layer below",
-    "crops": "number of patches per decoded photo",
     "seed": "seed of the initial weights, the noise and the order of patches",
 }
 _SPELLINGS = {
@@ -205,7 +195,7 @@ def run_training(options: argparse.Namespace) -> None:
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
             raise SaeError(
                 "There is not enough memory for this training; take a smaller --batchsize, "
-                "--patchsize or --crops."
+                "--patchsize."
             ) from error
 
 

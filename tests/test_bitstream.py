@@ -25,7 +25,6 @@ headers = st.builds(
     family=st.sampled_from(families.FAMILIES),
     width=st.integers(1, 30_000),
     height=st.integers(1, 30_000),
-    coarseness=st.integers(1, 255).map(lambda steps: steps / 8),
 )
 records = st.lists(
     st.builds(Record, st.binary(min_size=4, max_size=4), st.binary(max_size=40)),
@@ -40,13 +39,13 @@ def ends(records):
 
 
 def test_bytes_are_those_of_the_format_document():
-    raw = b"SAE" + bytes([3, 3]) + struct.pack("<II", 3, 2) + b"\x09"
+    raw = b"SAE" + bytes([3, 2]) + struct.pack("<II", 3, 2) + b"\x08"
     first = struct.pack("<I", 2) + b"FPFP" + b"xy"
     second = struct.pack("<I", 0) + b"fpfp"
     expected = raw + first + struct.pack("<I", zlib.crc32(raw + first))
     expected += second + struct.pack("<I", zlib.crc32(raw + first + second))
     packed = bitstream.pack(
-        Header(families.named("conditional-mse"), width=3, height=2, coarseness=9 / 8),
+        Header(families.named("residual-ms-ssim"), width=3, height=2),
         [Record(b"FPFP", b"xy"), Record(b"fpfp", b"")],
     )
     assert packed == expected

@@ -94,12 +94,10 @@ def test_the_layers_at_hand_stop_at_a_gap(store):
     assert checkpoint.store("residual-ms-ssim", store.folder).names() == ()
 
 
-def test_a_metric_stands_for_its_best_family(store, conditional_store):
+def test_a_metric_stands_for_its_best_family(store):
     assert checkpoint.store("mse", store.folder).family.name == "residual-mse"
-    shutil.copytree(conditional_store.path("base"), store.folder / "conditional-mse" / "base")
-    assert checkpoint.store("mse", store.folder).family.name == "conditional-mse"
     assert checkpoint.store("residual-mse", store.folder) == store
-    with pytest.raises(SaeError, match="no family psnr; choose one of conditional-mse"):
+    with pytest.raises(SaeError, match="no family psnr; choose one of residual-mse"):
         checkpoint.store("psnr", store.folder)
 
 
@@ -118,8 +116,6 @@ def test_each_description_is_read_once(store, monkeypatch):
 
 # Of weights that were released before some of the fields of their configurations were there.
 RELEASED = {
-    "conditional-mse": "d14fc195 7ea6e0ab b94ef41a ae17dc63 71ed1e2e",
-    "conditional-ms-ssim": "a7d67691 8a969eac cee036c1 702bf95e",
     "residual-mse": "1e738a8f 577b9d68 b9bacdd4 c66908dd f7b11a97",
     "residual-ms-ssim": "68276647 0b16a8bd 0d71a7cb 077895cf",
 }
@@ -136,8 +132,8 @@ def test_a_field_that_is_not_its_default_has_another_fingerprint(tiny_config):
         tf.keras.utils.set_random_seed(1)
         return build(dataclasses.replace(tiny_config("base")[0], **changes)).fingerprint
 
-    assert fingerprint(prior_support=5) == fingerprint()
-    assert fingerprint(prior_support=3) != fingerprint()
+    assert fingerprint(kernel="fourier") == fingerprint()
+    assert fingerprint(kernel="plain") != fingerprint()
 
 
 def test_a_layer_on_a_changed_one_is_refused(store):

@@ -22,9 +22,8 @@ from sae.config import LAYER_NAMES
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.checkpoint import Store
-from sae.model.layer import ConditionalLayer, Context, Layer, build
+from sae.model.layer import Context, Layer, build
 from sae.model.presets import defaults
-from sae.model.prior_network import _Weights
 
 LAYERS = len(LAYER_NAMES)
 
@@ -160,7 +159,7 @@ def test_decoder_gives_each_image_when_its_layer_is_complete(stream, ends, tiny_
         found = decoder.feed(stream[start : start + 50])
         expected += found
         assert len(expected) == sum(end <= start + 50 for end in ends)
-    assert decoder.header == (families.named("residual-mse"), 60, 45, 1.0)
+    assert decoder.header == (families.named("residual-mse"), 60, 45)
     for image, other in zip(expected, sae.Decoder(checkpoints=tiny_checkpoints).feed(stream)):
         np.testing.assert_array_equal(image, other)
 
@@ -233,7 +232,7 @@ def test_layers_that_do_not_exist_are_refused(photo, stream, tiny_checkpoints):
             sae.compress(photo, layers, checkpoints=tiny_checkpoints)
     with pytest.raises(SaeError, match="no family psnr"):
         sae.compress(photo, family="psnr", checkpoints=tiny_checkpoints)
-    with pytest.raises(SaeError, match=r"train_base\.py --family conditional-ms-ssim"):
+    with pytest.raises(SaeError, match=r"train_base\.py --family residual-ms-ssim"):
         sae.compress(photo, family="ms-ssim", checkpoints=tiny_checkpoints)
     with pytest.warns(UserWarning, match="5 layers were asked for"):
         sae.decompress(sae.truncate(stream, 2), 5, checkpoints=tiny_checkpoints)
@@ -302,27 +301,6 @@ def test_the_limit_of_pixels_holds_both_ways(photo, stream, tiny_checkpoints):
         codec.encode(photo, checkpoints=tiny_checkpoints, max_pixels=45 * 60 - 1)
     with pytest.raises(SaeError, match="limit"):
         sae.decompress(stream, checkpoints=tiny_checkpoints, max_pixels=45 * 60 - 1)
-
-
-def test_only_what_is_asked_for_is_computed(photo, conditional_store, monkeypatch):
-    """Priors run once for each phase, and synthesis for each image."""
-    calls = {"prior": 0, "synthesis": 0}
-
-    def count(kind, name, what):
-        original = getattr(kind, name)
-
-        def counted(*arguments, **options):
-            calls[what] += 1
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(kind, name, counted)
-
-    count(_Weights, "around", "prior")
-    count(ConditionalLayer, "synthesise", "synthesis")
-    data = sae.compress(photo, checkpoints=conditional_store.folder)
-    assert calls == {"prior": 3 * 4, "synthesis": 0}
-    sae.decompress(data, checkpoints=conditional_store.folder)
-    assert calls == {"prior": 2 * 3 * 4, "synthesis": 1}
 
 
 @pytest.mark.slow

@@ -21,7 +21,6 @@ RECORD = {
     "photos": {"train": 3},
     "validation": [{"step": 20, "loss": 1.0, "bpp": 0.1, "distortion": 1.0, "psnr": 30.0}],
     "hours": 1,
-    "warm_start": None,
 }
 SOUND = {
     "format": 1,

@@ -24,7 +24,7 @@ from tools import result_tables
 
 pytestmark = pytest.mark.slow
 
-STORES = ("tiny_store", "conditional_store", "ms_ssim_store")
+STORES = ("tiny_store", "ms_ssim_store")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def loss(x, y_hat, context, layer, objective):
 
 
 @pytest.mark.parametrize(
-    ("name", "window"), [*((name, effort._WINDOW) for name in STORES), ("conditional_store", 12)]
+    ("name", "window"), [*((name, effort._WINDOW) for name in STORES), ("tiny_store", 12)]
 )
 def test_it_finds_better_latents(name, window, request, monkeypatch):
     monkeypatch.setattr(effort, "_WINDOW", window)
@@ -76,7 +76,6 @@ def test_only_what_is_in_the_image_counts(tiny_cascade):
             tf.constant(inside),
             tf.zeros(x.shape),
             (),
-            tf.constant(1.0),
             tf.ones((3, 4, 1)),
         )
         state = step(effort._State(y_hat + 0.3, y_hat * 0, y_hat * 0), 0, 0.0, part)

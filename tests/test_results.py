@@ -41,7 +41,7 @@ def row(name, bpp, psnr, ms_ssim=0.9, layers=1):
 def folder(tmp_path):
     """Results of two families, with a published curve."""
     target = tmp_path / "results" / "set"
-    for family in ("residual-mse", "conditional-ms-ssim"):
+    for family in ("residual-mse", "residual-ms-ssim"):
         for index, name in enumerate(families.named(family).layers):
             rows = [
                 row(
@@ -102,7 +102,7 @@ def test_no_results_is_one_sentence(tmp_path):
 
 def test_curves_are_selected_by_key(folder):
     found = results.curves(folder)
-    assert [curve.key for curve in found[:2]] == ["residual-mse", "conditional-ms-ssim"]
+    assert [curve.key for curve in found[:2]] == ["residual-mse", "residual-ms-ssim"]
     assert found[0].labels == ["base", "el1", "el2", "el3", "el4"]
     chosen = results.select(found, ["published/balle-*-mse", "residual-mse"])
     assert [c.key for c in chosen] == [
@@ -199,7 +199,7 @@ def test_bd_rate_tables(folder, capsys, format):
 
 def test_bd_rate_tables_count_images(folder, capsys):
     options = argparse.Namespace(
-        results=folder, against="residual-mse", curves=["conditional-ms-ssim"], format="markdown",
+        results=folder, against="residual-mse", curves=["residual-ms-ssim"], format="markdown",
         each_image=True,
     )  # fmt: skip
     bdrate.run(options)
@@ -228,7 +228,7 @@ def test_figures_have_the_size_a_journal_asks_for(folder, tmp_path):
         "rd",
         "rd-1",
         "rate-residual-mse",
-        "images-conditional-ms-ssim",
+        "images-residual-ms-ssim",
     ):
         assert {f"{stem}.pdf", f"{stem}.png"} <= names
     for stem, centimetres in (("rd-psnr", 8.9), ("rd", 17.8)):

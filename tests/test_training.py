@@ -23,10 +23,10 @@ from sae.errors import SaeError
 from sae.model import checkpoint, families, transforms
 from sae.model.cascade import Cascade
 from sae.model.checkpoint import Store
-from sae.model.layer import KINDS, Context, build
+from sae.model.layer import KINDS, build
 from sae.model.objective import Objective
 from sae.model.presets import defaults
-from sae.training import loop, warm_start
+from sae.training import loop
 from sae.training.loop import train
 from sae.training.optimizer import make_optimizer
 from sae.training.schedule import learning_rate
@@ -90,7 +90,7 @@ def test_the_step_trains_its_own_layer_alone(tiny_cascade, tiny_config):
     assert terms[0]["loss"] == pytest.approx(terms[0]["distortion"] + 1000 * terms[0]["bpp"])
 
 
-@pytest.mark.parametrize("name", ["tiny_store", "conditional_store"])
+@pytest.mark.parametrize("name", ["tiny_store", "ms_ssim_store"])
 def test_decoder_steps_leave_what_makes_the_latent_alone(name, tiny_config, request):
     store = request.getfixturevalue(name)
     below, family = Cascade(store.cascade(1).layers), store.family
@@ -132,7 +132,7 @@ def test_xla_and_plain_step_agree_on_a_frozen_layer(tiny_cascade, tiny_config):
 def test_the_learning_rate_falls_along_half_a_cosine(tiny_config):
     config = tiny_config(
         "base", last_step=1200, decoder_from=5 / 6, learning_rate=1.0,
-        final_learning_rate=0.01, decay_from=0.5,
+        final_learning_rate=0.01,
     )[1]  # fmt: skip
     rates = [learning_rate(config, step) for step in range(1201)]
     assert rates[:501] == [1.0] * 501
@@ -279,64 +279,11 @@ def test_choices_are_those_of_the_modules():
 
 
 def test_patches_may_be_one_position_wide(photos, tmp_path):
-    family = families.named("conditional-mse")
+    family = families.named("residual-mse")
     architecture, training = defaults("base", family, "tiny")
     training = dataclasses.replace(training, last_step=2, patchsize=16)
     train(architecture, training, Store(family, tmp_path), [photos])
     assert Store(family, tmp_path).names() == ("base",)
-
-
-def test_a_warm_start_begins_with_other_weights(photos, store, tiny_config, tiny_store):
-    source = tiny_store.path("base")
-    architecture, training = tiny_config(
-        "base", last_step=1, learning_rate=1e-30, warm_start=str(source)
-    )
-    train(dataclasses.replace(architecture, latent_depth=12), training, store, [photos])
-    found = checkpoint.load_arrays(store.path("base") / "weights.npz")
-    given = checkpoint.load_arrays(source / "weights.npz")
-    name = "analysis/conv_0/bias"
-    np.testing.assert_array_equal(found[name], given[name].astype(np.float16))
-    name = "analysis/conv_2/kernel_real"
-    np.testing.assert_array_equal(found[name][:, :8], given[name].astype(np.float16))
-    described = tiny_store.describe("base")
-    origin = store.describe("base")["training"]["warm_start"]
-    assert origin["fingerprint"] == described["fingerprint"]
-    assert origin["training"] == described["training"]
-
-
-def test_a_warm_start_from_another_layer_has_a_fresh_latent(photos, store, tiny_config, tiny_store):
-    shutil.copytree(tiny_store.path("base"), store.path("base"))
-    architecture, training = tiny_config(
-        "el1", last_step=1, learning_rate=1e-30, warm_start="below"
-    )
-    train(architecture, training, store, [photos])
-    found = checkpoint.load_arrays(store.path("el1") / "weights.npz")
-    given = checkpoint.load_arrays(store.path("base") / "weights.npz")
-    given = {name: array.astype(np.float16) for name, array in given.items() if "cdf" not in name}
-    same = {name for name, array in given.items() if np.array_equal(array, found.get(name))}
-    assert {"analysis/conv_1/kernel_real", "synthesis/conv_2/kernel_imag"} <= same
-    latent = {name for name in given if name.startswith(build(architecture).latent_side)}
-    # The prior begins alike in every layer, and tells nothing here.
-    assert not {name for name in latent & same if "kernel" in name}
-    origin = store.describe("el1")["training"]["warm_start"]
-    assert origin["layer"] == "base" and "training" not in origin
-    nowhere = tiny_config("el2", last_step=1, warm_start=str(store.folder))
-    with pytest.raises(SaeError, match="no checkpoint to begin with"):
-        train(*nowhere, store, [photos])
-
-
-def test_a_conditional_layer_begins_as_the_layer_below(conditional_store, conditional_cascade):
-    base, el1 = conditional_cascade.layers[:2]
-    fresh = build(el1.config, [base])
-    warm_start.begin(fresh, conditional_store.path("base"), "conditional-mse")
-    x = tf.random.stateless_uniform((1, 64, 64, 3), seed=[1, 2])
-    context = Cascade([base]).context(x)
-    nothing = tf.zeros_like(fresh.analyse(x, context))
-    np.testing.assert_allclose(fresh.synthesise(nothing, context), context.x_hat, atol=1e-5)
-    # What it codes is what the rounding below took away, in steps of its own.
-    y = base.analyse(x, Context.empty(x.shape))
-    finer = base.config.step / el1.config.step * (y - context.latents[0])
-    np.testing.assert_allclose(fresh.analyse(x, context), finer, atol=1e-3)
 
 
 def script(photos, folder, *options, steps=60):

@@ -21,7 +21,7 @@ clone, `. .venv/bin/activate` prepares a shell for both. An error ends a command
 and exit status 2. If some files of a folder fail, the others are processed and the status is 1.
 """
 # The tables show the options' values for these presets and kinds of layers.
-_COLUMNS = (("paper", "residual"), ("default", "residual"), ("default", "conditional"))
+_COLUMNS = (("paper", "residual"), ("default", "residual"))
 _MAKE = """\
 ## make
 
@@ -118,7 +118,7 @@ def presets() -> str:
             name = "lambda" if action.dest == "lmbda" else action.dest
             values = [_values(action.dest, *columns) for columns in _COLUMNS]
             rows.append([f"`--{name}`", _meaning(action, formatter), *values])
-    titles = ["option", "meaning", "`--preset paper`", "default, residual", "default, conditional"]
+    titles = ["option", "meaning", "`--preset paper`", "default, residual"]
     return table(titles, rows, texts=5)
 
 

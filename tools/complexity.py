@@ -25,19 +25,14 @@ from sae.model.families import FAMILIES, Family
 # Positions per pixel at which a kernel is applied, by a pattern of its name in weights.npz; a
 # transposed convolution is applied at the positions of its input.
 _DENSITIES = {
-    r"(analysis|synthesis)/matrix": 1 / 256,
     r"analysis/(conv_0/kernel|gdn_0/reparam_gamma)": 1 / 16,
     r"analysis/(conv_1/kernel|gdn_1/reparam_gamma)": 1 / 64,
     r"analysis/conv_2/kernel": 1 / 256,
     r"synthesis/conv_0/kernel": 1 / 256,
     r"synthesis/(conv_1/kernel|igdn_0/reparam_gamma)": 1 / 64,
     r"synthesis/(conv_2/kernel|igdn_1/reparam_gamma)": 1 / 16,
-    r"synthesis/filter_\d/(first|second)": 1.0,
-    r"foretell/kernel": 1 / 256,
-    r"bottleneck/(below_\d|own|own_embedding|same_embedding|joint_\d|mean|scale)/kernel": 1 / 256,
-    r"bottleneck/same": 1 / 256,
     # Biases, and weights that only serve to make the tables of the range coder, cost nothing.
-    r".*bias|.*reparam_beta|bottleneck/(phase|slice_bias|DeepFactorized/.*)|.*kernel_imag": 0.0,
+    r".*bias|.*reparam_beta|bottleneck/DeepFactorized/.*|.*kernel_imag": 0.0,
 }
 
 
@@ -61,37 +56,29 @@ def of_family(family: Family, checkpoints: Path = DEFAULT_FOLDER) -> dict[str, C
     store = Store(family, checkpoints)
     below_encode = below_decode = 0.0
     found = {}
-    for name, metadata in store.described().items():
+    for name in store.described():
         with np.load(store.path(name) / "weights.npz") as arrays:
             shapes = {key: arrays[key].shape for key in arrays if "bottleneck/cdf" not in key}
-        macs = count(shapes, metadata["layer"])
-        if family.kind == "residual":
-            # The encoder needs the reconstruction below; the decoder adds all of them up.
-            encode = below_encode + below_decode + macs["analysis"]
-            decode = below_decode + macs["synthesis"]
-            below_encode, below_decode = below_encode + macs["analysis"], decode
-        else:
-            # Every prior is run, but only one synthesis.
-            encode = below_encode + macs["analysis"] + macs["foretell"] + macs["bottleneck"]
-            below_decode += macs["bottleneck"]
-            decode = below_decode + macs["foretell"] + macs["synthesis"]
-            below_encode = encode
+        macs = count(shapes)
+        # The encoder needs the reconstruction below; the decoder adds all of them up.
+        encode = below_encode + below_decode + macs["analysis"]
+        decode = below_decode + macs["synthesis"]
+        below_encode, below_decode = below_encode + macs["analysis"], decode
         parameters = sum(math.prod(shape) for shape in shapes.values())
         found[name] = Complexity(parameters, encode, decode)
     return found
 
 
-def count(shapes: dict[str, tuple[int, ...]], config: dict) -> dict[str, float]:
-    """Returns MACs per pixel of a layer's analysis, synthesis, foretell and bottleneck.
+def count(shapes: dict[str, tuple[int, ...]]) -> dict[str, float]:
+    """Returns MACs per pixel of a layer's analysis and synthesis.
 
     Args:
       shapes: shapes of the arrays in weights.npz, by name.
-      config: "latent_depth" and "prior_slices" as layer.json has them.
 
     Raises:
       SaeError: an array is unknown, so that the count would be too small.
     """
-    macs = dict.fromkeys(("analysis", "synthesis", "foretell", "bottleneck"), 0.0)
+    macs = dict.fromkeys(("analysis", "synthesis", "bottleneck"), 0.0)
     for name, shape in shapes.items():
         if name.endswith("/kernel_real"):
             # Half of the Fourier coefficients, [channels, filters, side, side // 2 + 1].
@@ -99,26 +86,9 @@ def count(shapes: dict[str, tuple[int, ...]], config: dict) -> dict[str, float]:
         densities = [d for pattern, d in _DENSITIES.items() if re.fullmatch(pattern, name)]
         if not densities:
             raise SaeError(f"tools/complexity.py cannot count {name}; add it to _DENSITIES there.")
-        weights = math.prod(shape) * _repeats(name, shape, config)
+        weights = math.prod(shape)
         macs[name.split("/")[0]] += densities[0] * weights
     return macs
-
-
-def _repeats(name: str, shape: tuple[int, ...], config: dict) -> float:
-    """Returns how often a kernel of a context model is applied at one position of the latent."""
-    depth, slices = config["latent_depth"], config.get("prior_slices", 1)
-    if name.startswith("bottleneck/joint"):
-        return slices
-    if name == "bottleneck/same":
-        return slices - 1
-    if name == "bottleneck/same_embedding/kernel":
-        # Each slice reads the channels before it.
-        return sum(depth >> k for k in range(1, slices)) / shape[2]
-    if name == "bottleneck/own/kernel":
-        # Of two neighbors, the one that is coded later reads the other; none reads itself.
-        taps = shape[0] * shape[1]
-        return (taps - 1) / 2 / taps
-    return 1
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from sae import files
-from sae.config import COARSENESS_UNIT
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.families import Family
@@ -22,8 +21,9 @@ MAGIC, VERSION = b"SAE", 3
 MAX_PIXELS = 10**9
 FINGERPRINT_BYTES = 4
 
-# Magic, version, code of the family, width, height, coarseness.
+# Magic, version, code of the family, width, height; the last byte is not used.
 _HEADER = struct.Struct("<3sBBIIB")
+_UNUSED = 8
 # Length of the string, fingerprint of the layer; the string follows.
 _RECORD = struct.Struct(f"<I{FINGERPRINT_BYTES}s")
 # CRC-32 of all that stands before it, other CRCs left out.
@@ -39,13 +39,11 @@ class Header(NamedTuple):
     Attributes:
       family: of the layers.
       width, height: of the image, in pixels.
-      coarseness: of its latents, a multiple of `COARSENESS_UNIT`, below 32.
     """
 
     family: Family
     width: int
     height: int
-    coarseness: float = 1.0
 
 
 class Record(NamedTuple):
@@ -86,9 +84,8 @@ def size(records: Iterable[Record]) -> int:
 
 def pack(header: Header, records: Iterable[Record]) -> bytes:
     """Returns the stream of an image and its layers, base first."""
-    family, width, height, coarseness = header
-    steps = round(coarseness / COARSENESS_UNIT)
-    parts = [_HEADER.pack(MAGIC, VERSION, family.code, width, height, steps)]
+    family, width, height = header
+    parts = [_HEADER.pack(MAGIC, VERSION, family.code, width, height, _UNUSED)]
     crc = zlib.crc32(parts[0])
     for record in records:
         part = _RECORD.pack(len(record.string), record.fingerprint) + record.string
@@ -155,7 +152,7 @@ class Parser:
         if len(self._buffer) < _HEADER.size:
             return
         raw = self._take(_HEADER.size)
-        _, _, code, width, height, coarseness = _HEADER.unpack(raw)
+        _, _, code, width, height, unused = _HEADER.unpack(raw)
         family = families.of_code(code)
         if family is None:
             raise SaeError(
@@ -164,14 +161,14 @@ class Parser:
             )
         if width * height == 0:
             raise SaeError(f"The header is damaged: no image has {width} x {height} pixels.")
-        if coarseness == 0:
-            raise SaeError("The header is damaged: latents are not rounded in steps of 0.")
+        if unused != _UNUSED:
+            raise SaeError(f"The header is damaged: its last byte is not {_UNUSED}.")
         if width * height > self._max_pixels:
             raise SaeError(
                 f"The stream says its image has {width} x {height} pixels, more than the limit "
                 f"of {self._max_pixels}; raise the limit if that is right."
             )
-        self.header = Header(family, width, height, coarseness * COARSENESS_UNIT)
+        self.header = Header(family, width, height)
         self._crc = zlib.crc32(raw)
 
     def _read_record(self) -> bool:

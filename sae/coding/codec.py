@@ -285,10 +285,6 @@ class _Coder:
         with tf.device("CPU:0"):
             x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
             y = layer.analyse(x, context)
-            if self._done == 0 and self.header.family.metric == "mse":
-                # PSNR is a logarithm: the more errors an image has, the less does each change it.
-                self.header = self.header._replace(coarseness=layer.coarseness(y))
-                y, context = y / self.header.coarseness, self._started()
         if self._effort:
             # On a GPU where there is one, since no decoder has to repeat it.
             y_hat = self._searched(x, layer, context)
@@ -296,7 +292,8 @@ class _Coder:
                 strings = layer.write(y_hat, context)
         else:
             with tf.device("CPU:0"):
-                y_hat, strings = layer.encode(y, context)
+                y_hat = layer.quantize(y, context)
+                strings = layer.write(y_hat, context)
         self._go_on(y_hat)
         return Record(self._fingerprints[self._done - 1], strings.numpy()[0])
 
@@ -344,7 +341,7 @@ class _Coder:
     def _started(self) -> Context:
         if self._context is not None:
             return self._context
-        return Context.empty((1, *self._size, 3), self.header.coarseness)
+        return Context.empty((1, *self._size, 3))
 
     def _go_on(self, y_hat: tf.Tensor) -> None:
         self._context = self._started().extended(self.layers[self._done], y_hat)

@@ -51,8 +51,7 @@ def search(
 ) -> tf.Tensor:
     """Returns a rounded latent, by the objective no worse than that of the analysis.
 
-    In the objective, distortion counts as much as the layer's `emphasis` says, and the less the
-    coarser the image is to be. What is larger than a window is searched window by window.
+    What is larger than a window is searched window by window.
 
     Args:
       x: float32 [1, H, W, 3] in [0, 1], with sides that are multiples of the stride.
@@ -78,7 +77,6 @@ def search(
             tf.constant(inside[of_image]),
             context.x_hat[of_image],
             tuple(latent[of_latent] for latent in context.latents),
-            tf.constant(context.coarseness, tf.float32),
             rows.searched()[:, None, None] * columns.searched()[:, None],
         )
         y_hat[of_latent] = _search(
@@ -135,7 +133,6 @@ class _Part(NamedTuple):
       inside: 1 in the image, 0 in its padding, [1, H, W, 1].
       x_hat: reconstruction after the layer below.
       latents: of the lower layers.
-      coarseness: as in `Context`.
       searched: 1 for a position that is searched, else 0, [h, w, 1].
     """
 
@@ -143,7 +140,6 @@ class _Part(NamedTuple):
     inside: tf.Tensor
     x_hat: tf.Tensor
     latents: tuple[tf.Tensor, ...]
-    coarseness: tf.Tensor
     searched: tf.Tensor
 
 
@@ -183,11 +179,10 @@ def _functions(layer: Layer, objective: Objective) -> tuple[Callable, Callable]:
     """Returns the traced step of a search, and the traced loss of a rounded latent."""
 
     def loss(y, part, quantization):
-        context = Context(part.latents, lambda: part.x_hat, part.coarseness)
+        context = Context(part.latents, lambda: part.x_hat)
         y_hat, bits = layer.rate(y, context, quantization)
         x_hat = part.x + part.inside * (layer.synthesise(y_hat, context) - part.x)
-        emphasis = layer.emphasis * part.coarseness**-2
-        return objective.terms(*_mirrored(part.x, x_hat, bits), emphasis)["loss"][0]
+        return objective.terms(*_mirrored(part.x, x_hat, bits))["loss"][0]
 
     @tf.function
     def step(state, count, done, part):

@@ -115,8 +115,7 @@ def info(options: argparse.Namespace) -> int:
     with _telling(options.source), _naming(options.source):
         stream = bitstream.parse(_read(options.source), max_pixels=options.max_pixels)
         header, pixels = stream.header, stream.header.width * stream.header.height
-        steps = "" if header.coarseness == 1 else f", steps times {header.coarseness:g}"
-        print(f"{header.width} x {header.height} pixels, {header.family.name} layers{steps}")
+        print(f"{header.width} x {header.height} pixels, {header.family.name} layers")
         print(f"{'layer':<6}{'weights':<10}{'bytes':>12}{'bpp':>10}{'total bpp':>12}")
         for index, record in enumerate(stream.records):
             size = bitstream.RECORD_BYTES + len(record.string)

@@ -203,10 +203,10 @@ def _measure(
     began = time.process_time()
     data = codec.compress(image, count, store.family.name, store.folder, effort)
     encode_seconds = time.process_time() - began
-    header, records, _ = bitstream.parse(data)
+    records = bitstream.parse(data).records
     ends = [bitstream.size(records[: k + 1]) for k in range(count)]
     # Those of the latents that the analysis gives.
-    estimates = [None] * count if effort else _estimates(image, store, count, header.coarseness)
+    estimates = [None] * count if effort else _estimates(image, store, count)
     decoder, decode_seconds = codec.Decoder(count, store.folder), 0.0
     rows: list[dict] = []
     for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
@@ -228,13 +228,13 @@ def _measure(
     return rows
 
 
-def _estimates(image: np.ndarray, store: Store, count: int, coarseness: float) -> list[float]:
+def _estimates(image: np.ndarray, store: Store, count: int) -> list[float]:
     """Returns the bits per pixel that the likelihoods give, up to each layer."""
     import tensorflow as tf
 
     cascade = _cascade(store, count)
     x = tf.cast(images.pad(image, cascade.layers[0].stride)[None], tf.float32) / 255.0
-    bits = [float(layer_bits[0]) for _, layer_bits in cascade.code(x, coarseness)]
+    bits = [float(layer_bits[0]) for _, layer_bits in cascade.code(x)]
     return (np.cumsum(bits) / math.prod(image.shape[:2])).tolist()
 
 

@@ -18,18 +18,17 @@ class Cascade:
     def __init__(self, layers: Sequence[Layer] = ()):
         self.layers = list(layers)
 
-    def code(self, x: tf.Tensor, coarseness: float = 1.0) -> Iterator[tuple[Context, tf.Tensor]]:
+    def code(self, x: tf.Tensor) -> Iterator[tuple[Context, tf.Tensor]]:
         """Codes x with every layer in turn, without making bytes.
 
         Args:
           x: the images.
-          coarseness: as in `Context`.
 
         Yields:
           After each layer, the context it leaves (context.x_hat is its
           reconstruction, not clipped) and its estimated bits [B].
         """
-        context = Context.empty(tf.shape(x), coarseness)
+        context = Context.empty(tf.shape(x))
         for layer in self.layers:
             y_hat = layer.quantize(layer.analyse(x, context), context)
             _, bits = layer.rate(y_hat, context)

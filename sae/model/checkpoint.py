@@ -14,14 +14,13 @@ import dataclasses
 import itertools
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sae import files
-from sae.config import DEFAULT_FOLDER, INSTALLED, METRICS, TRAINING_FOLDER, LayerConfig
+from sae.config import DEFAULT_FOLDER, INSTALLED, METRICS, TRAINING_FOLDER
 from sae.errors import SaeError
 from sae.model import description, families
 from sae.model.families import Family
@@ -195,17 +194,17 @@ class Store:
                     f"{cascade.layers[-1].name if below else 'layer'}; "
                     f"{self.command(name, '--force')} trains it again."
                 )
-            cascade.layers.append(self._load(entry, cascade.layers))
+            cascade.layers.append(self._load(entry))
             below = entry["fingerprint"]
         return cascade
 
-    def _load(self, entry: dict, below: Sequence[Layer]) -> Layer:
-        """Restores the layer that was described, on top of the layers `below`."""
+    def _load(self, entry: dict) -> Layer:
+        """Restores the layer that was described."""
         from sae.model.layer import build
 
         target = self.path(entry["layer"]["name"])
         path = target / "weights.npz"
-        layer = build(LayerConfig(**entry["layer"]), below)
+        layer = build(description.layer_config(entry))
         arrays = load_arrays(path)
         try:
             layer.set_arrays(arrays)

@@ -14,6 +14,17 @@ from sae.model import families
 
 FORMAT = 1
 
+# Fields that version 1 stored, by their only values in residual layers that can still be used.
+_RETIRED = {
+    "transforms": "paper",
+    "latent_support": 5,
+    "post_filter": 0,
+    "step": 1.0,
+    "prior_filters": 64,
+    "prior_support": 5,
+    "prior_slices": 1,
+}
+
 _NUMBER = (int, float)
 # Types of fields in the record of a training, none of which is required.
 _RECORD = {
@@ -23,7 +34,6 @@ _RECORD = {
     "hours": _NUMBER,
     "photos": dict,
     "validation": list,
-    "warm_start": (dict, type(None)),
     "date": str,
     "commit": (str, type(None)),
     "python": str,
@@ -66,6 +76,11 @@ def _damaged(path: Path, reason: str) -> SaeError:
     )
 
 
+def layer_config(found: dict) -> LayerConfig:
+    """Returns the architecture that a valid description holds."""
+    return LayerConfig(**{k: v for k, v in found["layer"].items() if k not in _RETIRED})
+
+
 def _fault(found: object) -> str | None:
     """Returns the first fault of a description, None where it has none."""
     if not isinstance(found, dict):
@@ -99,10 +114,13 @@ def _fault_of_layer(found: object) -> str | None:
     for field in fields:
         if field.default is dataclasses.MISSING and field.name not in found:
             return f"layer has no {field.name}"
-    if names := set(found) - {field.name for field in fields}:
+    if names := set(found) - {field.name for field in fields} - set(_RETIRED):
         return f"layer has a field {reprlib.repr(min(names))}, which is unknown"
+    for name, value in _RETIRED.items():
+        if name in found and found[name] != value:
+            return f"{name} of a residual layer has to be {value}, and is {found[name]!r:.80}"
     try:
-        LayerConfig(**found)
+        layer_config({"layer": found})
     except SaeError as error:
         return str(error).removesuffix(".")
     return None

@@ -28,15 +28,13 @@ class Family:
 
     @property
     def title(self) -> str:
-        """The name for legends and captions, such as "conditional, MS-SSIM"."""
+        """The name for legends and captions, such as "residual, MS-SSIM"."""
         return f"{self.kind}, {self.metric.upper()}"
 
 
 # The best of a metric first.
 FAMILIES = (
-    Family("conditional-mse", 3, "conditional", "mse", LAYER_NAMES),
     Family("residual-mse", 0, "residual", "mse", LAYER_NAMES),
-    Family("conditional-ms-ssim", 4, "conditional", "ms-ssim", LAYER_NAMES[:4]),
     Family("residual-ms-ssim", 2, "residual", "ms-ssim", LAYER_NAMES[:4]),
 )
 

@@ -20,18 +20,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.config import COARSENESS_UNIT, LayerConfig
+from sae.config import LayerConfig
 from sae.model.bottleneck import Bottleneck, EntropyBottleneck, uniform_noise
-from sae.model.conditional_bottleneck import ConditionalBottleneck
 from sae.model.transforms import TRANSFORMS, Graph, Strips
-
-# Of an error of one step squared, in bits, to the encoder of a conditional layer: what lambda makes
-# of a step, which the base has larger.
-_WORTH_BASE, _WORTH_ABOVE = 32.0, 16.0
-# Coarsenesses that encoders choose, and the mean squared error of rounding the latent of a base to
-# whole steps for which they choose one. In finer steps, the white of a drawing becomes a larger
-# number than any that the layers were trained with.
-_FINEST, _COARSEST, _USUAL_ERROR = 0.875, 2.0, 0.023
 
 
 class Context:
@@ -40,8 +31,6 @@ class Context:
     Attributes:
       latents: the rounded latents of the lower layers, lowest first, each
         float32 [B, H/stride, W/stride, depth].
-      coarseness: how many times as large as usual the steps are in which conditional layers round
-        their latents, the same for all layers.
       x_hat: float32 [B, H, W, 3], the reconstruction after the layer below, not
         clipped; zero below the base layer. Computed when first asked for, and frozen:
         no gradient passes through it.
@@ -51,20 +40,19 @@ class Context:
         self,
         latents: tuple[tf.Tensor, ...],
         x_hat: Callable[[], tf.Tensor],
-        coarseness: tf.Tensor | float = 1.0,
     ):
-        self.latents, self.coarseness = latents, coarseness
+        self.latents = latents
         self._x_hat: tf.Tensor | Callable[[], tf.Tensor] = x_hat
 
     @classmethod
-    def empty(cls, shape: Sequence[int], coarseness: tf.Tensor | float = 1.0) -> Context:
+    def empty(cls, shape: Sequence[int]) -> Context:
         """Returns the context of a base layer for images of `shape` = [B, H, W, 3]."""
-        return cls((), lambda: tf.zeros(shape), coarseness)
+        return cls((), lambda: tf.zeros(shape))
 
     def extended(self, layer: Layer, y_hat: tf.Tensor) -> Context:
         """Returns the context that a layer leaves when its latent is decoded."""
         latents = (*self.latents, y_hat)
-        return Context(latents, lambda: layer.synthesise(y_hat, self), self.coarseness)
+        return Context(latents, lambda: layer.synthesise(y_hat, self))
 
     @property
     def x_hat(self) -> tf.Tensor:
@@ -82,25 +70,16 @@ class Layer(tf.Module):
 
     Args:
       config: its architecture.
-      below: the layers under it, lowest first.
 
     Attributes:
       name: "base", "el1", ...
       stride: pixels per position of the latent, in each direction.
-      latent_side: how the names of those arrays begin that one layer cannot have of another.
-      in_steps: how the names of those begin that count in steps of the layer's own.
-      emphasis: weight of the distortion where the latent is searched for.
     """
 
-    latent_side: tuple[str, ...] = ("analysis/conv_2/", "bottleneck/", "synthesis/conv_0/")
-    in_steps: tuple[str, ...] = ()
-    emphasis = 1.0
-
-    def __init__(self, config: LayerConfig, below: Sequence[Layer] = ()):
+    def __init__(self, config: LayerConfig):
         super().__init__(name=config.name)
         self.config = config
-        self._below = [layer.config for layer in below]
-        self.stride, analysis, synthesis = TRANSFORMS[config.transforms]
+        self.stride, analysis, synthesis = TRANSFORMS
         self.analysis = Graph(analysis(config), 3)
         self.synthesis = Strips(Graph(synthesis(config), config.latent_depth))
         self.bottleneck = self._make_bottleneck(f"{config.name}/bottleneck")
@@ -115,14 +94,6 @@ class Layer(tf.Module):
     def quantize(self, y: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the rounded latent that an encoder takes for y; no gradient passes."""
         return tf.round(tf.stop_gradient(y))
-
-    def coarseness(self, y: tf.Tensor) -> float:
-        """Returns the coarseness that suits the image of which a base layer has this latent.
-
-        Args:
-          y: as `analyse` returns it where the coarseness is one, of one image.
-        """
-        return 1.0
 
     def synthesise(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the reconstruction x_hat after this layer, not clipped."""
@@ -161,11 +132,6 @@ class Layer(tf.Module):
     def write(self, y_hat: tf.Tensor, context: Context) -> tf.Tensor:
         """Returns the strings [B] that code a rounded latent."""
         return self.bottleneck.compress(y_hat, context.latents)
-
-    def encode(self, y: tf.Tensor, context: Context) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the rounded latent that an encoder takes for y, and its strings [B]."""
-        y_hat = self.quantize(y, context)
-        return y_hat, self.write(y_hat, context)
 
     def read(self, strings: tf.Tensor, context: Context, size: tuple[int, int]) -> tf.Tensor:
         """Returns the rounded latent that strings [B] code, for images of size (H, W).
@@ -257,77 +223,13 @@ class ResidualLayer(Layer):
         return context.x_hat + self.synthesis(y_hat)
 
 
-class ConditionalLayer(Layer):
-    """A layer that knows all that is already decoded.
-
-    It foretells its latent from those of the lower layers, codes in steps of its
-    own what differs from that, and makes the whole image of the sum, so that no
-    lower reconstruction is needed. What it foretells is linear, and at first the
-    sum of all lower latents, channel by channel. Its prior takes mean and scale
-    of every element from the lower latents and from the parts of its own that
-    are already decoded.
-    """
-
-    latent_side = ("bottleneck/",)
-    in_steps = ("analysis/conv_2/",)
-    # Errors that the layers above make good are to cost fewer bits here.
-    emphasis = 0.85
-
-    def __init__(self, config, below=()):
-        super().__init__(config, below)
-        self._worth = _WORTH_ABOVE if below else _WORTH_BASE
-        if below:
-            with tf.name_scope(f"{config.name}/foretell"):
-                sums = [np.eye(one.latent_depth, config.latent_depth) for one in self._below]
-                self._foretell = tf.Variable(np.concatenate(sums).astype(np.float32), name="kernel")
-
-    def _make_bottleneck(self, scope):
-        config = self.config
-        return ConditionalBottleneck(
-            config.latent_depth,
-            sum(lower.latent_depth for lower in self._below),
-            config.prior_filters,
-            config.prior_support,
-            scope,
-            config.prior_slices,
-        )
-
-    def analyse(self, x, context):
-        return (self.analysis(x) / context.coarseness - self._foretold(context)) / self.config.step
-
-    def coarseness(self, y):
-        errors = float(tf.reduce_mean(tf.square(y - tf.round(y))))
-        wanted = min(max(errors / _USUAL_ERROR, _FINEST), _COARSEST)
-        return round(wanted / COARSENESS_UNIT) * COARSENESS_UNIT
-
-    def quantize(self, y, context):
-        return self.bottleneck.quantize(y, context.latents, self._worth)
-
-    def encode(self, y, context):
-        return self.bottleneck.encode(y, context.latents, self._worth)
-
-    def synthesise(self, y_hat, context):
-        y = self._foretold(context) + self.config.step * y_hat
-        return self.synthesis(context.coarseness * y)
-
-    def _foretold(self, context):
-        if not self._below:
-            return 0.0
-        lower = [config.step * y_hat for config, y_hat in zip(self._below, context.latents)]
-        return tf.tensordot(tf.concat(lower, axis=-1), self._foretell, 1)
+KINDS = {"residual": ResidualLayer}
 
 
-KINDS = {
-    "residual": ResidualLayer,
-    "conditional": ConditionalLayer,
-}
-
-
-def build(config: LayerConfig, below: Sequence[Layer] = ()) -> Layer:
+def build(config: LayerConfig) -> Layer:
     """Returns a layer with fresh weights, drawn from TensorFlow's global seed.
 
     Args:
       config: its architecture.
-      below: the layers under it, lowest first.
     """
-    return KINDS[config.kind](config, below)
+    return KINDS[config.kind](config)

@@ -84,18 +84,14 @@ class Objective:
     metric: str
     lmbda: float
 
-    def terms(
-        self, x: tf.Tensor, x_hat: tf.Tensor, bits: tf.Tensor, emphasis: tf.Tensor | float = 1.0
-    ) -> dict[str, tf.Tensor]:
+    def terms(self, x: tf.Tensor, x_hat: tf.Tensor, bits: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns "loss", "bpp" and "distortion" of each image, all [B].
 
         Args:
           x, x_hat: float32 [B, H, W, 3] in [0, 1].
           bits: of the layer, [B].
-          emphasis: weight of the distortion in the loss, [B] or one for all.
         """
         shape = tf.shape(x)
         bpp = bits / tf.cast(shape[1] * shape[2], tf.float32)
         distortion = DISTORTIONS[self.metric](x, x_hat)
-        loss = emphasis * distortion + self.lmbda * bpp
-        return {"loss": loss, "bpp": bpp, "distortion": distortion}
+        return {"loss": distortion + self.lmbda * bpp, "bpp": bpp, "distortion": distortion}

@@ -10,11 +10,10 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from sae.config import LayerConfig
-from sae.model.cosine_transform import STRIDE, cosine_basis
 
 # Large latents are synthesised in strips of so many positions, 3 megapixels.
 _STRIP = 12_000
-# So many positions of the latent up and down, a pixel depends on: 1 + 1/2 + 1/4, and 1/4 filtered.
+# So many positions of the latent up and down, a pixel depends on: 1 + 1/2 + 1/4.
 _REACH = 2
 
 # GDN is x / (beta + gamma |x|^alpha)^epsilon.
@@ -178,7 +177,7 @@ def _paper_analysis(config: LayerConfig) -> Transform:
             _gdn(config, f"{scope}/gdn_0"),
             conv(1, filters, filters, support=5, stride=2),
             _gdn(config, f"{scope}/gdn_1"),
-            conv(2, filters, config.latent_depth, config.latent_support, stride=2, bias=False),
+            conv(2, filters, config.latent_depth, support=5, stride=2, bias=False),
         ],
         [3, filters, filters, filters, filters],
     )
@@ -195,7 +194,7 @@ def _paper_synthesis(config: LayerConfig) -> Transform:
 
     return Transform(
         [
-            conv(0, depth, filters, config.latent_support, stride=2),
+            conv(0, depth, filters, support=5, stride=2),
             _gdn(config, f"{scope}/igdn_0", inverse=True),
             conv(1, filters, filters, support=5, stride=2),
             _gdn(config, f"{scope}/igdn_1", inverse=True),
@@ -203,85 +202,6 @@ def _paper_synthesis(config: LayerConfig) -> Transform:
         ],
         [depth, filters, filters, filters, filters],
     )
-
-
-# Optimisers take steps that suit weights of about one, which those of the matrices become by the
-# first of these factors. By the others, convolutions change the latent, in steps of its rounding,
-# and the image but little at first.
-_MATRIX = 1 / np.sqrt(3 * STRIDE**2)
-_TO_LATENT, _FROM_LATENT, _TO_IMAGE = 0.1, 0.25, 0.1
-
-
-class _Shortcut(tf.Module):
-    """A transform beside a matrix, the first silent and the second a cosine transform at first.
-
-    Args:
-      config: of the layer.
-      beside: the transform, whose last convolution is made silent.
-      scope: of the matrix.
-    """
-
-    def __init__(self, config: LayerConfig, beside: Transform, scope: str):
-        super().__init__()
-        self._beside = beside
-        for variable in beside.layers[-1].trainable_variables:
-            variable.assign(tf.zeros_like(variable))
-        with tf.name_scope(scope):
-            self._scaled = tf.Variable(cosine_basis(config.latent_depth) / _MATRIX, name="matrix")
-
-    @property
-    def _matrix(self) -> tf.Tensor:
-        return _MATRIX * tf.reshape(self._scaled, (-1, self._scaled.shape[-1]))
-
-
-class _ShortcutAnalysis(_Shortcut):
-    def __init__(self, config: LayerConfig):
-        super().__init__(config, _paper_analysis(config), f"{config.name}/analysis")
-        self._gain = _TO_LATENT * config.step
-
-    def __call__(self, x):
-        blocks = tf.nn.space_to_depth(x - 0.5, STRIDE)
-        return tf.tensordot(blocks, self._matrix, 1) + self._gain * self._beside(x)
-
-
-class _ShortcutSynthesis(_Shortcut):
-    def __init__(self, config: LayerConfig):
-        scope = f"{config.name}/synthesis"
-        super().__init__(config, _paper_synthesis(config), scope)
-        self._filter = [
-            _Residual(config.post_filter, f"{scope}/filter_{k}")
-            for k in range(2)
-            if config.post_filter
-        ]
-
-    def __call__(self, y):
-        blocks = tf.tensordot(y, self._matrix, (-1, -1))
-        x = 0.5 + tf.nn.depth_to_space(blocks, STRIDE)
-        x += _TO_IMAGE * self._beside(_FROM_LATENT * y)
-        for residual in self._filter:
-            x = residual(x)
-        return x
-
-
-class _Residual(tf.Module):
-    """Two convolutions of 3 x 3 beside an image, silent at first.
-
-    Args:
-      filters: channels between them.
-      scope: of the variables.
-    """
-
-    def __init__(self, filters: int, scope: str):
-        super().__init__()
-        initial = tf.keras.initializers.VarianceScaling()((3, 3, 3, filters))
-        with tf.name_scope(scope):
-            self._first = tf.Variable(initial, name="first")
-            self._bias = tf.Variable(tf.zeros(filters), name="bias")
-            self._second = tf.Variable(tf.zeros((3, 3, filters, 3)), name="second")
-
-    def __call__(self, x):
-        seen = tf.nn.relu(tf.nn.conv2d(x, self._first, 1, "SAME") + self._bias)
-        return x + tf.nn.conv2d(seen, self._second, 1, "SAME")
 
 
 class Transforms(NamedTuple):
@@ -300,10 +220,4 @@ class Transforms(NamedTuple):
     synthesis: Callable[[LayerConfig], Callable[[tf.Tensor], tf.Tensor]]
 
 
-# "shortcut" has beside the convolutions a matrix from blocks of pixels to the latent, and one
-# back, which begin as a discrete cosine transform (Li et al., ICLR 2025, arXiv 2501.13751, have
-# wavelets beside every convolution). So a layer is a transform codec before its first step.
-TRANSFORMS = {
-    "paper": Transforms(STRIDE, _paper_analysis, _paper_synthesis),
-    "shortcut": Transforms(STRIDE, _ShortcutAnalysis, _ShortcutSynthesis),
-}
+TRANSFORMS = Transforms(16, _paper_analysis, _paper_synthesis)

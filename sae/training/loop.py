@@ -21,7 +21,6 @@ from sae.model.families import Family
 from sae.model.layer import Layer, build
 from sae.model.objective import Objective
 from sae.provenance import provenance
-from sae.training import warm_start
 from sae.training.optimizer import make_optimizer
 from sae.training.patches import Patches
 from sae.training.progress import Progress, remove_curves, require_finite
@@ -74,15 +73,11 @@ def train(
         store.require_writable(name)
     _require_even(config.batchsize, strategy.num_replicas_in_sync)
     tf.keras.utils.set_random_seed(config.seed)
-    layer = build(layer_config, cascade.layers)
+    layer = build(layer_config)
     _require_sides(config, store.family, layer.stride)
     patches = Patches(data, config)
     held_out = patches.validation()
     options = {**asked, "photos": patches.digest}
-    origin = None
-    if config.warm_start:
-        source = _source(config.warm_start, store, lower)
-        origin = warm_start.begin(layer, source, store.family.name)
     optimizer = make_optimizer(config.optimizer, config.clip)
     objective = Objective(store.family.metric, config.lmbda)
     plan = phases(config)
@@ -140,7 +135,6 @@ def train(
             "hours": round(done["seconds"] / 3600, 3),
             "photos": patches.counts,
             "validation": done["validation"],
-            "warm_start": origin,
             **provenance(),
         }
         store.save(layer, below, record)
@@ -210,15 +204,6 @@ def _finished(store: Store, name: str, title: str, asked: dict) -> bool:
     if changes := differences(found, asked):
         print(f"It was trained otherwise: {'; '.join(changes)}.")
     return True
-
-
-def _source(warm_start: str, store: Store, lower: Sequence[str]) -> Path:
-    """Returns the folder of the checkpoint to begin with."""
-    if warm_start != "below":
-        return Path(warm_start)
-    if not lower:
-        raise SaeError("There is no layer below the base to begin with; leave --warm_start out.")
-    return store.path(lower[-1])
 
 
 def _name_what_stands_on_another(store: Store, layer: Layer) -> None:

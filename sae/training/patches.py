@@ -26,6 +26,8 @@ from sae.config import TrainingConfig
 from sae.errors import SaeError
 
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 32
+# Number of patches cut from a photo each time it is decoded.
+_CROPS = 8
 
 
 class Patches:
@@ -38,7 +40,7 @@ class Patches:
 
     Args:
       folders: searched with all their subfolders.
-      config: patchsize, crops, smallest_scale and seed are used.
+      config: patchsize, smallest_scale and seed are used.
 
     Attributes:
       photos: to train on.
@@ -119,13 +121,13 @@ class Patches:
         config = self.config
         side = side or config.patchsize
         # A block of 4 * batchsize photos gives 4 * crops batches.
-        block_photos, block_batches = 4 * batchsize, 4 * config.crops
+        block_photos, block_batches = 4 * batchsize, 4 * _CROPS
         block, offset = divmod(first, block_batches)
         patch = (side, side, 3)
 
         def crops(position):
             found = tf.numpy_function(noted, [position], tf.uint8, stateful=False)
-            return tf.ensure_shape(found, (config.crops, *patch))
+            return tf.ensure_shape(found, (_CROPS, *patch))
 
         def noted(position):
             try:
@@ -158,8 +160,8 @@ class Patches:
             raise SaeError("None of the training photos can be read.")
         rng = np.random.default_rng([config.seed, worker, 1, position])
         photo = self._shrink(photo, rng.uniform(config.smallest_scale, 1.0))
-        result = np.empty((config.crops, side, side, 3), np.uint8)
-        for k in range(config.crops):
+        result = np.empty((_CROPS, side, side, 3), np.uint8)
+        for k in range(_CROPS):
             top = rng.integers(photo.shape[0] - side + 1)
             left = rng.integers(photo.shape[1] - side + 1)
             crop = photo[top : top + side, left : left + side]

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from sae.config import TrainingConfig
 
+# Fraction of the steps of the whole layer after which the learning rate falls.
+_DECAY_FROM = 0.3
+
 
 class Phase(NamedTuple):
     """Steps of one kind.
@@ -46,7 +49,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     first rate.
     """
     joint = _joint_steps(config)
-    first, begin, end = config.learning_rate, config.decay_from * joint, joint
+    first, begin, end = config.learning_rate, _DECAY_FROM * joint, joint
     if step >= joint:
         first, begin, end = config.learning_rate / 10, joint, config.last_step
     progress = min(max((step - begin) / max(end - begin, 1), 0.0), 1.0)
