@@ -1,7 +1,7 @@
 """Scalable auto-encoder for layered image compression, in TensorFlow.
 
     data = sae.compress(image)          # uint8 [H, W, 3] or a file -> bytes
-    image = sae.decompress(data)        # or, from its first layers, (data, layers=2)
+    image = sae.decompress(data)        # also of sae.truncate(data, max_bytes=10_000)
 
 TensorFlow is imported when a function first needs it.
 """
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sae.errors import SaeError
 
 if TYPE_CHECKING:
-    from sae.coding.bitstream import truncate
-    from sae.coding.codec import Decoder, compress, decompress, extend
+    from sae.coding.codec import Decoder, compress, decompress
+    from sae.coding.stream import truncate
 
 # Before TensorFlow is imported: its start-up log lines are not the user's business, and oneDNN,
 # which it takes by itself where there is AVX-512, trains twice as fast without that, too.
@@ -24,12 +24,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 __version__ = "1.0.0"
-__all__ = ["Decoder", "SaeError", "compress", "decompress", "extend", "truncate"]
+__all__ = ["Decoder", "SaeError", "compress", "decompress", "truncate"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        module = "sae.coding.bitstream" if name == "truncate" else "sae.coding.codec"
+        module = "sae.coding.stream" if name == "truncate" else "sae.coding.codec"
         return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'sae' has no attribute {name!r}")
 

@@ -47,40 +47,37 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
     """Adds the commands between images and .sae files."""
     command = functools.partial(_codec_command, commands)
     compress = command("compress", "Code an image, or a folder of them.", "IN", "OUT.sae")
-    _add_layers(compress, "number of layers to code [all that are trained]")
+    limits = compress.add_mutually_exclusive_group()
+    _add_limits(limits)
+    limits.add_argument(
+        "--psnr",
+        type=_number("--psnr", above=0),
+        metavar="D",
+        help="PSNR in dB at which the stream ends [none]",
+    )
     _add_background(compress)
     _add_effort(compress)
     _add_family(compress)
-    target = compress.add_mutually_exclusive_group()
-    target.add_argument(
-        "--target-bpp",
-        type=_number("--target-bpp", above=0),
-        metavar="B",
-        help="bits per pixel, at which the first layer to reach them is the last [none]",
-    )
-    target.add_argument(
-        "--target-psnr",
-        type=_number("--target-psnr", above=0),
-        metavar="D",
-        help="PSNR in dB, at which the first layer to reach it is the last [none]",
-    )
 
     decompress = command("decompress", "Decode a stream, or a folder of them.", "IN.sae", "OUT.png")
     _add_layers(decompress, "number of layers to decode [all in the stream]")
     _add_checkpoints(decompress)
 
     command("info", "Show what a stream holds.", "IN.sae")
-    truncate = command("truncate", "Drop a stream's upper layers.", "IN.sae", "OUT.sae")
-    _add_layers(truncate, "number of layers to keep", required=True)
+    truncate = command("truncate", "Shorten a stream.", "IN.sae", "OUT.sae")
+    _add_limits(truncate.add_mutually_exclusive_group(required=True))
 
-    extend = command("extend", "Add layers to a stream.", "IN.sae", "OUT.sae")
-    extend.add_argument(
-        "--image", required=True, metavar="FILE", help="image that the stream was made from"
+
+def _add_limits(parser: argparse._MutuallyExclusiveGroup) -> None:
+    """Adds the limits of a stream's length."""
+    _add_layers(parser, "largest number of layers [all]")
+    parser.add_argument("--bytes", type=_count, metavar="N", help="largest number of bytes [none]")
+    parser.add_argument(
+        "--bpp",
+        type=_number("--bpp", above=0),
+        metavar="B",
+        help="largest number of bits per pixel [none]",
     )
-    _add_layers(extend, "number of layers of the new stream [all that are trained]")
-    _add_background(extend)
-    _add_effort(extend)
-    _add_checkpoints(extend)
 
 
 def _codec_command(
@@ -110,8 +107,8 @@ def _codec_command(
     return parser
 
 
-def _add_layers(parser: argparse.ArgumentParser, help: str, required: bool = False) -> None:
-    parser.add_argument("--layers", type=_count, metavar="K", required=required, help=help)
+def _add_layers(parser: argparse._ActionsContainer, help: str) -> None:
+    parser.add_argument("--layers", type=_count, metavar="K", help=help)
 
 
 def _add_background(parser: argparse.ArgumentParser) -> None:
@@ -152,6 +149,14 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
         )
         _add_written(parser, "--results", "results", "folder of all results")
     _add_effort(evaluate)
+    evaluate.add_argument(
+        "--cuts",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="number of cuts to measure in place of the layers, even in bytes from the end of base "
+        "to that of the last layer; of progressive families [none]",
+    )
     _add_family(evaluate)
     _add_written(evaluate, "--save_images", None, "folder for the decoded images [none]")
     evaluate.set_defaults(run=_lazily("sae.evaluation.evaluate", "run"))

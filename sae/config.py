@@ -13,6 +13,11 @@ from typing import NamedTuple
 
 from sae.errors import SaeError
 
+# Pixels per position of a latent, in each direction.
+STRIDE = 16
+# Larger images are refused by default.
+MAX_PIXELS = 10**9
+
 LAYER_NAMES = ("base", "el1", "el2", "el3", "el4")
 METRICS = ("mse", "ms-ssim")
 
@@ -158,7 +163,7 @@ class TrainingConfig:
 
     Attributes:
       lmbda: weight of the rate in bits per pixel. The distortion beside it is
-        described in `sae.model.objective`.
+        described in `sae.model.rate_distortion`.
       last_step: number of steps.
       batchsize: patches per step, over all replicas.
       patchsize: side of the square patches in pixels, a multiple of 16.

@@ -17,8 +17,8 @@ from sae import files, images
 from sae.config import DEFAULT_FOLDER, DEFAULT_RESULTS
 from sae.errors import SaeError
 from sae.evaluation import evaluate, image_set, results, tables
-from sae.model import checkpoint
-from sae.model.checkpoint import Store
+from sae.model import families, stores
+from sae.model.layer_store import LayerStore
 from sae.model.presets import defaults
 from sae.reporting import figures
 
@@ -37,18 +37,19 @@ def run(options: argparse.Namespace) -> None:
     if test:
         evaluate.require_places(test, folder / "results", option="--folder")
     trained, held_out = _photos(folder)
-    store = checkpoint.store("mse", DEFAULT_FOLDER)
+    store = stores.store("mse", DEFAULT_FOLDER)
     if not store.names():
-        store = dataclasses.replace(store, folder=folder / "checkpoints")
-        print("There are no released layers; training base to EL3 for a short while.")
-        _train(store, trained)
+        layers = LayerStore(families.published("mse"), folder / "checkpoints")
+        print("There are no released weights; training base to EL3 for a short while.")
+        _train(layers, trained)
+        store = layers
     if not test:
         test = held_out
         print("kodak/ has no images (make kodak fetches them); testing on two sample photos.")
 
     rows = evaluate.evaluate(test, store)
     evaluate.save(rows, test, store, folder / "results")
-    print("\n" + tables.layers(rows))
+    print("\n" + tables.points(rows))
     curves = results.curves(results.folder(folder / "results", test))
     # Published curves are of Kodak's images, while kodak/ may hold other images.
     if test != held_out and not image_set.difference(DEFAULT_RESULTS, images.find(test)):
@@ -67,11 +68,12 @@ def _kodak() -> Path | None:
         return None
 
 
-def _train(store: Store, photos: Path) -> None:
-    # The codec is imported first, since it sets TensorFlow's number of threads.
-    import sae.coding.codec  # noqa: F401
+def _train(store: LayerStore, photos: Path) -> None:
+    from sae.coding.residual_codec import use_fixed_threads
     from sae.training.loop import train
 
+    # Their number cannot be set once TensorFlow runs.
+    use_fixed_threads()
     for name in _LAYERS:
         architecture, training = defaults(name, store.family)
         train(architecture, dataclasses.replace(training, **_SHORT), store, [photos])

@@ -28,7 +28,7 @@ from sae.model.presets import PRESETS, defaults
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from sae.model.checkpoint import Store
+    from sae.model.layer_store import LayerStore
 
 _HELP = {
     "latent_depth": "number of latent channels",
@@ -157,15 +157,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _store(options: argparse.Namespace) -> Store:
+def _store(options: argparse.Namespace) -> LayerStore:
     """Returns the checkpoints of the family that the options name."""
-    from sae.model.checkpoint import Store
+    from sae.model.layer_store import LayerStore
 
     metric = options.metric or METRICS[0]
     family = families.named(options.family) if options.family else families.published(metric)
     if options.metric not in (None, family.metric):
         raise SaeError(f"The {family.name} family is not for {options.metric}; leave out --metric.")
-    return Store(family, options.checkpoints)
+    return LayerStore(family, options.checkpoints)
 
 
 def _configurations(
@@ -256,14 +256,13 @@ def testing_parser(name: str) -> argparse.ArgumentParser:
 def _test(options: argparse.Namespace) -> None:
     from sae.evaluation import evaluate, tables
 
-    names = LAYER_NAMES[: LAYER_NAMES.index(options.name) + 1]
     store, folder = _store(options), options.kodak
+    count = LAYER_NAMES.index(options.name) + 1
     evaluate.require_places(folder, options.results, options.save_images)
-    rows = evaluate.evaluate(folder, store, names, options.save_images)
-    last = {options.name: rows[options.name]}
-    paths = evaluate.save(last, folder, store, options.results)
-    print(tables.images(rows[options.name]))
-    print(f"Written to {paths[0]}.")
+    points = evaluate.evaluate(folder, store, count, options.save_images)
+    path = evaluate.save(points, folder, store, options.results)
+    print(tables.images(points[options.name]))
+    print(f"Written to {path}.")
 
 
 def _run(

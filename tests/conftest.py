@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from hypothesis import HealthCheck, settings
+from progressive_models import SMALL
 
 from sae import images
 from sae.config import LAYER_NAMES
@@ -38,21 +39,24 @@ def save_tiny(folder, family, names):
     """Saves tiny layers of a family, random but with spread latents; returns their store."""
     import tensorflow as tf
 
-    import sae.coding.codec  # noqa: F401, since it wants to be imported before TensorFlow runs
-    from sae.model.checkpoint import Store
-    from sae.model.layer import build
+    from sae.coding.residual_codec import use_fixed_threads
+    from sae.model.layer_store import LayerStore
+    from sae.model.residual_layer import ResidualLayer
+
+    # Their number cannot be set once TensorFlow runs.
+    use_fixed_threads()
 
     tf.keras.utils.set_random_seed(1)
-    store, layers = Store(families.named(family), folder), []
+    store, layers = LayerStore(families.named(family), folder), []
     for name in names:
-        layer = build(defaults(name, store.family, "tiny")[0])
+        layer = ResidualLayer(defaults(name, store.family, "tiny")[0])
         arrays = layer.arrays()
         # Latents far from zero, so that rounding and coding have something to do.
         for part in ("real", "imag"):
             for name, scale in (("analysis", 30), ("synthesis", 0.03)):
                 arrays[f"{name}/conv_2/kernel_{part}"] *= scale
         layer.set_arrays(arrays)
-        layer.build_tables()
+        layer.entropy_model.build_tables()
         below = layers[-1].fingerprint if layers else None
         store.save(layer, below, {"options": {"lmbda": 100.0}})
         layers.append(layer)
@@ -72,15 +76,33 @@ def tiny_checkpoints(tiny_store):
 
 
 @pytest.fixture(scope="session")
-def tiny_cascade(tiny_store):
-    """The layers in `tiny_store`."""
-    return tiny_store.cascade()
+def tiny_model(tiny_store):
+    """The model in `tiny_store`."""
+    return tiny_store.load()
 
 
 @pytest.fixture(scope="session")
 def ms_ssim_store(tmp_path_factory):
     """Two layers for MS-SSIM."""
     return save_tiny(tmp_path_factory.mktemp("ms-ssim"), "residual-ms-ssim", LAYER_NAMES[:2])
+
+
+@pytest.fixture(scope="session")
+def progressive_store(tmp_path_factory):
+    """A small progressive model with random weights, near those of its initial state."""
+    import tensorflow as tf
+
+    from sae.model.model_store import ModelStore, StoredModel
+    from sae.model.progressive import ProgressiveModel
+
+    tf.keras.utils.set_random_seed(1)
+    model = ProgressiveModel(SMALL)
+    for variable in model.trainable_variables:
+        variable.assign_add(tf.random.normal(variable.shape, stddev=0.002))
+    weights = {v.name.removesuffix(":0"): v.numpy() for v in model.trainable_variables}
+    store = ModelStore(families.named("progressive-mse"), tmp_path_factory.mktemp("progressive"))
+    store.save(StoredModel.rounded(SMALL, weights), {})
+    return store
 
 
 @pytest.fixture

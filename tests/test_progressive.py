@@ -11,9 +11,9 @@ import tensorflow as tf
 from progressive_models import TINY
 
 from sae.config import TrainingConfig
-from sae.model.checkpoint import load_arrays
+from sae.model.arrays import load_arrays
 from sae.model.plane_priors import PASSES, SliceContext, digit_cost, integer_cost
-from sae.model.progressive import ProgressiveModel, widened
+from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
 from sae.training.patches import Patches
@@ -28,23 +28,6 @@ def model():
 
 def random_latent(shape, spread=2.0):
     return np.random.default_rng(2).normal(scale=spread, size=shape).astype(np.float32)
-
-
-def test_planes_are_nested(model):
-    y = random_latent((2, 3, 4, 12), 5.0)
-    planes = model.quantize(tf.constant(y))
-    assert len(planes) == PLANES
-    for p, q in enumerate(planes):
-        assert q.shape[-1] == TINY.plane_depths[p]
-        # A double rounding by odd ratios is one rounding.
-        shared = TINY.plane_depths[0]
-        np.testing.assert_array_equal(q[..., :shared], np.round(y * 3**p)[..., :shared])
-        assert np.abs(q / 3**p - y[..., : q.shape[-1]])[..., :shared].max() <= 0.5 / 3**p + 1e-6
-        # Channels that the planes below do not have begin with digits.
-        assert np.abs(q[..., shared:]).max(initial=0) <= (3**p - 1) // 2
-    for lower, upper in zip(planes, planes[1:]):
-        lower = widened(lower, upper.shape[-1])
-        assert set(np.unique(upper - 3 * lower)) <= {-1, 0, 1}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 4), (5, 3)])

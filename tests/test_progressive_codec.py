@@ -4,50 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from sae.coding import progressive_codec
-from sae.coding.container import Reader, pack
 from sae.coding.progressive_codec import ProgressiveDecoder, compress
-from sae.config import LAYER_NAMES
+from sae.coding.progressive_container import Reader, pack
 from sae.errors import SaeError
-from sae.model import families, tiling
-from sae.model.families import Family
-from sae.model.model_store import ModelStore, StoredModel
-from sae.model.progressive import ProgressiveModel
-from sae.model.progressive_config import ProgressiveConfig
-
-CONFIG = ProgressiveConfig(
-    plane_depths=(64, 96, 128),
-    hidden_filters=8,
-    step=0.3,
-    slices=(8, 20),
-    context_filters=8,
-    slice_embedding=6,
-    plane_filters=8,
-)
-FAMILY = Family("progressive-mse", 5, "progressive", "mse", LAYER_NAMES)
-
-
-@pytest.fixture(scope="module")
-def model():
-    tf.keras.utils.set_random_seed(1)
-    model = ProgressiveModel(CONFIG)
-    for variable in model.trainable_variables:
-        variable.assign_add(tf.random.normal(variable.shape, stddev=0.002))
-    weights = {v.name.removesuffix(":0"): v.numpy() for v in model.trainable_variables}
-    return StoredModel.rounded(CONFIG, weights)
+from sae.model import tiling
+from sae.model.model_store import StoredModel
 
 
 @pytest.fixture
-def store(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(families, "FAMILIES", (FAMILY, *families.FAMILIES))
-    store = ModelStore(FAMILY, tmp_path)
-    store.save(model, {"steps": 0})
-    return store
+def store(progressive_store, tmp_path):
+    """A copy to change."""
+    folder = shutil.copytree(progressive_store.folder, tmp_path / "checkpoints")
+    return dataclasses.replace(progressive_store, folder=folder)
+
+
+@pytest.fixture
+def model(store):
+    return store.load()
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +105,7 @@ def test_one_pixel_is_an_image(store):
 def test_a_stream_of_other_weights_is_refused(store, image, model):
     data = compress(image, store)
     arrays = {**model.arrays, "synthesis/matrix": model.arrays["synthesis/matrix"] * 2}
-    store.save(StoredModel(CONFIG, arrays), {})
+    store.save(StoredModel(model.config, arrays), {})
     with pytest.raises(SaeError, match="was made with weights"):
         decoded(store, data)
 
@@ -142,7 +121,7 @@ def test_a_checkpoint_returns_its_model(store, model):
     restored = store.load()
     assert restored.config == model.config and restored.fingerprint == model.fingerprint
     assert set(restored.arrays) == set(model.arrays)
-    other = dataclasses.replace(CONFIG, step=1.2)
+    other = dataclasses.replace(model.config, step=1.2)
     assert StoredModel(other, model.arrays).fingerprint != model.fingerprint
 
 
@@ -167,5 +146,5 @@ def test_damaged_checkpoints_are_refused(store, model):
 def test_the_container_is_that_of_the_codec(store, image):
     reader = Reader()
     reader.feed(compress(image, store))
-    assert reader.complete and reader.header.family == FAMILY
+    assert reader.complete and reader.header.family == store.family
     assert (reader.header.width, reader.header.height) == (90, 150)

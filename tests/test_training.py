@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from sae.config import CHOICES
-from sae.errors import SaeError
-from sae.model import checkpoint, families, transforms
 from sae.model.cascade import Cascade
 from sae.model.checkpoint import Store
 from sae.model.layer import KINDS, build
 from sae.model.objective import Objective
+
+from sae.config import CHOICES
+from sae.errors import SaeError
+from sae.model import checkpoint, families, transforms
 from sae.model.presets import defaults
 from sae.training import loop
 from sae.training.loop import train
@@ -164,7 +164,7 @@ def test_a_finished_layer_stays_unless_told_otherwise(photos, store, tiny_config
     for name in ("el1", "el2"):
         below = store.cascade().layers
         layer = build(tiny_config(name)[0], below)
-        layer.build_tables()
+        layer.entropy_model.build_tables()
         store.save(layer, below[-1].fingerprint, {})
 
     def files():

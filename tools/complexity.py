@@ -19,8 +19,8 @@ import numpy as np
 
 from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
-from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family
+from sae.model.layer_store import LayerStore
 
 # Positions per pixel at which a kernel is applied, by a pattern of its name in weights.npz; a
 # transposed convolution is applied at the positions of its input.
@@ -53,10 +53,10 @@ class Complexity:
 
 def of_family(family: Family, checkpoints: Path = DEFAULT_FOLDER) -> dict[str, Complexity]:
     """Returns the complexity of each trained layer of a family."""
-    store = Store(family, checkpoints)
+    store = LayerStore(family, checkpoints)
     below_encode = below_decode = 0.0
     found = {}
-    for name in store.described():
+    for name in store.all_metadata():
         with np.load(store.path(name) / "weights.npz") as arrays:
             shapes = {key: arrays[key].shape for key in arrays if "bottleneck/cdf" not in key}
         macs = count(shapes)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     print(f"{'layer':<28}{'parameters':>12}{'encode, kMAC/pixel':>22}{'decode, kMAC/pixel':>22}")
-    for family in FAMILIES:
+    for family in (family for family in FAMILIES if family.kind == "residual"):
         for name, one in of_family(family, options.checkpoints).items():
             numbers = f"{one.parameters:>12,}{one.encode / 1e3:>22.2f}{one.decode / 1e3:>22.2f}"
             print(f"{family.name + ' ' + name:<28}{numbers}")

@@ -23,8 +23,8 @@ from sae.config import DEFAULT_FOLDER, DEFAULT_RESULTS
 from sae.errors import SaeError
 from sae.evaluation import results
 from sae.evaluation.results import Curve
-from sae.model.checkpoint import Store
 from sae.model.families import FAMILIES, Family
+from sae.model.layer_store import LayerStore
 from sae.reporting import figures
 from tools import command_line, complexity, result_tables, results_document
 
@@ -35,7 +35,7 @@ EFFORTS = Path("plots/effort.png")
 TRAINING = Path("plots/training.png")
 # The README's curves, and their names in its legend.
 _FIRST_CURVES = {
-    "conditional-mse": "ours (conditional-mse)",
+    "progressive-mse": "ours (progressive-mse)",
     "residual-mse": "ours (residual-mse)",
     "published/sae-2019-mse": "SAE 2019",
     "published/dpict-2022": "DPICT 2022",
@@ -44,7 +44,7 @@ _FIRST_CURVES = {
     "published/bpg-dense": "BPG",
 }
 # Curves in addition to those of `sae plot`, of which the curve of printed rates is left out.
-_FURTHER_CURVES = "published/dpict-2022", "published/dpict-2022-ms-ssim", "published/ctc-2023"
+_FURTHER_CURVES = ("published/dpict-2022-ms-ssim",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +80,10 @@ class Sources:
         sets = {path.name: results.curves(path) for path in sorted(folder.parent.glob("held-out*"))}
         records = {}
         for family in FAMILIES:
-            store = Store(family, checkpoints)
-            if store.names():
-                records[family] = store.described()
+            if family.kind == "residual":
+                store = LayerStore(family, checkpoints)
+                if store.names():
+                    records[family] = store.all_metadata()
         found = results.curves(folder)
         count = max((len(curve.images[0]) for curve in found if curve.images), default=0)
         images = f"the {count} images of {folder.name.capitalize()}"
@@ -122,7 +123,7 @@ def texts(sources: Sources) -> dict[Path, str]:
         Path("docs/TRAINING.md"): {"presets": command_line.presets()},
     }
     for family, records in sources.records.items():
-        store = Store(family, sources.checkpoints)
+        store = LayerStore(family, sources.checkpoints)
         sizes = {name: (store.path(name) / "weights.npz").stat().st_size for name in records}
         counted = complexity.of_family(family, sources.checkpoints)
         shown = result_tables.costs(records, counted, sizes)

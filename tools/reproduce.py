@@ -21,9 +21,9 @@ from sae import console, images
 from sae.config import ANCHORS, DEFAULT_RESULTS
 from sae.errors import SaeError
 from sae.evaluation import results
-from sae.model import families
-from sae.model.checkpoint import Store
+from sae.model import families, stores
 from sae.model.families import FAMILIES, Family
+from sae.model.stores import Store
 
 # Folder of the scripts.
 _ROOT = Path(__file__).resolve().parents[1]
@@ -122,14 +122,14 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
     data = [str(Path(path).resolve()) for path in options.data]
     further = [*(["--last_step", str(options.steps)] if options.steps else []), *options.options]
     for family in map(families.named, options.families):
-        store = Store(family, folder / "checkpoints")
+        store = stores.of_family(family, folder / "checkpoints")
         name = ["--family", family.name]
         for layer in family.layers:
             command = [sys.executable, f"train_{layer}.py", "--data", *data, *name, *checkpoints]
             yield Part(
                 f"train {family.name} {layer}",
                 [*command, *further],
-                store.describe(layer) is not None,
+                layer in store.names(),
                 _hours_of_training(family, layer, options.steps),
             )
         for effort in _SMOKE_EFFORTS if options.steps else results.SHOWN_EFFORTS:
@@ -174,28 +174,30 @@ def _results(options: argparse.Namespace) -> Path:
     return results.folder(_folder(options) / "results", options.images)
 
 
-def _measured(store: Store, target: str | Path, effort: int) -> dict | None:
-    """Returns the results of all layers of a family, None where they are of other weights."""
-    name = store.family.layers[-1]
-    found = store.describe(name)
-    return found and results.of_layer(target, store.family, name, found["fingerprint"], effort)
+def _measured(store: Store, target: str | Path, effort: int) -> results.Curve | None:
+    """Returns the curve of all layers of a family, None where it is of other weights."""
+    key = results.curve_key(store.family, effort)
+    if not (Path(target) / f"{key}.json").exists() or not store.names():
+        return None
+    found = next((c for c in results.curves(target) if c.key == key), None)
+    weights = dict(zip(store.names(), store.fingerprints()))
+    return found if found and found.fingerprints == weights else None
 
 
 def _hours_of_training(family: Family, name: str, steps: int | None) -> float | None:
-    found = Store(family).describe(name)
-    if not found:
+    store = stores.of_family(family)
+    if name not in store.names():
         return None
-    training = found["training"]
+    training = store.training(name)
     share = steps / training["options"]["last_step"] if steps else 1
     return share * training["hours"]
 
 
 def _hours_of_measuring(family: Family, effort: int) -> float | None:
-    found = _measured(Store(family), DEFAULT_RESULTS, effort)
+    found = _measured(stores.of_family(family), DEFAULT_RESULTS, effort)
     if not found:
         return None
-    (rows,) = found["images"]
-    return sum(row["encode-seconds"] + row["decode-seconds"] for row in rows) / 3600
+    return sum(row["encode-seconds"] + row["decode-seconds"] for row in found.images[-1]) / 3600
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -73,7 +73,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) 
 def summary(found: Sequence[Curve]) -> str:
     """Returns BD-rates in PSNR of the families for MSE, for the README."""
     by_key = {curve.key: curve for curve in found}
-    ours = [curve for curve in found if curve.plain and curve.optimised_for == "mse"]
+    ours = [curve for curve in found if curve.regular and curve.optimised_for == "mse"]
     if not ours:
         return "(not measured)"
     titles = ["BD-rate in PSNR against", *(f"`{curve.key}`" for curve in ours)]
@@ -90,7 +90,7 @@ def summary(found: Sequence[Curve]) -> str:
 def best_rates(found: Sequence[Curve]) -> str:
     """Returns a sentence with the BD-rates of our best family for MSE, for a caption."""
     by_key = {curve.key: curve for curve in found}
-    ours = next((c for c in found if c.plain and c.optimised_for == "mse"), None)
+    ours = next((c for c in found if c.regular and c.optimised_for == "mse"), None)
     parts = []
     for key in _FIRST_ANCHORS if ours else ():
         if key in by_key and by_key[key].kind == "published":
@@ -138,12 +138,12 @@ def efforts(found: Sequence[Curve]) -> str:
     titles = ["curve", "steps per layer", "core seconds per image", "per megapixel"]
     titles += ["BD-rate against effort 0, PSNR", "MS-SSIM (dB)"]
     rows = []
-    for curve, plain in results.timed(found):
+    for curve, regular in results.timed(found):
         pixels = [row["width"] * row["height"] for row in curve.images[-1]]
         seconds = curve.encode_seconds
         cells = [curve.key, f"{EFFORTS[curve.effort]}", f"{seconds:.0f}"]
         cells.append(f"{1e6 * len(pixels) * seconds / sum(pixels):.0f}")
-        rows.append(cells + [_rate(curve, plain, quality) for quality in bdrate.QUALITIES])
+        rows.append(cells + [_rate(curve, regular, quality) for quality in bdrate.QUALITIES])
     return table(titles, rows)
 
 
@@ -158,7 +158,7 @@ def single_models(found: Sequence[Curve], singles: dict[str, Sequence[Curve]]) -
     titles = ["family", "PSNR", "layers", "bpp", "single model", "bpp", "difference in rate"]
     rows = []
     for ours in found:
-        if not (ours.plain and ours.optimised_for == "mse"):
+        if not (ours.regular and ours.optimised_for == "mse"):
             continue
         points = []
         if other:
@@ -189,7 +189,7 @@ def extremes(found: Sequence[Curve]) -> str:
     titles = ["family", "layers", "lowest PSNR", "highest PSNR", "most bits", "fewest bits"]
     rows = []
     for curve in found:
-        for label, images in zip(curve.labels, curve.images if curve.plain else ()):
+        for label, images in zip(curve.labels, curve.images if curve.regular else ()):
             by_psnr = sorted(images, key=_psnr_of)
             by_rate = sorted(images, key=lambda row: -row["bpp"])
             qualities = [
@@ -207,7 +207,7 @@ def other_sets(sets: dict[str, Sequence[Curve]]) -> str:
     rows = []
     for name, found in sets.items():
         anchor = next((c for c in found if c.key == "anchors/jpeg2000"), None)
-        for ours in (c for c in found if c.plain and anchor):
+        for ours in (c for c in found if c.regular and anchor):
             names = [row["image"] for row in ours.images[0]]
             pairs = [[results.of_image(curve, one) for curve in (ours, anchor)] for one in names]
             each = [bdrate.delta_or_reason(*pair, "psnr") for pair in pairs if all(pair)]
@@ -261,7 +261,7 @@ def trainings(family: Family, records: dict[str, dict], found: Sequence[Curve]) 
     """Returns training and results of the layers of a family."""
     titles = ["layers", "lambda", "steps", "patches", "hours", "held-out loss"]
     titles += ["bpp", "PSNR", "MS-SSIM"]
-    ours = next((c for c in found if c.plain and c.family == family), None)
+    ours = next((c for c in found if c.regular and c.family == family), None)
     rows = []
     for name, record in records.items():
         training = record["training"]

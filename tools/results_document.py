@@ -25,10 +25,6 @@ BD-rate is the mean difference of rates at equal quality: negative where ours sp
 shared range of quality stands in brackets. Averaged curves have one point per setting, the mean of
 all images. A mean per image is the mean of per-image BD-rates, known for codecs that were measured
 here. Published curves come from the sources [below](#published-curves).
-
-The encoder of `conditional-mse` chooses coarser quantization steps for images with much detail.
-This raises the mean of PSNRs at a given mean rate. Averaged curves therefore favor it more than
-means per image do.
 """
 _AXIS = """\
 ## The axis of the paper
@@ -49,17 +45,16 @@ _SETS = """\
 ## Other images
 
 The table compares with JPEG 2000 (Pillow) on photos outside the training. Their sizes differ from
-Kodak's. Per image, `conditional-mse` spends more bits on drawings and on large, smooth photos.
+Kodak's.
 
     python -m sae anchors held-out --codecs jpeg2000
-    python -m sae evaluate held-out --family conditional-mse
+    python -m sae evaluate held-out --family progressive-mse
 """
 _EFFORT = """\
 ## Latent optimization
 
 `--effort` optimizes the latents of every image by stochastic Gumbel annealing (SGA). The stream
-is decoded as fast as any. Seconds are processor seconds of one core, but those of
-`conditional-mse/effort-5` are wall-clock seconds on busy cores.
+is decoded as fast as any. Seconds are processor seconds of one core.
 """
 
 
@@ -79,7 +74,7 @@ def document(
     """
     parts = [_BEGINNING, _figure("kodak-all.png", "Rate and distortion, all curves", plots), _AXIS]
     ours = [curve for curve in found if curve.family]
-    for curve in (curve for curve in ours if curve.plain):
+    for curve in (curve for curve in ours if curve.regular):
         parts += [f"## {curve.key}", result_tables.layers(curve, found)]
         for one in (c for c in results.default(found) if c.family == curve.family):
             title = f"BD-rates with `--effort {one.effort}`:" if one.effort else "BD-rates:"
@@ -105,8 +100,5 @@ def _sample(ours: Sequence[Curve]) -> str:
     if not ours:
         return ""
     lines = tables.images(ours[0].images[min(2, len(ours[0].images) - 1)]).splitlines()
-    text = (
-        "`python test_el2.py` prints each layer's own bits per pixel, those of the file, the "
-        "estimate from the likelihoods, and the quality:"
-    )
+    text = "`python test_el2.py` prints rate and quality of each image up to that layer:"
     return "\n".join([text, "", "```", *lines[:4], "...", lines[-1], "```"])

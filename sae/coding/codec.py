@@ -1,450 +1,246 @@
-"""Image to .sae stream and back.
+"""Images to streams of any family, and streams back to images.
 
-Encoder and decoder walk through the same contexts: each layer is coded in
-what a decoder has at that point, which follows from the rounded latents
-alone; the encoder keeps those and decodes nothing. All of it runs on the CPU,
-since a GPU adds up in another order.
+data = compress(image, max_bytes=20_000)
+image = decompress(data)
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
-import tensorflow as tf
 
-from sae import files, images, memory, metrics
-from sae.coding import bitstream
-from sae.coding.bitstream import Header, Record
-from sae.coding.effort import count_steps, search
-from sae.config import EFFORTS
+from sae import files, images, metrics
+from sae.coding import header, progressive_container, residual_container, stream
+from sae.coding.stream import truncate
+from sae.config import DEFAULT_FOLDER, EFFORTS, MAX_PIXELS
 from sae.errors import SaeError
-from sae.model import checkpoint
-from sae.model.checkpoint import Store
-from sae.model.layer import Context, Layer
+from sae.model import stores
+from sae.model.layer_store import LayerStore
+from sae.model.stores import Store
+
+if TYPE_CHECKING:
+    from sae.coding.progressive_codec import ProgressiveDecoder
+    from sae.coding.residual_codec import ResidualDecoder
 
 Image = Union[np.ndarray, images.Source]
 Folder = Union[str, Path]
 # Called with the number of steps done, and of all there are.
 Progress = Callable[[int, int], object]
 
-# In which order floating-point numbers are added up depends on the number of
-# threads TensorFlow has. With always the same, every process decodes alike,
-# whatever number of cores the machine gives it.
-_THREADS = 8
-# A range coder leaves out bytes at the end of a string that it can do without.
-_SLACK_BYTES = 8
-# So much worse in PSNR, a base layer is one of another image.
-_OWN_DB = 3.0
-# At the peak, with all layers (benchmarks/codec.py measures it).
-_BYTES_PER_PIXEL = 230
-
-# Restored layers, by their store and fingerprints.
-_LOADED: dict[tuple[Store, tuple[str, ...]], Sequence[Layer]] = {}
-_MOST_LOADED = 16
-
-try:
-    tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
-except RuntimeError:
-    warnings.warn(
-        "TensorFlow ran before sae.coding.codec was imported: single values of a decoded image may "
-        "differ by 1 from what other processes decode.",
-        stacklevel=2,
-    )
-
-
-class Encoded(NamedTuple):
-    """A stream and what it reaches.
-
-    Attributes:
-      data: the stream.
-      layers: how many layers it has.
-      bpp: its bits per pixel, header included.
-      psnr: of the 8-bit image that it decodes to, in dB; None if no PSNR was the target.
-    """
-
-    data: bytes
-    layers: int
-    bpp: float
-    psnr: float | None
-
 
 def compress(
     image: Image,
     layers: int | None = None,
     family: str = "mse",
-    checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
+    checkpoints: Folder = DEFAULT_FOLDER,
+    *,
+    max_bytes: int | None = None,
+    max_bpp: float | None = None,
+    psnr: float | None = None,
     effort: int = 0,
-) -> bytes:
-    """Returns the stream of an image; see `encode`."""
-    return encode(image, layers, family, checkpoints, effort).data
-
-
-def encode(
-    image: Image,
-    layers: int | None = None,
-    family: str = "mse",
-    checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
-    effort: int = 0,
-    target_bpp: float | None = None,
-    target_psnr: float | None = None,
-    max_pixels: int = images.MAX_PIXELS,
-    progress: Progress = lambda done, of: None,
+    max_pixels: int = MAX_PIXELS,
     background: str | None = None,
-) -> Encoded:
-    """Codes an image.
+    progress: Progress = lambda done, count: None,
+) -> bytes:
+    """Returns the stream of an image.
 
     Args:
-      image: uint8 [H, W, 3], or what `images.read` takes: a path or a binary file.
-      layers: so many, from the base up; by default, all that are trained.
-      family: of the layers; or a metric, "mse" or "ms-ssim", for the best family trained for it.
-      checkpoints: the folder of all checkpoints.
-      effort: 0 takes the latents of the analysis; 1 to 9 search for better ones, in
-        `EFFORTS[effort]` steps for each layer. The stream is decoded as fast as any.
-      target_bpp: add no layer once the stream has so many bits per pixel.
-      target_psnr: add no layer once the 8-bit decoded image has this PSNR in dB.
+      image: uint8 [H, W, 3], or an image file, by name or open.
+      layers: largest number of named layers; all that are trained by default.
+      family: name of the family; or a metric, "mse" or "ms-ssim", for the best family of it.
+      checkpoints: folder of all checkpoints.
+      max_bytes: largest number of bytes.
+      max_bpp: largest number of bits per pixel.
+      psnr: PSNR in dB of the 8-bit decoded image, at which the stream may end. A stream that does
+        not reach it is whole.
+      effort: effort of the latent optimization of residual families, an index of `EFFORTS`.
       max_pixels: larger images are refused.
-      progress: of a search.
-      background: color behind transparent pixels.
-
-    Returns:
-      The stream and what was reached, which with all layers may be less than a target.
+      background: color behind transparent pixels, as CSS writes it.
+      progress: called after each step of the optimization.
 
     Raises:
-      SaeError: the image cannot be read or is too large, a layer is not trained, or
-        there is no such effort.
+      SaeError: the image cannot be read or is too large, the family is not trained, or a limit
+        cannot be kept.
     """
-    for name, target in (("bpp", target_bpp), ("PSNR", target_psnr)):
-        if target is not None and not 0 < target < math.inf:
-            raise SaeError(f"A target {name} is a number above 0, not {target}.")
-    image = _array(image, max_pixels, background)
-    found = checkpoint.store(family, checkpoints).family
-    header = Header(found, image.shape[1], image.shape[0])
-    coder = _Coder(header, layers, checkpoints, effort, progress)
-    return _encode(coder, image, [], target_bpp, target_psnr)
+    for name, limit in (("bpp", max_bpp), ("PSNR", psnr), ("bytes", max_bytes)):
+        if limit is not None and not 0 < limit < math.inf:
+            raise SaeError(f"A limit of {name} is a number above 0, not {limit}.")
+    if effort not in range(len(EFFORTS)):
+        raise SaeError(f"The effort is 0 to {len(EFFORTS) - 1}, not {effort}.")
+    store = stores.store(family, checkpoints)
+    count = len(store.family.layers)
+    if layers is not None and not 1 <= layers <= count:
+        raise SaeError(f"The {store.family.name} family has 1 to {count} layers, not {layers}.")
+    pixels = _array(image, store, max_pixels, background)
+    if isinstance(store, LayerStore):
+        from sae.coding import residual_codec
 
+        target = math.inf if psnr is None else psnr
+        data = residual_codec.compress(pixels, store, layers, target, effort, progress)
+    else:
+        if effort:
+            raise SaeError(f"The {store.family.name} family has no latent optimization.")
+        from sae.coding import progressive_codec
 
-def extend(
-    data: files.Bytes,
-    image: Image,
-    layers: int | None = None,
-    checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
-    effort: int = 0,
-    max_pixels: int = images.MAX_PIXELS,
-    progress: Progress = lambda done, of: None,
-    background: str | None = None,
-) -> bytes:
-    """Adds layers to a stream; the result is what coding all of them at once gives.
-
-    Args:
-      data: the stream, or the name of its file, or the file.
-      image: what it was made from, as `encode` takes it.
-      layers: of the result; by default, all that are trained.
-      checkpoints: the folder of all checkpoints, which made the stream.
-      effort: of the layers that are added; see `encode`.
-      max_pixels: larger images are refused.
-      progress: of a search.
-      background: as `encode` takes it.
-
-    Raises:
-      SaeError: as `encode` and `decompress`, or the image is another one, or the
-        stream has that many layers already.
-    """
-    image = _array(image, max_pixels, background)
-    header, records = _parse(data, None, max_pixels)
-    if (header.height, header.width) != image.shape[:2]:
-        raise SaeError(
-            f"The stream holds an image of {header.width} x {header.height} pixels, and the image "
-            f"has {image.shape[1]} x {image.shape[0]}; extend a stream with its own image."
-        )
-    coder = _Coder(header, layers, checkpoints, effort, progress, records)
-    if len(records) >= len(coder.layers):
-        raise SaeError(
-            f"The stream has {len(records)} layers already; only {len(coder.layers)} are asked for "
-            "or trained."
-        )
-    _require_own(coder, image, records[0], checkpoints)
-    for record in records[1:]:
-        coder.decode(record)
-    return _encode(coder, image, records).data
+        data = progressive_codec.compress(pixels, store)
+        data = truncate(data, layers, max_pixels=max_pixels)
+        if psnr is not None:
+            data = _shortest(data, pixels, psnr, checkpoints)
+    if max_bytes is not None or max_bpp is not None:
+        data = truncate(data, max_bytes=max_bytes, max_bpp=max_bpp, max_pixels=max_pixels)
+    return data
 
 
 def decompress(
     data: files.Bytes,
     layers: int | None = None,
-    checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
-    max_pixels: int = images.MAX_PIXELS,
+    checkpoints: Folder = DEFAULT_FOLDER,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """Decodes a stream, or as much of it as there is.
 
     Args:
-      data: the stream, or the name of its file, or the file; one that was cut short
-        gives its complete layers, and a warning.
-      layers: decode so many, from the base up; by default, all.
-      checkpoints: the folder of all checkpoints, which made the stream.
+      data: stream, or its file, by name or open. One that is damaged is decoded up to there, and a
+        residual one that is cut up to its last complete layer, with a warning.
+      layers: largest number of named layers; all in the stream by default.
+      checkpoints: folder of all checkpoints.
       max_pixels: larger images are refused.
 
     Returns:
       The image, uint8 [H, W, 3].
 
     Raises:
-      SaeError: this is no stream, it is damaged or cut within its base layer, the
-        image is too large, or the checkpoints are not those that made it.
+      SaeError: this is no stream, nothing of it can be decoded, the image is too large, or the
+        checkpoints are not those of the stream.
     """
-    header, records = _parse(data, layers, max_pixels)
-    coder = _Coder(header, len(records), checkpoints, records=records)
-    for record in records:
-        coder.decode(record)
-    return coder.image()
-
-
-def stages(
-    data: bytes, checkpoints: Folder = checkpoint.DEFAULT_FOLDER
-) -> list[tuple[int, np.ndarray]]:
-    """Returns, for each layer of a stream, the bytes up to it and the image they decode to."""
-    records = bitstream.parse(data).records
-    decoded = Decoder(checkpoints=checkpoints).feed(data)
-    return [(bitstream.size(records[: k + 1]), x_hat) for k, x_hat in enumerate(decoded)]
+    data = files.read_bytes(data)
+    found = stream.parse(data, max_pixels)
+    residual = found.family.kind == "residual"
+    if residual and not found.layers:
+        raise SaeError(
+            "The .sae stream is damaged in its base layer; nothing can be decoded."
+            if found.damaged
+            else "The .sae stream ends before its base layer does; nothing can be decoded."
+        )
+    if layers is not None and found.layers >= layers:
+        data = truncate(data, layers, max_pixels=max_pixels)
+    elif found.damaged:
+        warnings.warn(f"The stream is damaged after byte {found.size}.", stacklevel=2)
+    elif residual and found.size != found.ends[-1]:
+        warnings.warn(f"The stream is cut short; {found.last_layer} is its last.", stacklevel=2)
+    elif layers is not None:
+        warnings.warn(
+            f"The stream has {found.layers} complete layers; {layers} were asked for.", stacklevel=2
+        )
+    decoder = Decoder(checkpoints, max_pixels)
+    decoder.feed(data)
+    image = decoder.image()
+    assert image is not None, "a stream with a header has an image"
+    return image
 
 
 class Decoder:
-    """Decodes a stream as its bytes arrive.
+    """Decodes a stream as its bytes come.
 
     Args:
-      layers: decode so many; bytes that follow them are passed over.
-      checkpoints: the folder of all checkpoints, which made the stream.
+      checkpoints: folder of all checkpoints.
       max_pixels: larger images are refused.
     """
 
-    def __init__(
-        self,
-        layers: int | None = None,
-        checkpoints: Folder = checkpoint.DEFAULT_FOLDER,
-        max_pixels: int = images.MAX_PIXELS,
-    ):
-        self._parser = bitstream.Parser(max_pixels, layers)
-        self._layers, self._checkpoints = layers, checkpoints
-        self._coder: _Coder | None = None
+    def __init__(self, checkpoints: Folder = DEFAULT_FOLDER, max_pixels: int = MAX_PIXELS):
+        self._checkpoints, self._max_pixels = Path(checkpoints), max_pixels
+        self._start = b""
+        self._decoder: ResidualDecoder | ProgressiveDecoder | None = None
 
-    @property
-    def header(self) -> Header | None:
-        """Size of the image and family; None until these bytes have come."""
-        return self._parser.header
-
-    def feed(self, data: bytes) -> list[np.ndarray]:
-        """Takes the next bytes; returns the image, uint8 [H, W, 3], after each layer they complete.
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes of the stream, and decodes what they determine.
 
         Raises:
           SaeError: as `decompress`.
         """
-        decoded = []
-        for record in self._parser.feed(data):
-            if self._coder is None:
-                assert self.header is not None, "records come after a header"
-                trained = Store(self.header.family, Path(self._checkpoints)).names()
-                layers = len(trained[: self._layers]) or 1
-                self._coder = _Coder(self.header, layers, self._checkpoints, records=[record])
-            self._coder.decode(record)
-            decoded.append(self._coder.image())
-        return decoded
+        if self._decoder is None:
+            self._start = data = self._start + bytes(data)
+            if (version := header.version(data)) is None:
+                return
+            self._decoder = self._of_version(version)
+        self._decoder.feed(data)
+
+    def _of_version(self, version: int) -> ResidualDecoder | ProgressiveDecoder:
+        stream.require_version(version)
+        if version == residual_container.VERSION:
+            from sae.coding.residual_codec import ResidualDecoder
+
+            return ResidualDecoder(self._checkpoints, self._max_pixels)
+        from sae.coding.progressive_codec import ProgressiveDecoder
+
+        return ProgressiveDecoder(self._checkpoints, self._max_pixels)
+
+    def image(self) -> np.ndarray | None:
+        """Returns the image so far, uint8 [H, W, 3]; None where nothing can be decoded yet."""
+        return None if self._decoder is None else self._decoder.image()
+
+    @property
+    def header(self) -> residual_container.Header | progressive_container.Header | None:
+        """Family and size of the image, None until they have come."""
+        return None if self._decoder is None else self._decoder.header
+
+    @property
+    def layers(self) -> int:
+        """Number of complete layers."""
+        return 0 if self._decoder is None else self._decoder.layers
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole stream has come and is sound."""
+        return self._decoder is not None and self._decoder.complete
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a checksum is wrong; all that follows is ignored."""
+        return self._decoder is not None and self._decoder.damaged
 
 
-class _Coder:
-    """The layers of one image, and the context that those coded so far leave."""
+def decode_points(
+    data: bytes, checkpoints: Folder = DEFAULT_FOLDER
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yields name, number of bytes and image of each complete layer of a stream."""
+    found, decoder, start = stream.parse(data), Decoder(checkpoints), 0
+    for name, end in zip(found.family.layers, found.ends[: found.layers]):
+        decoder.feed(data[start:end])
+        start, image = end, decoder.image()
+        assert image is not None, "a complete layer has an image"
+        yield name, end, image
 
-    def __init__(
-        self,
-        header: Header,
-        layers: int | None,
-        checkpoints: Folder,
-        effort: int = 0,
-        progress: Progress = lambda done, of: None,
-        records: Sequence[Record] = (),
-    ):
-        if effort not in range(len(EFFORTS)):
-            raise SaeError(f"The effort is 0 to {len(EFFORTS) - 1}, not {effort}.")
-        _require_memory(header.width, header.height)
-        self.header, self._effort, self._progress = header, effort, progress
-        self._store = Store(header.family, Path(checkpoints))
-        self.layers, self._fingerprints = _load(self._store, layers, records)
-        self._stride = self.layers[0].stride
-        sides = (header.height, header.width)
-        height, width = (side + -side % self._stride for side in sides)
-        self._size = height, width
-        self._context: Context | None = None
-        self._done = 0
 
-    def encode(self, image: np.ndarray) -> Record:
-        """Codes the next layer."""
-        layer, context = self.layers[self._done], self._started()
-        with tf.device("CPU:0"):
-            x = tf.cast(images.pad(image, self._stride)[None], tf.float32) / 255.0
-            y = layer.analyse(x, context)
-        if self._effort:
-            # On a GPU where there is one, since no decoder has to repeat it.
-            y_hat = self._searched(x, layer, context)
-            with tf.device("CPU:0"):
-                strings = layer.write(y_hat, context)
+def _shortest(data: bytes, image: np.ndarray, psnr: float, checkpoints: Folder) -> bytes:
+    """Returns the shortest beginning of a progressive stream that reaches a PSNR, by bisection."""
+    smallest, largest = stream.parse(data).smallest, len(data)
+    if metrics.psnr(image, decompress(data, checkpoints=checkpoints)) < psnr:
+        return data
+    while largest - smallest > 1:
+        middle = (smallest + largest) // 2
+        decoded = decompress(data[:middle], checkpoints=checkpoints)
+        if metrics.psnr(image, decoded) < psnr:
+            smallest = middle
         else:
-            with tf.device("CPU:0"):
-                y_hat = layer.quantize(y, context)
-                strings = layer.write(y_hat, context)
-        self._go_on(y_hat)
-        return Record(self._fingerprints[self._done - 1], strings.numpy()[0])
-
-    def _searched(self, x: tf.Tensor, layer: Layer, context: Context) -> tf.Tensor:
-        """Returns a rounded latent that was searched for."""
-        steps = count_steps(self._effort, self._size, self._stride)
-        done = itertools.count(self._done * steps + 1)
-        return search(
-            x,
-            context,
-            layer,
-            self._store.objective(layer.name),
-            self._effort,
-            (self.header.height, self.header.width),
-            lambda: self._progress(next(done), len(self.layers) * steps),
-        )
-
-    def decode(self, record: Record) -> None:
-        """Decodes the next layer."""
-        index, name = self._done, bitstream.layer_name(self._done)
-        if index == len(self.layers):
-            raise SaeError(f"Layer {name} of the stream has no trained weights here.")
-        _require_weights(index, record, self._fingerprints[index])
-        # Before anything is allocated for an image that the string cannot fill.
-        if len(record.string) + _SLACK_BYTES < self.layers[index].smallest_bytes(self._size):
-            raise SaeError(
-                f"Layer {name} is damaged: {len(record.string)} bytes cannot fill "
-                f"{self.header.width} x {self.header.height} pixels."
-            )
-        try:
-            with tf.device("CPU:0"):
-                strings = tf.constant([record.string])
-                y_hat = self.layers[index].read(strings, self._started(), self._size)
-        except tf.errors.InvalidArgumentError as error:
-            raise SaeError(f"Layer {name} is damaged: its string cannot be decoded.") from error
-        self._go_on(y_hat)
-
-    def image(self) -> np.ndarray:
-        """Returns the image after the layers so far, uint8 [H, W, 3]."""
-        with tf.device("CPU:0"):
-            assert self._context is not None, "an image comes after a layer"
-            x_hat = self._context.x_hat[0, : self.header.height, : self.header.width]
-            return tf.saturate_cast(tf.round(255.0 * x_hat), tf.uint8).numpy()
-
-    def _started(self) -> Context:
-        if self._context is not None:
-            return self._context
-        return Context.empty((1, *self._size, 3))
-
-    def _go_on(self, y_hat: tf.Tensor) -> None:
-        self._context = self._started().extended(self.layers[self._done], y_hat)
-        self._done += 1
+            largest = middle
+    return data[:largest]
 
 
-def _encode(
-    coder: _Coder,
-    image: np.ndarray,
-    records: list[Record],
-    target_bpp: float | None = None,
-    target_psnr: float | None = None,
-) -> Encoded:
-    """Codes the layers that come after `records`, which the coder has decoded."""
-    pixels, psnr = image.shape[0] * image.shape[1], None
-    while True:
-        records.append(coder.encode(image))
-        bpp = 8 * bitstream.size(records) / pixels
-        last = len(records) == len(coder.layers) or (target_bpp is not None and bpp >= target_bpp)
-        if target_psnr is not None:
-            psnr = metrics.psnr(image, coder.image())
-            last = last or psnr >= target_psnr
-        if last:
-            return Encoded(bitstream.pack(coder.header, records), len(records), bpp, psnr)
-
-
-def _require_memory(width: int, height: int, name: str = "An image") -> None:
-    memory.require(width * height * _BYTES_PER_PIXEL, f"{name} of {width} x {height} pixels")
-
-
-def _array(image: Image, max_pixels: int, background: str | None) -> np.ndarray:
+def _array(image: Image, store: Store, max_pixels: int, background: str | None) -> np.ndarray:
     """Returns the image as uint8 [H, W, 3]."""
     if not isinstance(image, np.ndarray):
         # The check comes before the image is decoded, which alone may take gigabytes.
         name = str(image) if isinstance(image, (str, Path)) else "An image"
-        _require_memory(*images.size(image, max_pixels), name)
+        header.require_memory(store.family, *images.size(image, max_pixels), name)
         return images.read(image, max_pixels, background)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise SaeError(f"An image is uint8 [H, W, 3], not {image.dtype} {list(image.shape)}.")
     if image.shape[0] * image.shape[1] > max_pixels:
         raise SaeError(f"The image has more pixels than the limit of {max_pixels}.")
     return image
-
-
-def _parse(data: files.Bytes, layers: int | None, max_pixels: int) -> tuple[Header, list[Record]]:
-    """Reads a stream; warns where it has fewer layers than it should."""
-    stream = bitstream.parse(files.read_bytes(data), layers, max_pixels)
-    last = bitstream.layer_name(len(stream.records) - 1)
-    if stream.cut:
-        warnings.warn(f"The stream is cut short; {last} is its last layer.", stacklevel=3)
-    elif layers is not None and len(stream.records) < layers:
-        warnings.warn(f"The stream ends with {last}; {layers} layers were asked for.", stacklevel=3)
-    return stream.header, stream.records
-
-
-def _require_own(coder: _Coder, image: np.ndarray, base: Record, checkpoints: Folder) -> None:
-    """Decodes the base of a stream; raises SaeError where the image cannot be its own.
-
-    A base that is the image's own is not much further from it than what the image gives now,
-    whatever effort made it.
-    """
-    coder.decode(base)
-    own = _Coder(coder.header, 1, checkpoints)
-    own.encode(image)
-    reached, possible = (metrics.psnr(image, one.image()) for one in (coder, own))
-    if reached < possible - _OWN_DB:
-        raise SaeError(
-            f"The stream is not of this image: its base layer comes to {reached:.1f} dB of it, and "
-            f"the image's own to {possible:.1f} dB; extend a stream with its own image."
-        )
-
-
-def _require_weights(index: int, record: Record, fingerprint: bytes) -> None:
-    """Raises SaeError where the weights of a layer are not those that made its record."""
-    if record.fingerprint != fingerprint:
-        raise SaeError(
-            f"Layer {bitstream.layer_name(index)} was made with weights "
-            f"{record.fingerprint.hex()}, and these are {fingerprint.hex()}; name the checkpoints "
-            "that made the stream."
-        )
-
-
-def _load(
-    store: Store, count: int | None, records: Sequence[Record] = ()
-) -> tuple[Sequence[Layer], Sequence[bytes]]:
-    """Returns the first `count` layers, by default all there are, and their fingerprints.
-
-    Layers are restored once while their fingerprints stay the same, and only if they made
-    the records.
-    """
-    family = store.family
-    if count is not None and not 1 <= count <= len(family.layers):
-        raise SaeError(
-            f"The {family.name} family has 1 to {len(family.layers)} layers, not {count}."
-        )
-    described = store.described(count)
-    fingerprints = tuple(entry["fingerprint"] for entry in described.values())
-    prefixes = [bytes.fromhex(f)[: bitstream.FINGERPRINT_BYTES] for f in fingerprints]
-    for index, (record, prefix) in enumerate(zip(records, prefixes)):
-        _require_weights(index, record, prefix)
-    if (store, fingerprints) not in _LOADED:
-        if len(_LOADED) == _MOST_LOADED:
-            _LOADED.clear()
-        with tf.device("CPU:0"):
-            _LOADED[store, fingerprints] = store.cascade(described=described).layers
-    return _LOADED[store, fingerprints], prefixes

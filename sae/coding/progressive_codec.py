@@ -12,20 +12,16 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from sae import images, memory
-from sae.coding.bitstream import FINGERPRINT_BYTES
-from sae.coding.container import Header, Reader, pack
+from sae import images
+from sae.coding.header import FINGERPRINT_BYTES, require_memory
 from sae.coding.plane_coder import Decoded, PlaneCoder, PlaneDecoder
-from sae.config import DEFAULT_FOLDER
+from sae.coding.progressive_container import Header, Reader, pack
+from sae.config import DEFAULT_FOLDER, MAX_PIXELS, STRIDE
 from sae.errors import SaeError
 from sae.model import progressive_transforms as transforms
-from sae.model.cosine_transform import STRIDE
 from sae.model.integer_context import IntegerContext
 from sae.model.model_store import ModelStore, StoredModel
 from sae.model.tiling import in_strips
-
-# At the peak, of encoding.
-_BYTES_PER_PIXEL = 150
 
 
 class ProgressiveCodec:
@@ -107,15 +103,11 @@ def load(store: ModelStore) -> tuple[ProgressiveCodec, bytes]:
 def compress(image: np.ndarray, store: ModelStore) -> bytes:
     """Returns the stream of an image, uint8 [H, W, 3]."""
     height, width, _ = image.shape
-    _require_memory(width, height)
+    require_memory(store.family, width, height)
     codec, fingerprint = load(store)
     code = codec.coder.encode(codec.analysis(image))
     header = Header(store.family, fingerprint, width, height, tuple(code.ends))
     return pack(header, code.string)
-
-
-def _require_memory(width: int, height: int) -> None:
-    memory.require(width * height * _BYTES_PER_PIXEL, f"An image of {width} x {height} pixels")
 
 
 class ProgressiveDecoder:
@@ -126,9 +118,7 @@ class ProgressiveDecoder:
       max_pixels: larger images are refused.
     """
 
-    def __init__(
-        self, checkpoints: str | Path = DEFAULT_FOLDER, max_pixels: int = images.MAX_PIXELS
-    ):
+    def __init__(self, checkpoints: str | Path = DEFAULT_FOLDER, max_pixels: int = MAX_PIXELS):
         self._reader, self._checkpoints = Reader(max_pixels), Path(checkpoints)
         self._codec: ProgressiveCodec | None = None
         self._planes: PlaneDecoder | None = None
@@ -159,7 +149,7 @@ class ProgressiveDecoder:
         if self.header is None:
             return
         if self._codec is None:
-            _require_memory(self.header.width, self.header.height)
+            require_memory(self.header.family, self.header.width, self.header.height)
             store = ModelStore(self.header.family, self._checkpoints)
             codec, fingerprint = load(store)
             if fingerprint != self.header.fingerprint:
@@ -175,6 +165,11 @@ class ProgressiveDecoder:
             self._planes, self._taken = self._codec.coder.decoder(height, width), 0
         self._planes.feed(code[self._taken :])
         self._taken = len(code)
+
+    @property
+    def layers(self) -> int:
+        """Number of complete layers."""
+        return 0 if self.header is None else sum(end <= self._taken for end in self.header.ends)
 
     @property
     def level(self) -> float:

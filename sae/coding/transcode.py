@@ -1,8 +1,7 @@
-"""The codec on files and folders: the commands compress, decompress, info, truncate, extend.
+"""The codec on files and folders: the commands compress, decompress, info and truncate.
 
-A name of "-" is standard input or output. Each command returns its exit
-status; messages go to standard error. TensorFlow is imported only
-where images are coded.
+A name of "-" is standard input or output. Each command returns its exit status; messages go to
+standard error. The networks are imported only where images are coded.
 """
 
 from __future__ import annotations
@@ -21,37 +20,45 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from sae import files, images
-from sae.coding import bitstream
+from sae.coding import header, stream
 from sae.errors import SaeError, in_words
-from sae.model import checkpoint
+from sae.metrics import psnr
+from sae.model import stores
 
 
 def compress(options: argparse.Namespace) -> int:
     """Images to streams."""
     jobs = _jobs(options.source, options.target, images.find, ".sae")
-    checkpoint.store(options.family, options.checkpoints).described(options.layers)
+    stores.store(options.family, options.checkpoints).require(options.layers)
     from sae.coding import codec
 
     def run(source: str, target: str) -> None:
-        image = io.BytesIO(_read("-")) if source == "-" else source
-        with _searching(source, options.effort) as progress:
-            encoded = codec.encode(
+        image = images.read(
+            io.BytesIO(_read("-")) if source == "-" else source,
+            options.max_pixels,
+            options.background,
+        )
+        with _optimizing(source, options.effort) as progress:
+            data = codec.compress(
                 image,
                 options.layers,
                 options.family,
                 options.checkpoints,
-                options.effort,
-                options.target_bpp,
-                options.target_psnr,
-                options.max_pixels,
-                progress,
-                options.background,
+                max_bytes=options.bytes,
+                max_bpp=options.bpp,
+                psnr=options.psnr,
+                effort=options.effort,
+                max_pixels=options.max_pixels,
+                progress=progress,
             )
-        _write(target, encoded.data)
-        _say_stream(source, encoded.data, encoded.psnr)
-        psnr_missed = encoded.psnr is not None and encoded.psnr < options.target_psnr
-        if encoded.bpp < (options.target_bpp or 0) or psnr_missed:
-            warnings.warn("All layers together do not reach the target.", stacklevel=2)
+        _write(target, data)
+        reached = None
+        if options.psnr is not None:
+            decoded = codec.decompress(data, checkpoints=options.checkpoints)
+            reached = psnr(image, decoded)
+            if reached < options.psnr:
+                warnings.warn("The whole stream does not reach this PSNR.", stacklevel=2)
+        _report(source, data, reached)
 
     return _each(jobs, run)
 
@@ -61,10 +68,9 @@ def decompress(options: argparse.Namespace) -> int:
     jobs = _jobs(options.source, options.target, _find_streams, ".png")
     from sae.coding import codec
 
-    def run(source: str, target: str) -> None:
-        image = codec.decompress(
-            _read(source), options.layers, options.checkpoints, options.max_pixels
-        )
+    def run(source: str, target: str) -> int:
+        data = _read(source)
+        image = codec.decompress(data, options.layers, options.checkpoints, options.max_pixels)
         if target == "-":
             buffer = io.BytesIO()
             images.write_png(image, buffer)
@@ -72,63 +78,50 @@ def decompress(options: argparse.Namespace) -> int:
         else:
             images.write_png(image, target)
         _say(f"{source}: {image.shape[1]} x {image.shape[0]} pixels to {target}")
+        return int(stream.parse(data, options.max_pixels).damaged)
 
     return _each(jobs, run)
 
 
 def truncate(options: argparse.Namespace) -> int:
-    """Streams to streams of fewer layers."""
+    """Streams to shorter streams."""
     jobs = _jobs(options.source, options.target, _find_streams, ".sae")
 
-    def run(source: str, target: str) -> None:
-        data = bitstream.truncate(_read(source), options.layers, options.max_pixels)
-        _write(target, data)
-        _say_stream(source, data)
+    def run(source: str, target: str) -> int:
+        data = _read(source)
+        cut = stream.truncate(
+            data,
+            options.layers,
+            max_bytes=options.bytes,
+            max_bpp=options.bpp,
+            max_pixels=options.max_pixels,
+        )
+        _write(target, cut)
+        _report(source, cut)
+        found = stream.parse(data, options.max_pixels)
+        damaged = found.damaged and len(cut) == found.size
+        if damaged:
+            warnings.warn("The stream is damaged; what comes before is kept.", stacklevel=2)
+        return int(damaged)
 
     return _each(jobs, run)
-
-
-def extend(options: argparse.Namespace) -> int:
-    """A stream and its image to a stream of more layers."""
-    _check_target(options.target, [options.source, options.image], ".sae")
-    from sae.coding import codec
-
-    with _telling(options.source), _naming(options.source):
-        with _searching(options.source, options.effort) as progress:
-            data = codec.extend(
-                _read(options.source),
-                options.image,
-                options.layers,
-                options.checkpoints,
-                options.effort,
-                options.max_pixels,
-                progress,
-                options.background,
-            )
-        _write(options.target, data)
-        _say_stream(options.source, data)
-    return 0
 
 
 def info(options: argparse.Namespace) -> int:
     """Prints what a stream holds."""
     with _telling(options.source), _naming(options.source):
-        stream = bitstream.parse(_read(options.source), max_pixels=options.max_pixels)
-        header, pixels = stream.header, stream.header.width * stream.header.height
-        print(f"{header.width} x {header.height} pixels, {header.family.name} layers")
-        print(f"{'layer':<6}{'weights':<10}{'bytes':>12}{'bpp':>10}{'total bpp':>12}")
-        for index, record in enumerate(stream.records):
-            size = bitstream.RECORD_BYTES + len(record.string)
-            total = bitstream.size(stream.records[: index + 1])
-            print(
-                f"{bitstream.layer_name(index):<6}{record.fingerprint.hex():<10}{size:>12}"
-                f"{8 * size / pixels:>10.4f}{8 * total / pixels:>12.4f}"
-            )
-        print(f"{'header':<16}{bitstream.HEADER_BYTES:>12}")
-        if stream.cut:
-            cut = bitstream.layer_name(len(stream.records))
-            warnings.warn(f"The stream is cut within {cut}.", stacklevel=2)
-    return 0
+        found = stream.parse(_read(options.source), options.max_pixels)
+        print(f"{found.width} x {found.height} pixels, {found.family.name}")
+        print(f"{'up to':<8}{'weights':<10}{'bytes':>12}{'bpp':>10}")
+        for name, weights, end in zip(found.family.layers, found.fingerprints, found.ends):
+            bpp = 8 * end / (found.width * found.height)
+            missing = "" if end <= found.size else "  not complete"
+            print(f"{name:<8}{weights.hex():<10}{end:>12}{bpp:>10.4f}{missing}")
+        if found.damaged:
+            warnings.warn(f"The stream is damaged after byte {found.size}.", stacklevel=2)
+        elif found.size not in found.ends:
+            print(f"{'cut':<18}{found.size:>12}{found.bpp:>10.4f}")
+    return int(found.damaged)
 
 
 class _Jobs(NamedTuple):
@@ -190,22 +183,22 @@ def _check_target(target: str, sources: Sequence[str], suffix: str) -> None:
         raise SaeError(f"Streams are no images; name {target} something.sae.")
 
 
-def _each(jobs: _Jobs, run: Callable[[str, str], None]) -> int:
+def _each(jobs: _Jobs, run: Callable[[str, str], int | None]) -> int:
     """Runs every job; in a folder, failed jobs do not stop the others.
 
     Returns:
-      The exit status: 1 where files of a folder were left out, which are named, else 0.
+      The exit status: 1 where a job returns that, or where files of a folder were left out, which
+      are named; else 0.
     """
     if not jobs.of_folder:
         ((source, target),) = jobs.pairs
         with _telling(source), _naming(source):
-            run(source, target)
-        return 0
+            return run(source, target) or 0
     status = 0
     for source, target in tqdm(jobs.pairs, unit="file"):
         try:
             with _telling(source), _naming(source):
-                run(source, target)
+                status |= run(source, target) or 0
         except BrokenPipeError:
             raise
         except SaeError as error:
@@ -236,7 +229,7 @@ def _find_streams(folder: str) -> list[Path]:
 def _begins_as_stream(path: Path) -> bool:
     try:
         with path.open("rb") if path.is_file() else io.BytesIO() as file:
-            return file.read(len(bitstream.MAGIC)) == bitstream.MAGIC and file.read(1) < b" "
+            return file.read(len(header.MAGIC)) == header.MAGIC and file.read(1) < b" "
     except OSError:
         return False
 
@@ -269,23 +262,23 @@ def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
-def _say_stream(source: str, data: bytes, psnr: float | None = None) -> None:
+def _report(source: str, data: bytes, psnr: float | None = None) -> None:
     """Prints size and rate of the stream of a file."""
-    header, records, _ = bitstream.parse(data, max_pixels=sys.maxsize)
-    layers, last = len(records), bitstream.layer_name(len(records) - 1)
-    reached = f"{8 * len(data) / (header.width * header.height):.4f} bpp"
+    found = stream.parse(data, max_pixels=sys.maxsize)
+    reached = f"{len(data)} bytes, {found.bpp:.4f} bpp"
     if psnr is not None:
         reached += f", {psnr:.2f} dB"
-    _say(f"{source}: {layers} layers (to {last}), {len(data)} bytes, {reached}")
+    layer = f"{found.last_layer} complete" if found.layers else "within base"
+    _say(f"{source}: {reached}, {layer}")
 
 
 @contextlib.contextmanager
-def _searching(source: str, effort: int) -> Iterator[Callable[[int, int], None]]:
-    """Shows the progress of a search in a bar, which is then removed."""
+def _optimizing(source: str, effort: int) -> Iterator[Callable[[int, int], None]]:
+    """Shows the progress of a latent optimization in a bar, which is then removed."""
     with tqdm(desc=source, unit="step", leave=False, disable=not effort) as bar:
 
-        def progress(done: int, of: int) -> None:
-            bar.total = of
+        def progress(done: int, count: int) -> None:
+            bar.total = count
             bar.update(done - bar.n)
 
         yield progress

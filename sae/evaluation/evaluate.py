@@ -1,7 +1,7 @@
 """A folder of images, measured: files really written, really decoded.
 
-Each image is compressed once, to bytes with all layers; each layer's image is
-decoded from the bytes up to it alone, rounded to 8 bits, and compared.
+Each image is compressed once. At each point, a named layer or another cut, the image is decoded
+from the bytes up to it alone, rounded to 8 bits, and compared.
 """
 
 from __future__ import annotations
@@ -9,26 +9,21 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import math
 import os
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sae import files, images
-from sae.coding import bitstream
+from sae.coding import stream
 from sae.config import LAYER_NAMES
 from sae.errors import SaeError
 from sae.evaluation import image_set, results, tables, workers
-from sae.model import checkpoint
-from sae.model.checkpoint import Store
-
-if TYPE_CHECKING:
-    from sae.model.cascade import Cascade
+from sae.model import stores
+from sae.model.stores import Store
 
 
 def require_places(
@@ -64,57 +59,59 @@ def require_places(
 def evaluate(
     folder: str | Path,
     store: Store,
-    names: Sequence[str] | None = None,
+    count: int | None = None,
     save_images: str | Path | None = None,
-    journal: Path | None = None,
+    cache_path: Path | None = None,
     effort: int = 0,
+    cuts: int = 0,
 ) -> dict[str, list[dict]]:
-    """Measures every layer on every image of a folder.
+    """Measures every point of the streams of a folder's images.
 
     Args:
       folder: images of any size and mode.
-      store: the layers.
-      names: of the layers, from the base upwards; all that are trained by default.
-      save_images: folder for the decoded images, <image>_<layer>.png. <image> is a name
+      store: checkpoints of the family.
+      count: number of layers; all that are trained by default.
+      save_images: folder for the decoded images, <image>_<label>.png. <image> is a name
         without its suffix, or with all suffixes where names would be equal without.
-      journal: file that keeps measurements, from which an interrupted call resumes.
-      effort: effort of latent optimization, as in `codec.encode`.
+      cache_path: file that keeps measurements, from which an interrupted call resumes.
+      effort: effort of the latent optimization, as of `codec.compress`.
+      cuts: number of cuts of a progressive stream, even in bytes from the end of the base to that
+        of the last layer, in place of the layers.
 
     Returns:
-      For each layer a row per image, but for those that cannot be measured, which a
-      warning names: "image", "width", "height", "bytes" of the file up to the
-      layer, "bpp" = 8 * bytes / (width * height), "bpp-layers" each layer's own
-      share (the base's has the header), "bpp-estimated" from the likelihoods (of
-      effort 0 alone), "psnr-rgb" in dB, "ms-ssim-rgb", and the processor's seconds,
-      whatever else the machine does, for encoding all layers and for decoding up to
-      this one.
+      For each point's label a row per image, but for those that cannot be measured, which a
+      warning names: "image", "width", "height", "bytes" of the file up to the point, "bpp" =
+      8 * bytes / (width * height), "psnr-rgb" in dB, "ms-ssim-rgb", and the processor's seconds,
+      whatever else the machine does, for encoding the whole stream and for decoding up to this
+      point.
 
     Raises:
       SaeError: there are no images, none can be measured, or a layer is missing.
     """
     found = images.find(folder)
-    store.described(len(names) if names else None)
-    # The codec is imported before building layers starts TensorFlow, whose threads it sets.
-    from sae.coding import codec  # noqa: F401
-
-    # Here, so that what is wrong with the checkpoints is said once and at first.
-    layers = store.cascade(len(names) if names else None).layers
-    names, fingerprints = zip(*((layer.name, layer.fingerprint) for layer in layers))
+    if cuts and store.family.kind != "progressive":
+        raise SaeError("Cuts within layers are of progressive families; leave out --cuts.")
+    # Here, so that a fault of the checkpoints is reported once and at first.
+    fingerprints = store.fingerprints(count)
     decoded = {}
     if save_images:
         decoded = {path: Path(save_images) / stem for path, stem in _decoded_names(found).items()}
-    function = functools.partial(_measure, store=store, names=names, decoded=decoded, effort=effort)
-    title = f"{store.family.name} to {names[-1]}"
-    subject = {"layers": fingerprints, "effort": effort}
+    function = functools.partial(
+        _measure, store=store, count=count, decoded=decoded, effort=effort, cuts=cuts
+    )
     attempt = functools.partial(workers.attempt, function)
-    tried = workers.each(attempt, found, title, journal, subject)
+    subject = {"weights": fingerprints, "effort": effort, "cuts": cuts}
+    tried = workers.each(attempt, found, store.family.name, cache_path, subject)
     for failure in tried:
         if isinstance(failure, str):
             warnings.warn(f"{failure} It is left out.", stacklevel=2)
-    measured = [rows for rows in tried if not isinstance(rows, str)]
+    measured = [points for points in tried if not isinstance(points, str)]
     if not measured:
         raise SaeError(f"None of the {len(found)} images can be measured; name another folder.")
-    return {name: [rows[index] for rows in measured] for index, name in enumerate(names)}
+    return {
+        label: [points[index][1] for points in measured]
+        for index, (label, _) in enumerate(measured[0])
+    }
 
 
 def _decoded_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -126,46 +123,48 @@ def _decoded_names(paths: Sequence[Path]) -> dict[Path, str]:
 
 
 def save(
-    rows: dict[str, list[dict]],
+    points: dict[str, list[dict]],
     folder: str | Path,
     store: Store,
     target: str | Path = "results",
     effort: int = 0,
-) -> list[Path]:
-    """Writes `target`/<name of folder>/<curve>/<layer>.json for each layer; returns the paths.
+    cuts: int = 0,
+) -> Path:
+    """Writes `target`/<name of folder>/<curve>.json; returns its path.
 
-    The curve is `results.curve_key` of family and effort.
+    The curve is `results.curve_key` of family, effort and cuts. Points of higher layers that are in
+    the file stay where they are of the same weights and images.
     """
-    family, paths = store.family, []
-    key = results.curve_key(family, effort)
-    for name, images_of_layer in rows.items():
-        path = results.folder(target, folder) / key / f"{name}.json"
-        description = store.describe(name)
-        assert description is not None, "its layers have been read"
-        results.save(
-            path,
-            name=f"sae-{key.replace('/', '-')}-{name}",
-            description=f"Scalable auto-encoder, {family.name} layers up to {name}"
-            + (f", effort {effort}" if effort else ""),
-            settings=[{"label": name, "images": images_of_layer}],
-            layer=name,
-            family=family.name,
-            effort=effort,
-            left_out=left_out(rows, folder),
-            digests=image_set.digests(images.find(folder)),
-            optimised_for=family.metric,
-            fingerprint=description["fingerprint"],
-            below=description["below"],
-            configuration=description["layer"],
-            steps=description["training"].get("options", {}).get("last_step"),
-        )
-        paths.append(path)
-    return paths
+    family = store.family
+    key = results.curve_key(family, effort, cuts)
+    path = results.folder(target, folder) / f"{key}.json"
+    fingerprints = store.fingerprints(None if cuts else len(points))
+    weights = (
+        dict.fromkeys(points, fingerprints[0]) if cuts else dict(zip(family.layers, fingerprints))
+    )
+    digests = image_set.digests(images.find(folder))
+    kept = results.points_above(path, points, weights, digests)
+    results.save(
+        path,
+        name=f"sae-{key}",
+        description=f"Scalable auto-encoder, {family.name}"
+        + (f", effort {effort}" if effort else "")
+        + (f", {cuts} cuts" if cuts else ""),
+        settings=[{"label": label, "images": rows} for label, rows in points.items()] + kept.points,
+        family=family.name,
+        effort=effort,
+        cuts=cuts,
+        left_out=left_out(points, folder),
+        digests=digests,
+        optimised_for=family.metric,
+        fingerprints={**weights, **kept.fingerprints},
+    )
+    return path
 
 
-def left_out(rows: dict[str, list[dict]], folder: str | Path) -> list[str]:
+def left_out(points: dict[str, list[dict]], folder: str | Path) -> list[str]:
     """Returns the names of the images in a folder of which there are no rows."""
-    measured = {row["image"] for images_of_layer in rows.values() for row in images_of_layer}
+    measured = {row["image"] for rows in points.values() for row in rows}
     return [path.name for path in images.find(folder) if path.name not in measured]
 
 
@@ -175,15 +174,15 @@ def run(options: argparse.Namespace) -> int:
     Returns 1 where images were left out, else 0.
     """
     require_places(options.folder, options.results, options.save_images)
-    store = checkpoint.store(options.family, options.checkpoints)
-    key, effort = results.curve_key(store.family, options.effort), options.effort
-    journal = results.folder(options.results, options.folder) / f"{key}.partial"
-    rows = evaluate(options.folder, store, None, options.save_images, journal, effort)
-    for path in save(rows, options.folder, store, options.results, effort):
-        print(path)
-    journal.unlink(missing_ok=True)
-    print(tables.layers(rows))
-    if missing := left_out(rows, options.folder):
+    store = stores.store(options.family, options.checkpoints)
+    effort, cuts = options.effort, options.cuts
+    key = results.curve_key(store.family, effort, cuts)
+    cache_path = results.folder(options.results, options.folder) / f"{key}.partial"
+    points = evaluate(options.folder, store, None, options.save_images, cache_path, effort, cuts)
+    print(save(points, options.folder, store, options.results, effort, cuts))
+    cache_path.unlink(missing_ok=True)
+    print(tables.points(points))
+    if missing := left_out(points, options.folder):
         print(f"Means without {', '.join(missing)}.")
     return 1 if missing else 0
 
@@ -191,53 +190,36 @@ def run(options: argparse.Namespace) -> int:
 def _measure(
     path: Path,
     store: Store,
-    names: tuple[str, ...],
+    count: int | None,
     decoded: dict[Path, Path],
     effort: int,
-) -> list[dict]:
-    """Compresses an image and decompresses it; returns a row for each layer."""
+    cuts: int,
+) -> list[tuple[str, dict]]:
+    """Compresses an image and decompresses it; returns label and row of each point."""
     from sae.coding import codec
 
-    image, count = images.read(path), len(names)
-    height, width = image.shape[:2]
+    image = images.read(path)
     began = time.process_time()
-    data = codec.compress(image, count, store.family.name, store.folder, effort)
+    data = codec.compress(image, count, store.family.name, store.folder, effort=effort)
     encode_seconds = time.process_time() - began
-    records = bitstream.parse(data).records
-    ends = [bitstream.size(records[: k + 1]) for k in range(count)]
-    # Those of the latents that the analysis gives.
-    estimates = [None] * count if effort else _estimates(image, store, count)
-    decoder, decode_seconds = codec.Decoder(count, store.folder), 0.0
-    rows: list[dict] = []
-    for name, begin, end, estimate in zip(names, [0, *ends], ends, estimates):
+    ends = list(zip(store.family.layers, stream.parse(data).ends))
+    if cuts:
+        sizes = np.linspace(ends[0][1], ends[-1][1], cuts)
+        ends = [(str(k + 1), round(size)) for k, size in enumerate(sizes)]
+    decoder, decode_seconds = codec.Decoder(store.folder), 0.0
+    points: list[tuple[str, dict]] = []
+    for (label, end), begin in zip(ends, [0, *(end for _, end in ends)]):
         began = time.process_time()
-        (x_hat,) = decoder.feed(data[begin:end])
+        decoder.feed(data[begin:end])
+        x_hat = decoder.image()
         decode_seconds += time.process_time() - began
-        shares = np.diff([0, *ends[: len(rows) + 1]]) * 8 / (width * height)
-        rows.append(
-            {
-                **results.row(path.name, image, x_hat, end),
-                "bpp-layers": shares.tolist(),
-                "bpp-estimated": estimate,
-                "encode-seconds": encode_seconds,
-                "decode-seconds": decode_seconds,
-            }
-        )
+        assert x_hat is not None, "a point has an image"
+        row = {
+            **results.row(path.name, image, x_hat, end),
+            "encode-seconds": encode_seconds,
+            "decode-seconds": decode_seconds,
+        }
+        points.append((label, row))
         if path in decoded:
-            images.write_png(x_hat, f"{decoded[path]}_{name}.png")
-    return rows
-
-
-def _estimates(image: np.ndarray, store: Store, count: int) -> list[float]:
-    """Returns the bits per pixel that the likelihoods give, up to each layer."""
-    import tensorflow as tf
-
-    cascade = _cascade(store, count)
-    x = tf.cast(images.pad(image, cascade.layers[0].stride)[None], tf.float32) / 255.0
-    bits = [float(layer_bits[0]) for _, layer_bits in cascade.code(x)]
-    return (np.cumsum(bits) / math.prod(image.shape[:2])).tolist()
-
-
-@functools.lru_cache(maxsize=1)
-def _cascade(store: Store, count: int) -> Cascade:
-    return store.cascade(count)
+            images.write_png(x_hat, f"{decoded[path]}_{label}.png")
+    return points

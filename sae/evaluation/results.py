@@ -1,25 +1,22 @@
 """Results files: rate and quality per setting, as CompressAI writes them, with their origin.
 
-Layers of ours are in results/<set>/<family>/<layer>.json, one setting each, and
-in results/<set>/<family>/effort-<n>/ where better latents were searched for;
-other codecs, with all their settings, in results/<set>/anchors/ (measured here)
-and results/<set>/published/.
+Each curve is a file. Those of families are results/<set>/<family>.json, with a suffix for latents
+that were optimized (-effort-9) and for other cuts than the named layers (-cuts-20); those of other
+codecs lie in results/<set>/anchors/ (measured here) and results/<set>/published/, those of earlier
+versions of this project in results/<set>/previous/.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import fnmatch
-import functools
-import itertools
 import json
 import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,14 +25,14 @@ from sae.config import EFFORTS
 from sae.errors import SaeError
 from sae.evaluation import schema
 from sae.metrics import ms_ssim_db
-from sae.model.checkpoint import Store
+from sae.model import families
 from sae.model.families import FAMILIES, Family
 from sae.provenance import provenance
 
 
-def curve_key(family: Family, effort: int = 0) -> str:
-    """Returns the key of a curve of ours."""
-    return f"{family.name}/effort-{effort}" if effort else family.name
+def curve_key(family: Family, effort: int = 0, cuts: int = 0) -> str:
+    """Returns the key of a curve of ours, the stem of its file."""
+    return family.name + (f"-effort-{effort}" if effort else "") + (f"-cuts-{cuts}" if cuts else "")
 
 
 # At which ours are shown: the quickest, and the best.
@@ -49,6 +46,8 @@ DEFAULT_CURVES = (
     "published/jpeg-dense",
     "published/jpeg-2000-openjpeg",
     "published/bpg-dense",
+    "published/dpict-2022",
+    "published/ctc-2023",
     "published/balle-2017-mse",
     "published/balle-2018-mse",
     "published/sae-2019-ms-ssim",
@@ -68,13 +67,16 @@ class Curve:
       bpp: bits per pixel.
       psnr: dB, None where unknown.
       ms_ssim: in [0, 1], None where unknown.
-      kind: "ours", "measured" (here, from other codecs' files) or "published".
+      kind: "ours", "measured" (here, from other codecs' files), "previous" (earlier versions of
+        ours) or "published".
       scalable: whether one stream has every point.
       optimised_for: training metric: "mse", "ms-ssim" or "-".
       source: source of published numbers.
       images: rows of each setting, one per image; empty where unknown.
       family: family of our layers, None for other codecs.
       effort: effort of the latent optimization.
+      cuts: number of cuts that are its points, 0 where these are named layers.
+      fingerprints: fingerprints of the weights by label.
     """
 
     key: str
@@ -91,6 +93,8 @@ class Curve:
     images: list[list[dict]]
     family: Family | None = None
     effort: int = 0
+    cuts: int = 0
+    fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def points(self, quality: str) -> list[tuple[float, float, str]]:
         """Returns rate, quality and label of the settings where it is known, by growing rate.
@@ -107,13 +111,13 @@ class Curve:
         return list({point[0]: point for point in points if math.isfinite(point[1])}.values())
 
     @property
-    def plain(self) -> bool:
-        """Whether it is one of ours, with the latents that the analysis gives."""
-        return self.family is not None and not self.effort
+    def regular(self) -> bool:
+        """Whether it is one of ours, at named layers, with the latents of the analysis."""
+        return self.family is not None and not self.effort and not self.cuts
 
     @property
     def encode_seconds(self) -> float | None:
-        """Processor seconds of encoding all layers, mean over the images; None where unknown."""
+        """Processor seconds of encoding a stream, mean over the images; None where unknown."""
         rows = self.images[-1] if self.images else []
         seconds = [row.get("encode-seconds") for row in rows]
         known = [value for value in seconds if value is not None]
@@ -227,15 +231,56 @@ def load(path: str | Path) -> dict:
     return schema.read(path)
 
 
-def of_layer(
-    target: str | Path, family: Family, name: str, fingerprint: str, effort: int = 0
-) -> dict | None:
-    """Returns the results in results/<set> up to a layer, None where they are of other weights."""
-    path = Path(target) / curve_key(family, effort) / f"{name}.json"
-    if not path.exists():
-        return None
-    document = load(path)
-    return document if document.get("fingerprint") == fingerprint else None
+class Kept(NamedTuple):
+    """Points of an earlier file that are still valid.
+
+    Attributes:
+      points: dicts of "label" and "images".
+      fingerprints: fingerprints of their weights by label.
+    """
+
+    points: list[dict]
+    fingerprints: dict[str, str]
+
+
+def points_above(
+    path: str | Path, points: dict[str, Any], weights: dict[str, str], digests: dict[str, Any]
+) -> Kept:
+    """Returns the points of a file that remain when others are measured anew.
+
+    These are the points with other labels, where the weights of all common labels and the images
+    are the same. Otherwise there are none, and a warning says so.
+
+    Args:
+      path: path of the file, which need not exist.
+      points: new points by label.
+      weights: fingerprints of the new points' weights by label.
+      digests: digests of the images, as files have them.
+    """
+    if not Path(path).exists():
+        return Kept([], {})
+    try:
+        found = load(path)
+    except SaeError as error:
+        warnings.warn(f"{error} It is replaced.", stacklevel=3)
+        return Kept([], {})
+    others = [label for label in found["labels"] if label not in points]
+    known, images = found["fingerprints"], found.get("digests")
+    if not others or not found["images"]:
+        return Kept([], {})
+    common = [label for label in points if label in known]
+    if images != digests or any(known[label] != weights[label] for label in common):
+        warnings.warn(
+            f"{path} begins anew, without {', '.join(others)}, which was measured with other "
+            "weights or on other images.",
+            stacklevel=3,
+        )
+        return Kept([], {})
+    rows = dict(zip(found["labels"], found["images"]))
+    return Kept(
+        [{"label": label, "images": rows[label]} for label in others],
+        {label: known[label] for label in others if label in known},
+    )
 
 
 def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
@@ -251,24 +296,16 @@ def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
       SaeError: there are no results, or those of a named curve cannot be used.
     """
     target, found, faults = Path(target), [], {}
-    for family, effort in itertools.product(FAMILIES, range(len(EFFORTS))):
-        key, documents = curve_key(family, effort), {}
-        for name in family.layers:
-            path = target / key / f"{name}.json"
-            if path.exists():
-                try:
-                    documents[name] = _layer(path, family, name)
-                except SaeError as error:
-                    faults[path] = key, error
-        if documents:
-            found.append(_ours(family, effort, _joined(family, key, documents)))
-    for kind, subfolder in (("measured", "anchors"), ("published", "published")):
+    places = (("ours", "."), ("measured", "anchors"), ("previous", "previous"))
+    for kind, subfolder in (*places, ("published", "published")):
         for path in sorted((target / subfolder).glob("*.json")):
-            key = f"{subfolder}/{path.stem}"
+            key = path.relative_to(target).with_suffix("").as_posix()
             try:
-                found.append(_other(key, load(path), kind))
+                found.append(_curve(key, load(path), kind))
             except SaeError as error:
                 faults[path] = key, error
+    order: list[Family | None] = [*FAMILIES, None]
+    found.sort(key=lambda curve: (order.index(curve.family), curve.effort))
     left = {curve.key for curve in found}
     for key, fault in faults.values():
         if not found or (key in named and key not in left):
@@ -319,16 +356,16 @@ def default(found: Sequence[Curve]) -> list[Curve]:
     return [by_key[key] for key in DEFAULT_CURVES if key in by_key] or list(found)
 
 
-def searched(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
-    """Returns the curves with better latents, each with that of its family at effort 0."""
-    plain = {curve.family: curve for curve in found if curve.plain}
-    return [(c, plain[c.family]) for c in found if c.effort and c.family in plain]
+def optimized(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
+    """Returns the curves with optimized latents, each with that of its family at effort 0."""
+    regular = {curve.family: curve for curve in found if curve.regular}
+    return [(c, regular[c.family]) for c in found if c.effort and c.family in regular]
 
 
 def timed(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
-    """Returns the pairs of `searched` for which the seconds of both curves are known."""
+    """Returns the pairs of `optimized` for which the seconds of both curves are known."""
     return [
-        pair for pair in searched(found) if None not in [curve.encode_seconds for curve in pair]
+        pair for pair in optimized(found) if None not in [curve.encode_seconds for curve in pair]
     ]
 
 
@@ -347,122 +384,54 @@ def of_image(curve: Curve, image: str) -> Curve | None:
     )
 
 
-def _layer(path: Path, family: Family, name: str) -> dict:
-    """Reads the results of one of our layers; raises SaeError where the file has none."""
-    document = load(path)
-    layers = family.layers[: family.layers.index(name) + 1]
-    if fault := schema.fault_of_layer(document, family.name, layers):
-        raise SaeError(f"{path} cannot be used: {fault}; measure the layer again.")
-    return document
-
-
-def _joined(family: Family, key: str, documents: dict[str, dict]) -> dict[str, dict]:
-    """Returns the largest group of layers of the same images and one cascade, lowest first.
-
-    A warning names the other layers.
-    """
-    groups: list[dict[str, dict]] = []
-    for name, document in documents.items():
-        # The group of the layer right below comes first, since records refer to that layer.
-        for group in sorted(groups, key=lambda g: family.layers.index([*g][-1]), reverse=True):
-            if all(_fits(family, group[below], below, document, name) for below in group):
-                group[name] = document
-                break
-        else:
-            groups.append({name: document})
-    joined = max(groups, key=len)
-    if others := [name for name in documents if name not in joined]:
-        warnings.warn(
-            f"{key} is the curve of {', '.join(joined)}; {', '.join(others)} "
-            f"{'is' if len(others) == 1 else 'are'} left out, measured on other images or with "
-            "other weights: `python -m sae evaluate` measures all layers anew.",
-            stacklevel=3,
-        )
-    return joined
-
-
-def _fits(family: Family, lower: dict, below: str, upper: dict, name: str) -> bool:
-    """Returns whether two layers were measured on the same images, as parts of the same streams.
-
-    Where weights are not recorded, only the names and sizes of the images are compared.
-    """
-    (lower_rows,), (upper_rows,) = lower["images"], upper["images"]
-    if _image_set(lower_rows) != _image_set(upper_rows):
-        return False
-    if "fingerprint" not in lower or "fingerprint" not in upper:
-        return True
-    if family.layers.index(name) == family.layers.index(below) + 1:
-        expected = upper.get("below") or _released_below(family).get(upper["fingerprint"])
-        if expected and expected != lower["fingerprint"]:
-            return False
-    # Sizes differ for streams of other weights, and for other images of the same names.
-    shares = {row["image"]: row["bpp-layers"] for row in upper_rows}
-    return all(
-        np.allclose(row["bpp-layers"], shares[row["image"]][: len(row["bpp-layers"])], 1e-9, 0)
-        for row in lower_rows
-    )
-
-
-@functools.cache
-def _released_below(family: Family) -> dict[str, str | None]:
-    """Returns the fingerprints of the layers below, by fingerprint, for results without them."""
-    below = {}
-    for name in family.layers:
-        # Results must stay readable without the weights.
-        with contextlib.suppress(SaeError, KeyError):
-            if found := Store(family).describe(name):
-                below[found["fingerprint"]] = found["below"]
-    return below
-
-
 def _image_set(rows: Sequence[dict]) -> set[tuple[str, int, int]]:
     return {(row["image"], row["width"], row["height"]) for row in rows}
 
 
-def _ours(family: Family, effort: int, documents: dict[str, dict]) -> Curve:
-    def points(key):
-        return [document["results"][key][0] for document in documents.values()]
-
-    *_, top = documents.values()
-    return Curve(
-        key=curve_key(family, effort),
-        name=f"SAE, ours ({family.title})" + (f", effort {effort}" if effort else ""),
-        description=top["description"],
-        labels=list(documents),
-        bpp=points("bpp"),
-        psnr=points("psnr-rgb"),
-        ms_ssim=points("ms-ssim-rgb"),
-        kind="ours",
-        scalable=True,
-        optimised_for=family.metric,
-        source="this project",
-        images=[document["images"][0] for document in documents.values()],
-        family=family,
-        effort=effort,
-    )
-
-
-def _other(key: str, document: dict, kind: str) -> Curve:
+def _curve(key: str, document: dict, kind: str) -> Curve:
+    """Returns the curve of a document; raises SaeError where it is not of its folder."""
+    family = None
+    if kind == "ours":
+        family = families.named(document["family"]) if document["family"] else None
+        if family is None or not document["images"]:
+            raise SaeError(f"{key}.json has no results of a family; measure it again.")
+        if key != curve_key(family, document["effort"], document["cuts"]):
+            raise SaeError(f"{key}.json has results of {document['family']}; rename it.")
     if document["unused"]:
         warnings.warn(
             f"Of {key}, {', '.join(document['unused'])} cannot be compared and is ignored.",
             stacklevel=3,
         )
-    here = kind == "measured" and "provenance" in document
+    here = "provenance" in document and kind == "measured"
+    own = kind in ("ours", "previous")
+    source = "this project" if own else "measured here" if here else "its file names no source"
     found = document["results"]
     return Curve(
         key=key,
-        name=document["name"],
+        name=_name(family, document) if family else document["name"],
         description=document["description"],
         labels=document["labels"],
         bpp=found["bpp"],
         psnr=found["psnr-rgb"],
         ms_ssim=found["ms-ssim-rgb"],
         kind=kind,
-        scalable=document["scalable"],
+        scalable=own or document["scalable"],
         optimised_for=document["optimised_for"],
-        source=document["source"] or ("measured here" if here else "its file names no source"),
+        source=document["source"] or source,
         images=document["images"],
+        family=family,
+        effort=document["effort"],
+        cuts=document["cuts"],
+        fingerprints=document["fingerprints"],
+    )
+
+
+def _name(family: Family, document: dict) -> str:
+    effort, cuts = document["effort"], document["cuts"]
+    return (
+        f"SAE, ours ({family.title})"
+        + (f", effort {effort}" if effort else "")
+        + (f", {cuts} cuts" if cuts else "")
     )
 
 

@@ -66,27 +66,6 @@ def text(value: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in value).split())
 
 
-def fault_of_layer(document: dict, family: str, layers: Sequence[str]) -> str | None:
-    """Returns why a document is not of one of our layers, None where it is.
-
-    Args:
-      document: result of `read`.
-      family: name of the family.
-      layers: names of the layers from the base to this one.
-    """
-    for key, expected in (("family", family), ("layer", layers[-1])):
-        if document.get(key, expected) != expected:
-            return f"its {key} is {_shown(document[key])}, not {expected}"
-    if not document["images"]:
-        return "it lacks images, the rows of every image"
-    if len(document["images"]) != 1:
-        return f"it has {len(document['images'])} settings, not one"
-    for row in document["images"][0]:
-        if len(row.get("bpp-layers", ())) != len(layers):
-            return f"{row['image']} lacks bpp-layers of {', '.join(layers)}"
-    return None
-
-
 def _document(document: object) -> dict:
     if not isinstance(document, dict):
         raise _Fault("it is no JSON object")
@@ -99,8 +78,6 @@ def _document(document: object) -> dict:
     if not rates:
         raise _Fault("bpp is empty")
     count = len(rates)
-    for key in ("family", "layer", "fingerprint", "below"):
-        _text(document, key)
     source = document.get("source") or _origin(document.get("meta"))
     return {
         **document,
@@ -109,6 +86,10 @@ def _document(document: object) -> dict:
         "source": _text({"source": source}, "source"),
         "optimised_for": _text(document, "optimised_for", "-"),
         "scalable": _boolean(document, "scalable"),
+        "family": _text(document, "family"),
+        "effort": _whole(document, "effort"),
+        "cuts": _whole(document, "cuts"),
+        "fingerprints": _fingerprints(document.get("fingerprints")),
         "results": {**found, "bpp": rates, **_qualities(found, count)},
         "labels": _labels(document.get("labels"), count),
         "images": _images(document.get("images"), count),
@@ -178,11 +159,9 @@ def _check_row(place: str, row: object) -> None:
             raise _Fault(f"{name} in {place} lacks {key}")
         unknown = key in (_PSNR[0], _MS_SSIM[0])
         row[key] = _number(f"{key} of {name}", row[key], bounds, unknown)
-    for key in ("bpp-estimated", "encode-seconds", "decode-seconds"):
+    for key in ("encode-seconds", "decode-seconds"):
         if key in row:
             row[key] = _number(f"{key} of {name}", row[key], _SECONDS, unknown=True)
-    if "bpp-layers" in row:
-        _numbers(f"bpp-layers of {name}", row["bpp-layers"], (0, _RATES[1]))
 
 
 def _numbers(name: str, values: object, bounds: tuple, unknown: bool = False) -> list:
@@ -238,6 +217,22 @@ def _boolean(document: dict, key: str) -> bool:
     if not isinstance(value, bool):
         raise _Fault(f"{key} is {_shown(value)}, not true or false")
     return value
+
+
+def _whole(document: dict, key: str) -> int:
+    value = document.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 10**6:
+        raise _Fault(f"{key} is {_shown(value)}, not a whole number from 0 up")
+    return value
+
+
+def _fingerprints(found: object) -> dict[str, str]:
+    """Returns the fingerprints of weights by label; none where the file has none."""
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        raise _Fault(f"fingerprints is {_shown(found)}, not an object of texts")
+    return found
 
 
 def _origin(meta: object) -> object:

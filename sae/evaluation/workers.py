@@ -45,24 +45,24 @@ def each(
     function: Callable[[Path], list | str],
     paths: Sequence[Path],
     description: str,
-    journal: Path | None = None,
+    cache_path: Path | None = None,
     subject: dict | None = None,
 ) -> list[list | str]:
     """Returns function(path) for every path, in their order.
 
     Args:
       function: function that can be pickled. It returns JSON values, or the string of a
-        failure (`attempt`), which no journal keeps.
+        failure (`attempt`), which no cache keeps.
       paths: paths of the images.
       description: title of the progress bar.
-      journal: file that keeps each result, from which an interrupted call resumes; the
+      cache_path: file that keeps each result, from which an interrupted call resumes; the
         caller removes it after saving.
       subject: JSON value that identifies the measurement. Entries of another one, or of an
         image that has changed since, are ignored.
     """
     keys = [{**(subject or {}), "image": [str(p), *_state(p)]} for p in paths]
     names = [json.dumps(key, sort_keys=True) for key in keys]
-    known = _read(journal) if journal else {}
+    known = _read(cache_path) if cache_path else {}
     results: dict[int, list | str] = {
         index: known[name] for index, name in enumerate(names) if name in known
     }
@@ -72,8 +72,8 @@ def each(
     ) as bar:
         for index, result in _calls(function, [(i, paths[i]) for i in missing]):
             results[index] = result
-            if journal and not isinstance(result, str):
-                _append(journal, [names[index], result])
+            if cache_path and not isinstance(result, str):
+                _append(cache_path, [names[index], result])
             bar.update()
     return [results[index] for index in range(len(paths))]
 
@@ -141,24 +141,24 @@ def _state(path: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _append(journal: Path, entry: list) -> None:
-    """Adds a line to a journal; raises SaeError where that cannot be written."""
+def _append(cache_path: Path, entry: list) -> None:
+    """Adds a line to a cache; raises SaeError where that cannot be written."""
     try:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        with journal.open("a") as file:
+        cache_path.parent.mkdir(parents=True, exist_ok=True)
+        with cache_path.open("a") as file:
             # The line break comes first, since the last line may be incomplete.
             file.write("\n" + json.dumps(entry))
     except OSError as error:
         raise SaeError(
-            f"Cannot write {journal}: {error.strerror or error}; free it or name another folder."
+            f"Cannot write {cache_path}: {error.strerror or error}; free it or name another folder."
         ) from error
 
 
-def _read(journal: Path) -> dict[str, list]:
-    """Returns the results in a journal, without incomplete lines."""
+def _read(cache_path: Path) -> dict[str, list]:
+    """Returns the results in a cache, without incomplete lines."""
     known = {}
-    if journal.exists():
-        for line in journal.read_text(errors="replace").splitlines():
+    if cache_path.exists():
+        for line in cache_path.read_text(errors="replace").splitlines():
             try:
                 key, result = json.loads(line)
                 known[key] = list(result)

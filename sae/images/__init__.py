@@ -16,11 +16,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile, UnidentifiedImageError
 
 from sae import files, memory
+from sae.config import MAX_PIXELS
 from sae.errors import SaeError
 from sae.images import colors, metadata, samples
 from sae.images.metadata import Metadata, Source, Unreadable
-
-MAX_PIXELS = 10**9
 
 SUFFIXES = frozenset(
     [

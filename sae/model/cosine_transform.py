@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 
-STRIDE = 16
+from sae.config import STRIDE
+
 # The axes are luma and two of chroma, whose frequencies are less important by these factors.
 _COLORS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 _IMPORTANCE = (1, 12, 40)

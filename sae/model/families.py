@@ -1,4 +1,4 @@
-"""Families: what a cascade of layers trained together is called."""
+"""Families: the models that are released, under names and codes that are never given again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sae.errors import SaeError
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of layer and a metric.
+    """A kind of model and a metric.
 
     Attributes:
-      name: on command lines, and of its folders in checkpoints/ and results/.
-      code: in the header of a stream; never given to another family.
-      kind: of its layers, a key of `sae.model.layer.KINDS`.
-      metric: what they are trained for, "mse" or "ms-ssim".
-      layers: their names, lowest first.
+      name: name on command lines, and of its folder in checkpoints/.
+      code: code in the header of a stream; 1, 3 and 4 are spent.
+      kind: "residual", layers of the paper, or "progressive", one latent refined plane by plane.
+      metric: metric of the training, "mse" or "ms-ssim".
+      layers: names of the layers, where streams are cut, lowest first.
     """
 
     name: str
@@ -28,13 +28,15 @@ class Family:
 
     @property
     def title(self) -> str:
-        """The name for legends and captions, such as "residual, MS-SSIM"."""
+        """Name in legends and captions, such as "residual, MS-SSIM"."""
         return f"{self.kind}, {self.metric.upper()}"
 
 
-# The best of a metric first.
+# The better one of a metric comes first.
 FAMILIES = (
+    Family("progressive-mse", 5, "progressive", "mse", LAYER_NAMES),
     Family("residual-mse", 0, "residual", "mse", LAYER_NAMES),
+    Family("progressive-ms-ssim", 6, "progressive", "ms-ssim", LAYER_NAMES),
     Family("residual-ms-ssim", 2, "residual", "ms-ssim", LAYER_NAMES[:4]),
 )
 

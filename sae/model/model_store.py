@@ -18,7 +18,7 @@ import numpy as np
 from sae import files
 from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
-from sae.model.checkpoint import load_arrays, save_arrays
+from sae.model.arrays import load_arrays, save_arrays
 from sae.model.families import Family
 from sae.model.integer_context import integer_kernels
 from sae.model.plane_tables import PlaneTables
@@ -110,6 +110,26 @@ class ModelStore:
         save_arrays(self.path / "weights.npz", model.arrays)
         text = json.dumps(metadata, indent=1) + "\n"
         files.write_bytes(self.path / "model.json", text.encode())
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of the family's layers where its model is trained."""
+        return self.family.layers if (self.path / "model.json").exists() else ()
+
+    def fingerprints(self, count: int | None = None) -> tuple[str, ...]:
+        """Returns the fingerprint of the model once for each of the first `count` layers.
+
+        Raises:
+          SaeError: as `metadata`.
+        """
+        return (self.metadata()["fingerprint"],) * len(self.family.layers[:count])
+
+    def training(self, name: str) -> dict[str, Any]:
+        """Returns the record of the model's training, the same for all layers."""
+        return self.metadata()["training"]
+
+    def require(self, count: int | None = None) -> None:
+        """Raises SaeError where the model is missing; it has all layers, whatever the count."""
+        self.metadata()
 
     def metadata(self) -> dict[str, Any]:
         """Returns the contents of `model.json`.

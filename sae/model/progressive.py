@@ -23,6 +23,7 @@ import tensorflow_compression as tfc
 from sae.model.plane_priors import Digits, PlaneContext, SliceContext, digit_cost, integer_cost
 from sae.model.progressive_config import PLANES, RATIO, ProgressiveConfig
 from sae.model.progressive_transforms import Analysis, Decoded, Synthesis
+from sae.model.quantization import nested, widened
 
 
 class Planes(NamedTuple):
@@ -117,20 +118,6 @@ class ProgressiveModel(tf.Module):
         y = self._analysis(x)
         return tfc.upper_bound(tfc.lower_bound(y, -self._bounds), self._bounds)
 
-    def quantize(self, y: tf.Tensor) -> list[tf.Tensor]:
-        """Returns the integers of every plane; no gradient passes."""
-        rounded = [tf.round(tf.stop_gradient(y) * float(RATIO ** (PLANES - 1)))]
-        while len(rounded) < PLANES:
-            rounded.insert(0, tf.round(rounded[0] / RATIO))
-        depths = self.config.plane_depths
-        planes = [rounded[0][..., : depths[0]]]
-        for target, depth in zip(rounded[1:], depths[1:]):
-            # Where a plane below is zero for lack of the channel, digits may be too small.
-            parents = float(RATIO) * widened(planes[-1], depth)
-            digits = tf.clip_by_value(target[..., :depth] - parents, -1.0, 1.0)
-            planes.append(parents + digits)
-        return planes
-
     def code(self, y: tf.Tensor, gradient_scales: Sequence[tf.Tensor] | None = None) -> Planes:
         """Returns the planes of a latent, with their bits.
 
@@ -141,7 +128,8 @@ class ProgressiveModel(tf.Module):
           y: latent that `analysis` returns.
           gradient_scales: factor [B] for each plane of the gradient from its bits to y.
         """
-        integers, depths = self.quantize(y), self.config.plane_depths
+        depths = self.config.plane_depths
+        integers = nested(y, depths, RATIO)
 
         def with_slope(plane, bits, slope):
             """Returns bits, with the gradient to y that slopes in steps of plane 0 give."""
@@ -187,8 +175,3 @@ class ProgressiveModel(tf.Module):
     def decoder_variables(self) -> tuple[tf.Variable, ...]:
         """Variables that can be trained while latents are fixed."""
         return (*self._synthesis.trainable_variables, *self.prior_variables)
-
-
-def widened(x: tf.Tensor, depth: int) -> tf.Tensor:
-    """Returns [B, h, w, depth] with zeros after the channels of x."""
-    return tf.pad(x, ((0, 0), (0, 0), (0, 0), (0, depth - x.shape[-1])))

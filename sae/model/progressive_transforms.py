@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from sae.model.cosine_transform import STRIDE, cosine_basis
+from sae.config import STRIDE
+from sae.model.cosine_transform import cosine_basis
 from sae.model.modules import GDN, Convolution, PlaneTable, variable
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 

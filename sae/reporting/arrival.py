@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from sae import files, images, metrics
-from sae.coding import bitstream, codec
+from sae.coding import codec
 from sae.evaluation import anchors, results
-from sae.model import checkpoint
-from sae.model.checkpoint import Store
+from sae.model import stores
+from sae.model.stores import Store
 from sae.reporting import page
 
 
 def run(options: argparse.Namespace) -> None:
     """The command `show`: writes the page of one image."""
-    store = checkpoint.store(options.family, options.checkpoints)
+    store = stores.store(options.family, options.checkpoints)
     image = images.read(options.image)
     name = Path(options.image).name
     target = Path(options.output) / f"show-{Path(name).stem}-{store.family.name}.html"
@@ -60,8 +60,8 @@ def _stream(image: np.ndarray, store: Store) -> dict:
     """Returns the panel of our stream: a step wherever a layer is complete."""
     data = codec.compress(image, None, store.family.name, store.folder)
     steps = [
-        _step(image, x_hat, size, results.layer_label(bitstream.layer_name(index)))
-        for index, (size, x_hat) in enumerate(codec.stages(data, store.folder))
+        _step(image, x_hat, size, results.layer_label(label))
+        for label, size, x_hat in codec.decode_points(data, store.folder)
     ]
     return {"name": f"SAE ({store.family.title}): one stream", "steps": steps}
 

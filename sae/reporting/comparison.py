@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from sae import files, images
-from sae.coding import bitstream, codec
+from sae.coding import codec
 from sae.config import PEERS
 from sae.errors import SaeError
 from sae.evaluation import anchors, results
-from sae.model import checkpoint
-from sae.model.checkpoint import Store
+from sae.model import stores
+from sae.model.stores import Store
 from sae.reporting import figures
 
 # Absolute error, of 255, that the error map shows as its brightest.
@@ -44,7 +44,7 @@ class Panel:
     caption: str
 
 
-# A file so much larger than what it stands beside is the smallest its codec makes.
+# A file so much larger than the one that it is compared with is the smallest of its codec.
 _LARGER = 1.1
 
 
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     """The command `compare`."""
     original = images.read(options.image)
     crop = options.crop or (0, 0, original.shape[1], original.shape[0])
-    store = checkpoint.store(options.family, options.checkpoints)
+    store = stores.store(options.family, options.checkpoints)
     stem = Path(options.output) / f"compare-{Path(options.image).stem}-{store.family.name}"
     for name in options.format:
         files.require_target(f"{stem}.{name}", [options.image])
@@ -74,7 +74,7 @@ def compare(
       original: uint8 [H, W, 3].
       crop: x, y, width, height of what is shown. Rates and qualities are those
         of the whole image.
-      store: our layers.
+      store: checkpoints of our family.
       peers: keys of `anchors.CODECS`.
 
     Raises:
@@ -110,7 +110,7 @@ def compare(
         _show(grid[0, 0], cropped(original), "original")
         for (name, panels), line in zip(rows.items(), (0, *range(2, len(rows) + 1))):
             for index, (panel, axes) in enumerate(zip(panels, grid[line, 1:])):
-                label = results.layer_label(bitstream.layer_name(index))
+                label = results.layer_label(store.family.layers[index])
                 if line:
                     least = panel.size > _LARGER * ours[index].size
                     label = f"{name}, goes no lower" if least else name
@@ -125,7 +125,9 @@ def compare(
 def _layers(original: np.ndarray, store: Store) -> list[Panel]:
     """Returns what each layer of our codec makes of the image."""
     data = codec.compress(original, None, store.family.name, store.folder)
-    return [_panel(original, x_hat, size) for size, x_hat in codec.stages(data, store.folder)]
+    return [
+        _panel(original, x_hat, size) for _, size, x_hat in codec.decode_points(data, store.folder)
+    ]
 
 
 def _panel(original: np.ndarray, image: np.ndarray, size: int) -> Panel:

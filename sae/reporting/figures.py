@@ -1,8 +1,8 @@
 """Rate-distortion figures, as a journal prints them.
 
 Scalable codecs are drawn solid and single-rate ones dashed; numbers that others
-published have hollow markers and measured ones filled. The colours are those of
-Okabe and Ito (2008), then of Tol (2021, muted), which colour-blind readers can tell apart.
+published have hollow markers and measured ones filled. The colors are those of
+Okabe and Ito (2008), then of Tol (2021, muted), which color-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _CENTIMETRE = 1 / 2.54
 _WIDTHS = {1: 8.9, 2: 17.8}
 _HEIGHTS = {1: 6.2, 2: 7.4}
 _OURS = {
-    "conditional-mse": ("#D55E00", "o"),
+    "progressive-mse": ("#D55E00", "o"),
     "residual-mse": ("#E69F00", "s"),
-    "conditional-ms-ssim": ("#0072B2", "o"),
+    "progressive-ms-ssim": ("#0072B2", "o"),
     "residual-ms-ssim": ("#56B4E9", "s"),
 }
 _OTHERS = (
@@ -145,7 +145,7 @@ def _drawings(
             single, options.quality[:1], options.bpp, options.range, title=image, **size
         )
     for curve in chosen:
-        if curve.plain:
+        if curve.regular:
             drawings[f"rate-{curve.key}"] = rate_by_layer(curve)
             if any(psnr is not None for psnr in curve.psnr):
                 drawings[f"images-{curve.key}"] = every_image(measured, curve)
@@ -220,25 +220,23 @@ def rd(
 
 
 def rate_by_layer(curve: Curve) -> Figure:
-    """Draws how many bits each layer spends on every image."""
-    assert curve.family is not None, "other codecs have no layers"
+    """Draws the bits that each layer adds for every image."""
     rows = curve.images[-1]
     figure = Figure(figsize=(_WIDTHS[2] * _CENTIMETRE, 6 * _CENTIMETRE), layout="constrained")
     axes = figure.subplots()
-    shares = np.array([row["bpp-layers"] for row in rows])
-    bars, below = {}, np.zeros(len(rows))
-    shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, shares.shape[1]))
-    # A stream up to the top layer includes all below it, even where their points are unknown.
-    for name, share, shade in zip(curve.family.layers, shares.T, shades):
-        bar = axes.bar(range(len(rows)), share, bottom=below, color=shade)
-        bars[name] = results.layer_label(name), bar
-        below += share
+    totals = np.array([[row["bpp"] for row in of_layer] for of_layer in curve.images])
+    shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, len(totals)))
+    bars, below = [], np.zeros(len(rows))
+    for name, total, shade in zip(curve.labels, totals, shades):
+        bar = axes.bar(range(len(rows)), total - below, bottom=below, color=shade)
+        bars.append((results.layer_label(name), bar))
+        below = total
     axes.set_xticks(range(len(rows)), _short([row["image"] for row in rows]), rotation=60)
     axes.set_ylabel("bits per pixel")
     axes.grid(axis="x", visible=False)
     axes.set_axisbelow(True)
     axes.margins(x=0.01)
-    _legend(figure, bars.values(), "upper")
+    _legend(figure, bars, "upper")
     return figure
 
 
@@ -419,7 +417,7 @@ def _label_layers(axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple)
 
     Where some are trained for the quality that is shown, only these are named.
     """
-    ours = [curve for curve in curves if curve.plain]
+    ours = [curve for curve in curves if curve.regular]
     named = [c for c in ours if _QUALITY_OF[c.optimised_for].startswith(quality)] or ours
     names, colors = [], []
     for curve, look in zip(curves, looks(curves)):
@@ -470,7 +468,7 @@ def _look(curve: Curve, others: Iterator[int]) -> dict:
         return {
             "color": color,
             "marker": marker,
-            "linestyle": ":" if curve.effort else "-",
+            "linestyle": ":" if curve.effort else "--" if curve.cuts else "-",
             "linewidth": 1.5,
             "zorder": 3,
         }
@@ -503,11 +501,11 @@ def _entries(curves: Sequence[Curve], drawn: dict[str, Line2D]) -> list[tuple[st
     """
     shown = [curve for curve in curves if curve.key in drawn]
     titles = results.titles(shown)
-    searched = [curve.key for curve, _ in results.searched(shown)]
+    optimized = [curve.key for curve, _ in results.optimized(shown)]
     # The keys are efforts, or keys of curves.
     entries: dict[int | str, tuple[str, Line2D]] = {}
     for curve in sorted(shown, key=lambda c: (c.family is None, c.effort)):
-        if curve.key in searched:
+        if curve.key in optimized:
             line = Line2D([], [])
             line.update_from(drawn[curve.key])
             line.set(color="#444444", marker="")

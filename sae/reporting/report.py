@@ -54,18 +54,18 @@ def write(
     files.require_target(target, _sources(results_folder, images_folder))
     found = results.curves(results_folder)
     ours = [curve for curve in found if curve.family]
-    # The search for latents takes too long to repeat it for the images.
-    plain = [curve for curve in ours if curve.plain]
-    if not plain:
+    # Latent optimization takes too long to repeat it for the images.
+    regular = [curve for curve in ours if curve.regular]
+    if not regular:
         raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
     chosen = results.default(found)
     chosen += [curve for curve in found if curve.kind == "measured" and curve not in chosen]
     results.warn_of_other_images(chosen)
-    anchor = next((curve for curve in found if curve.key == _ANCHOR), plain[0])
+    anchor = next((curve for curve in found if curve.key == _ANCHOR), regular[0])
     return page.write(
         target,
         "report.html",
-        _images(plain, images_folder, checkpoints, only),
+        _images(regular, images_folder, checkpoints, only),
         title=html.escape(Path(results_folder).name),
         origin=html.escape("; ".join(f"{curve.name}: {curve.description}" for curve in ours)),
         curves=_curves(chosen),
@@ -226,12 +226,10 @@ def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | P
     """Returns what each layer's slider position shows of an image."""
     single = results.of_image(curve, name)
     assert curve.family is not None and single is not None, "one of ours, measured on the image"
-    layers = curve.family.layers[: curve.family.layers.index(curve.labels[-1]) + 1]
-    data = codec.compress(original, len(layers), curve.key, checkpoints)
-    # Layers measured with other weights have no row.
-    stages = dict(zip(layers, codec.stages(data, checkpoints)))
+    data = codec.compress(original, len(curve.labels), curve.family.name, checkpoints)
+    points = {label: (size, x) for label, size, x in codec.decode_points(data, checkpoints)}
     rows = [row for (row,) in single.images]
-    if [row["bytes"] for row in rows] != [stages[label][0] for label in curve.labels]:
+    if [row["bytes"] for row in rows] != [points[label][0] for label in curve.labels]:
         raise SaeError(
             f"These checkpoints do not give the measured bytes of {name}; run `python -m sae "
             "evaluate` with them first."
@@ -241,7 +239,7 @@ def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | P
             "name": label,
             "caption": f"{row['bpp']:.3f} bpp, {results.decibels(row['psnr-rgb'])}, "
             f"MS-SSIM {_similarity(row['ms-ssim-rgb'])[0]}",
-            "source": page.source(stages[label][1]),
+            "source": page.source(points[label][1]),
         }
         for label, row in zip(curve.labels, rows)
     ]

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from sae.config import LayerConfig, TrainingConfig
+from sae.config import STRIDE, LayerConfig, TrainingConfig
 from sae.errors import SaeError
 from sae.metrics import SMALLEST_MS_SSIM_SIDE
-from sae.model.cascade import Cascade
-from sae.model.checkpoint import Store
 from sae.model.families import Family
-from sae.model.layer import Layer, build
-from sae.model.objective import Objective
+from sae.model.layer_store import LayerStore
+from sae.model.rate_distortion import RateDistortionLoss
+from sae.model.residual import ResidualModel
+from sae.model.residual_layer import ResidualLayer
 from sae.provenance import provenance
 from sae.training.optimizer import make_optimizer
 from sae.training.patches import Patches
@@ -32,7 +32,7 @@ from sae.training.step import make_step, make_validation
 def train(
     layer_config: LayerConfig,
     config: TrainingConfig,
-    store: Store,
+    store: LayerStore,
     data: Sequence[str | Path],
     save_every: float = 180.0,
     force: bool = False,
@@ -62,8 +62,8 @@ def train(
     strategy, name = tf.distribute.get_strategy(), layer_config.name
     title = f"{name} ({store.family.name})"
     lower = store.family.layers[: store.family.layers.index(name)]
-    cascade = store.cascade(len(lower)) if lower else Cascade()
-    below = cascade.layers[-1].fingerprint if cascade.layers else None
+    model = store.load(len(lower)) if lower else ResidualModel()
+    below = model.layers[-1].fingerprint if model.layers else None
     asked = {**dataclasses.asdict(layer_config), **dataclasses.asdict(config), "below": below}
     if not force and _finished(store, name, title, asked):
         return
@@ -73,21 +73,21 @@ def train(
         store.require_writable(name)
     _require_even(config.batchsize, strategy.num_replicas_in_sync)
     tf.keras.utils.set_random_seed(config.seed)
-    layer = build(layer_config)
-    _require_sides(config, store.family, layer.stride)
+    layer = ResidualLayer(layer_config)
+    _require_sides(config, store.family)
     patches = Patches(data, config)
     held_out = patches.validation()
     options = {**asked, "photos": patches.digest}
     optimizer = make_optimizer(config.optimizer, config.clip)
-    objective = Objective(store.family.metric, config.lmbda)
+    loss = RateDistortionLoss(store.family.metric, config.lmbda)
     plan = phases(config)
     steps = {
         quantization: make_step(
-            cascade, layer, objective, optimizer, quantization, config.noise, config.seed
+            model, layer, loss, optimizer, quantization, config.noise, config.seed
         )
         for quantization in dict.fromkeys(phase.quantization for phase in plan)
     }
-    validate = make_validation(cascade, layer, objective)
+    validate = make_validation(model, layer, loss)
 
     state = TrainingState(store.path(name) / "training" / "state.npz", layer, optimizer, options)
     if not state.restore():
@@ -126,7 +126,7 @@ def train(
     if chief:
         layer.round_weights()
         _require_weights(layer)
-        layer.build_tables()
+        layer.entropy_model.build_tables()
         ends = [0, *(phase.end for phase in plan)]
         record = {
             "options": options,
@@ -185,7 +185,7 @@ def _require_even(batchsize: int, replicas: int) -> None:
         )
 
 
-def _require_weights(layer: Layer) -> None:
+def _require_weights(layer: ResidualLayer) -> None:
     """Raises SaeError where rounded weights exceed the range of float16, or are not numbers."""
     if not layer.finite:
         raise SaeError(
@@ -194,9 +194,9 @@ def _require_weights(layer: Layer) -> None:
         )
 
 
-def _finished(store: Store, name: str, title: str, asked: dict) -> bool:
+def _finished(store: LayerStore, name: str, title: str, asked: dict) -> bool:
     """Returns whether a layer is finished, and prints it."""
-    description = store.describe(name)
+    description = store.metadata(name)
     if description is None:
         return False
     found = {**description["layer"], **description["training"].get("options", {})}
@@ -206,10 +206,10 @@ def _finished(store: Store, name: str, title: str, asked: dict) -> bool:
     return True
 
 
-def _name_what_stands_on_another(store: Store, layer: Layer) -> None:
+def _name_what_stands_on_another(store: LayerStore, layer: ResidualLayer) -> None:
     """Names the higher layers where they were trained on what this layer was before."""
     upper = store.family.layers[store.family.layers.index(layer.name) + 1 :]
-    described = {name: found for name in upper if (found := store.describe(name))}
+    described = {name: found for name in upper if (found := store.metadata(name))}
     names = list(described)
     if names and described[names[0]]["below"] != layer.fingerprint:
         print(f"What stands on another {layer.name} can no longer be used; train it again:")
@@ -217,13 +217,13 @@ def _name_what_stands_on_another(store: Store, layer: Layer) -> None:
             print(f"    {store.command(name, '--force')}")
 
 
-def _require_sides(config: TrainingConfig, family: Family, stride: int) -> None:
+def _require_sides(config: TrainingConfig, family: Family) -> None:
     ends = [0, *(phase.end for phase in phases(config))]
     for phase, end in zip(phases(config), ends):
         side = phase.patchsize
-        if phase.end > end and side % stride:
+        if phase.end > end and side % STRIDE:
             raise SaeError(
-                f"Patches of {side} x {side} pixels do not suit: take multiples of {stride}."
+                f"Patches of {side} x {side} pixels do not suit: take multiples of {STRIDE}."
             )
         if phase.end > end and family.metric == "ms-ssim" and side < SMALLEST_MS_SSIM_SIDE:
             raise SaeError(

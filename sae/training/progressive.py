@@ -27,11 +27,11 @@ import tensorflow as tf
 
 from sae import console
 from sae.config import TrainingConfig
-from sae.model import checkpoint
-from sae.model.objective import DISTORTIONS
+from sae.model.arrays import load_arrays, save_arrays
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
+from sae.model.rate_distortion import DISTORTIONS
 from sae.training.optimizer import SOAP
 from sae.training.patches import Patches
 from sae.training.progress import require_finite
@@ -42,7 +42,7 @@ class Settings:
     """Hyperparameters of the training of a progressive model.
 
     Attributes:
-      metric: metric of the distortion, a key of `sae.model.objective.DISTORTIONS`.
+      metric: metric of the distortion, a key of `sae.model.rate_distortion.DISTORTIONS`.
       lambdas: weight of the rate in bits per pixel, for each plane.
       rates: approximate bits per pixel at the planes' ends, for the weights of their losses.
       batchsize: number of patches per step.
@@ -276,7 +276,7 @@ class Run:
         self.hours = 0.0
         self._state = folder / "state.npz"
         if self._state.exists():
-            arrays = checkpoint.load_arrays(self._state)
+            arrays = load_arrays(self._state)
             trainer.set_arrays(arrays)
             self.hours = float(arrays["hours"])
 
@@ -288,7 +288,7 @@ class Run:
     def save(self) -> None:
         """Writes the state."""
         hours = np.array(self.hours)
-        checkpoint.save_arrays(self._state, {**self.trainer.arrays(), "hours": hours})
+        save_arrays(self._state, {**self.trainer.arrays(), "hours": hours})
 
     def train(
         self,

@@ -18,7 +18,7 @@ class Phase(NamedTuple):
       name: in the record of the training.
       end: the first step after them.
       patchsize: side of their patches.
-      quantization: as of `Layer.rate`.
+      quantization: method of `sae.model.quantization.quantized`.
     """
 
     name: str

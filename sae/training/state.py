@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from sae.config import LayerConfig, TrainingConfig
 from sae.errors import SaeError
-from sae.model import checkpoint
-from sae.model.layer import Layer
+from sae.model.arrays import load_arrays, save_arrays
+from sae.model.residual_layer import ResidualLayer
 
 
 class TrainingState:
@@ -32,7 +32,7 @@ class TrainingState:
     def __init__(
         self,
         path: Path,
-        layer: Layer,
+        layer: ResidualLayer,
         optimizer: tf.keras.optimizers.Optimizer,
         options: dict,
     ):
@@ -45,7 +45,7 @@ class TrainingState:
         for index, variable in enumerate(self.optimizer.variables):
             arrays[f"optimizer/{index}"] = variable.numpy()
         note = json.dumps({"options": self.options, "progress": self.progress})
-        checkpoint.save_arrays(self.path, {**arrays, "note": np.array(note)})
+        save_arrays(self.path, {**arrays, "note": np.array(note)})
 
     def restore(self) -> bool:
         """Takes up what was saved; returns False where there is nothing.
@@ -55,7 +55,7 @@ class TrainingState:
         """
         if not self.path.exists():
             return False
-        arrays = checkpoint.load_arrays(self.path)
+        arrays = load_arrays(self.path)
         try:
             note = json.loads(str(arrays.pop("note")))
             options, progress = dict(note["options"]), dict(note["progress"])

@@ -8,16 +8,16 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from sae.model.bottleneck import uniform_noise
-from sae.model.cascade import Cascade
-from sae.model.layer import Layer
-from sae.model.objective import Objective
+from sae.model.quantization import uniform_noise
+from sae.model.rate_distortion import RateDistortionLoss
+from sae.model.residual import ResidualModel
+from sae.model.residual_layer import ResidualLayer
 
 
 def make_step(
-    cascade: Cascade,
-    layer: Layer,
-    objective: Objective,
+    below: ResidualModel,
+    layer: ResidualLayer,
+    loss: RateDistortionLoss,
     optimizer: tf.keras.optimizers.Optimizer,
     quantization: str = "noise",
     noise: float = 0.0,
@@ -26,13 +26,13 @@ def make_step(
     """Returns the training step of a layer.
 
     Args:
-      cascade: the frozen layers below.
-      layer: the layer to train; only its variables move.
-      objective: the loss.
-      optimizer: its step counter is the training's.
-      quantization: as of `Layer.rate`.
+      below: frozen layers below.
+      layer: layer to train; only its variables change.
+      loss: loss of the layer.
+      optimizer: optimizer, whose step counter seeds the noise.
+      quantization: method of `sae.model.quantization.quantized`.
       noise: half width of uniform noise added to the images.
-      seed: of all noise.
+      seed: seed of all noise.
 
     Returns:
       A tf.function (patches: uint8 [B, P, P, 3], learning_rate: float32 []) ->
@@ -43,8 +43,8 @@ def make_step(
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
     optimizer.build(layer.trainable_variables)
-    rounded = quantization == "rounded"
-    variables = layer.decoder_variables if rounded else layer.trainable_variables
+    fixed = quantization == "rounded"
+    variables = layer.decoder_variables if fixed else layer.trainable_variables
 
     def replica_step(patches, learning_rate):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -53,14 +53,11 @@ def make_step(
         if noise:
             # Another stream of the same generator: the latent's has positive counts.
             x += 2 * noise * uniform_noise(tf.shape(x), counted * [1, -1] - [0, 1])
-        context = cascade.context(x)
+        x_hat = below.reconstruction(x)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(variables)
-            y = layer.analyse(x, context)
-            if rounded:
-                y = layer.quantize(y, context)
-            y_tilde, bits = layer.rate(y, context, quantization, counted)
-            terms = objective.terms(x, layer.synthesise(y_tilde, context), bits)
+            y_hat, bits = layer.rate(layer.analysis(x - x_hat), quantization, counted)
+            terms = loss.terms(x, x_hat + layer.synthesis(y_hat), bits)
             terms = {name: tf.reduce_mean(term) for name, term in terms.items()}
         gradients = tape.gradient(terms["loss"], variables)
         optimizer.learning_rate.assign(learning_rate)
@@ -76,19 +73,19 @@ def make_step(
 
 
 def make_validation(
-    cascade: Cascade, layer: Layer, objective: Objective
+    below: ResidualModel, layer: ResidualLayer, loss: RateDistortionLoss
 ) -> Callable[[np.ndarray], dict[str, float]]:
     """Returns a function patches -> means of loss, bpp, distortion and psnr, latents rounded."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     def scores(patches):
         x = tf.cast(patches, tf.float32) / 255.0
-        context = cascade.context(x)
-        y_hat, bits = layer.rate(layer.quantize(layer.analyse(x, context), context), context)
-        x_hat = layer.synthesise(y_hat, context)
+        x_hat = below.reconstruction(x)
+        y_hat, bits = layer.rate(layer.analysis(x - x_hat))
+        x_hat += layer.synthesis(y_hat)
         mse = tf.reduce_mean(tf.square(x - tf.clip_by_value(x_hat, 0.0, 1.0)), axis=(1, 2, 3))
         psnr = -10.0 * tf.math.log(mse) / math.log(10.0)
-        return {**objective.terms(x, x_hat, bits), "psnr": psnr}
+        return {**loss.terms(x, x_hat, bits), "psnr": psnr}
 
     def validate(patches):
         batches = [scores(patches[k : k + 8]) for k in range(0, len(patches), 8)]

@@ -1,0 +1,268 @@
+"""Images to streams of residual families, and back layer by layer.
+
+Encoder and decoder add up the same reconstructions, which follow from the rounded latents alone.
+All of it runs on the CPU, since a GPU adds in another order.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from sae import images, metrics
+from sae.coding import residual_container as container
+from sae.coding.header import FINGERPRINT_BYTES, require_memory
+from sae.coding.latent_optimization import count_steps, optimized
+from sae.coding.residual_container import Header, Reader, Record
+from sae.config import DEFAULT_FOLDER, MAX_PIXELS, STRIDE
+from sae.errors import SaeError
+from sae.model.layer_store import LayerStore
+from sae.model.residual_layer import ResidualLayer
+from sae.model.residual_transforms import REACH
+from sae.model.tiling import in_strips
+
+# Called with the number of steps done, and of all there are.
+Progress = Callable[[int, int], object]
+
+# Larger latents are synthesized in strips of so many positions, 3 megapixels.
+_POSITIONS = 12_000
+# A range coder leaves out bytes at the end of a string that it can do without.
+_SLACK_BYTES = 8
+
+# In which order floating-point numbers are added up depends on the number of threads. With always
+# the same, every process decodes alike, whatever number of cores the machine gives it.
+_THREADS = 8
+
+# Restored layers, by their store and fingerprints.
+_LOADED: dict[tuple[LayerStore, tuple[str, ...]], Sequence[ResidualLayer]] = {}
+_MOST_LOADED = 16
+
+
+def compress(
+    image: np.ndarray,
+    store: LayerStore,
+    layers: int | None = None,
+    psnr: float = math.inf,
+    effort: int = 0,
+    progress: Progress = lambda done, count: None,
+) -> bytes:
+    """Returns the stream of an image.
+
+    Args:
+      image: uint8 [H, W, 3].
+      store: checkpoints of the layers.
+      layers: largest number of layers; all that are trained by default.
+      psnr: PSNR in dB at which the first layer to reach it is the last.
+      effort: effort of the latent optimization, an index of `EFFORTS`.
+      progress: called after each step of the optimization.
+
+    Raises:
+      SaeError: a layer is not trained, or the memory does not suffice.
+    """
+    height, width, _ = image.shape
+    require_memory(store.family, width, height)
+    found, fingerprints = _load(store, layers)
+    with tf.device("CPU:0"):
+        x = tf.cast(images.pad(image, STRIDE)[None], tf.float32) / 255.0
+        x_hat = tf.zeros_like(x)
+    steps, done = count_steps(effort, x.shape[1:3]), itertools.count(1)
+    records: list[Record] = []
+    for layer, fingerprint in zip(found, fingerprints):
+        with tf.device("CPU:0"):
+            y = layer.analysis(x - x_hat)
+            y_hat = tf.round(y)
+        if effort:
+            # On a GPU where there is one, since no decoder has to repeat it.
+            y_hat = optimized(
+                x,
+                x_hat,
+                y,
+                layer,
+                store.loss(layer.name),
+                effort,
+                (height, width),
+                lambda: progress(next(done), len(found) * steps),
+            )
+        with tf.device("CPU:0"):
+            records.append(Record(fingerprint, layer.compress(y_hat).numpy()[0]))
+            if len(records) == len(found) and psnr == math.inf:
+                break
+            x_hat = x_hat + _synthesis(layer, y_hat)
+            if metrics.psnr(image, _pixels(x_hat, height, width)) >= psnr:
+                break
+    return container.pack(Header(store.family, width, height), records)
+
+
+class ResidualDecoder:
+    """Decodes a stream as its bytes come; see `sae.coding.codec.Decoder`.
+
+    Args:
+      checkpoints: folder of all checkpoints.
+      max_pixels: larger images are refused.
+    """
+
+    def __init__(self, checkpoints: str | Path = DEFAULT_FOLDER, max_pixels: int = MAX_PIXELS):
+        self._reader, self._checkpoints = Reader(max_pixels), Path(checkpoints)
+        self._state: _State | None = None
+
+    @property
+    def header(self) -> Header | None:
+        """Properties of the stream, None until they have come."""
+        return self._reader.header
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a checksum was wrong; all that follows is ignored."""
+        return self._reader.damaged
+
+    @property
+    def complete(self) -> bool:
+        """Whether all layers of the family have come."""
+        return self._reader.complete
+
+    @property
+    def cut(self) -> bool:
+        """Whether bytes have come of a layer that is not complete."""
+        return self._reader.pending > 0
+
+    @property
+    def layers(self) -> int:
+        """Number of complete layers."""
+        return len(self._reader.records)
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes, and decodes the layers that they complete.
+
+        Raises:
+          SaeError: the header or a string is damaged, or the weights are not here.
+        """
+        for record in self._reader.feed(data):
+            if self._state is None:
+                assert self.header is not None, "records come after a header"
+                self._state = _State(self.header, record, self._checkpoints)
+            self._state.decode(record)
+
+    def image(self) -> np.ndarray | None:
+        """Returns the image so far, uint8 [H, W, 3]; None before the base is complete."""
+        return None if self._state is None else self._state.image()
+
+
+class _State:
+    """What a decoder has of an image: the sum of the reconstructions so far."""
+
+    def __init__(self, header: Header, base: Record, checkpoints: Path):
+        require_memory(header.family, header.width, header.height)
+        self._header = header
+        store = LayerStore(header.family, checkpoints)
+        _require_weights(0, base, _fingerprints(store))
+        self._layers, self._prefixes = _load(store, len(store.names()) or 1)
+        sides = (header.height, header.width)
+        height, width = (side + -side % STRIDE for side in sides)
+        self._size = height, width
+        self._x_hat: tf.Tensor | None = None
+        self._done = 0
+
+    def decode(self, record: Record) -> None:
+        """Decodes the next layer."""
+        index, name = self._done, self._header.family.layers[self._done]
+        if index == len(self._layers):
+            raise SaeError(f"Layer {name} of the stream has no trained weights here.")
+        _require_weights(index, record, self._prefixes)
+        layer = self._layers[index]
+        # Before anything is allocated for an image that the string cannot fill.
+        if len(record.string) + _SLACK_BYTES < layer.smallest_bytes(self._size):
+            raise SaeError(
+                f"Layer {name} is damaged: {len(record.string)} bytes cannot fill "
+                f"{self._header.width} x {self._header.height} pixels."
+            )
+        try:
+            with tf.device("CPU:0"):
+                y_hat = layer.decompress(tf.constant([record.string]), self._size)
+                added = _synthesis(layer, y_hat)
+                self._x_hat = added if self._x_hat is None else self._x_hat + added
+        except tf.errors.InvalidArgumentError as error:
+            raise SaeError(f"Layer {name} is damaged: its string cannot be decoded.") from error
+        self._done += 1
+
+    def image(self) -> np.ndarray:
+        """Returns the image after the layers so far."""
+        return _pixels(self._x_hat, self._header.height, self._header.width)
+
+
+def _synthesis(layer: ResidualLayer, y_hat: tf.Tensor) -> tf.Tensor:
+    """Returns the reconstruction of one latent, [1, H, W, 3]."""
+    _, height, width, _ = y_hat.shape
+    if height * width <= _POSITIONS:
+        return layer.synthesis(y_hat)
+    strips = in_strips(
+        lambda rows: layer.synthesis(y_hat[:, rows])[0], height, width, REACH, _POSITIONS
+    )
+    return tf.concat([*strips], 0)[None]
+
+
+def _pixels(x_hat: tf.Tensor, height: int, width: int) -> np.ndarray:
+    with tf.device("CPU:0"):
+        cropped = x_hat[0, :height, :width]
+        return tf.saturate_cast(tf.round(255.0 * cropped), tf.uint8).numpy()
+
+
+@functools.lru_cache(maxsize=1)
+def use_fixed_threads() -> None:
+    """Sets TensorFlow's number of threads; warns where it cannot be set any more."""
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
+    except RuntimeError:
+        warnings.warn(
+            "TensorFlow ran before the first stream was coded: single values of a decoded image "
+            "may differ by 1 from those that other processes decode.",
+            stacklevel=2,
+        )
+
+
+def _fingerprints(store: LayerStore) -> list[bytes]:
+    """Returns the beginnings of the trained layers' fingerprints, as records have them."""
+    return [
+        bytes.fromhex(entry["fingerprint"])[:FINGERPRINT_BYTES]
+        for entry in store.all_metadata().values()
+    ]
+
+
+def _require_weights(index: int, record: Record, fingerprints: Sequence[bytes]) -> None:
+    """Raises SaeError where the weights of a layer are not those that made its record."""
+    if index < len(fingerprints) and record.fingerprint != fingerprints[index]:
+        name = f"el{index}" if index else "base"
+        raise SaeError(
+            f"Layer {name} was made with weights {record.fingerprint.hex()}, and these are "
+            f"{fingerprints[index].hex()}; name the checkpoints that made the stream."
+        )
+
+
+def _load(
+    store: LayerStore, count: int | None = None
+) -> tuple[Sequence[ResidualLayer], Sequence[bytes]]:
+    """Returns the first `count` layers, by default all there are, and their fingerprints.
+
+    Layers are restored once while their fingerprints stay the same.
+    """
+    use_fixed_threads()
+    family = store.family
+    if count is not None and not 1 <= count <= len(family.layers):
+        raise SaeError(
+            f"The {family.name} family has 1 to {len(family.layers)} layers, not {count}."
+        )
+    metadata = store.all_metadata(count)
+    fingerprints = tuple(entry["fingerprint"] for entry in metadata.values())
+    if (store, fingerprints) not in _LOADED:
+        if len(_LOADED) == _MOST_LOADED:
+            _LOADED.clear()
+        with tf.device("CPU:0"):
+            _LOADED[store, fingerprints] = store.load(metadata=metadata).layers
+    prefixes = [bytes.fromhex(f)[:FINGERPRINT_BYTES] for f in fingerprints]
+    return _LOADED[store, fingerprints], prefixes

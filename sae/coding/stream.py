@@ -1,0 +1,161 @@
+"""What a stream holds, and shorter streams of it, without decoding and without TensorFlow."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import NamedTuple, Union
+
+from sae import files
+from sae.coding import header, progressive_container, residual_container
+from sae.config import MAX_PIXELS
+from sae.errors import SaeError
+from sae.model.families import Family
+
+_Reader = Union[residual_container.Reader, progressive_container.Reader]
+_READERS: dict[int, type[_Reader]] = {
+    residual_container.VERSION: residual_container.Reader,
+    progressive_container.VERSION: progressive_container.Reader,
+}
+
+
+class Stream(NamedTuple):
+    """A stream, possibly cut short.
+
+    Attributes:
+      family: family of the weights.
+      fingerprints: the first 4 bytes of the SHA-256 of the weights of each layer in `ends`.
+      width, height: size of the image in pixels.
+      ends: number of bytes up to the end of each named layer. A progressive stream has all of them
+        in its header, even where it is cut; a residual one has those of its complete layers.
+      smallest: number of bytes of the shortest beginning that can be decoded.
+      size: number of bytes that are sound.
+      damaged: whether a checksum is wrong; it follows these bytes.
+    """
+
+    family: Family
+    fingerprints: tuple[bytes, ...]
+    width: int
+    height: int
+    ends: tuple[int, ...]
+    smallest: int
+    size: int
+    damaged: bool
+
+    @property
+    def layers(self) -> int:
+        """Number of complete layers."""
+        return sum(end <= self.size for end in self.ends)
+
+    @property
+    def last_layer(self) -> str | None:
+        """Name of the last complete layer, None where there is none."""
+        return self.family.layers[self.layers - 1] if self.layers else None
+
+    @property
+    def bpp(self) -> float:
+        """Bits per pixel."""
+        return 8 * self.size / (self.width * self.height)
+
+
+def require_version(version: int) -> None:
+    """Raises SaeError where this program does not read a version."""
+    if version not in _READERS:
+        raise SaeError(
+            f"This .sae stream is of version {version}, and this program reads versions "
+            f"{' and '.join(map(str, _READERS))}; use the program that wrote it."
+        )
+
+
+def parse(data: bytes, max_pixels: int = MAX_PIXELS) -> Stream:
+    """Returns what a stream holds.
+
+    Raises:
+      SaeError: this is no stream, its header is damaged or not complete, or its image has more
+        pixels than the limit.
+    """
+    if not data:
+        raise SaeError("The .sae stream is empty.")
+    version = header.version(data)
+    if version is not None:
+        require_version(version)
+        found = _READERS[version](max_pixels)
+        found.feed(data)
+    if version is None or found.header is None:
+        raise SaeError("The .sae stream ends within its header; nothing can be decoded.")
+    head, size, smallest = found.header, len(data), 0
+    if isinstance(found, residual_container.Reader):
+        ends = residual_container.ends(found.records)
+        fingerprints = [record.fingerprint for record in found.records]
+        if found.damaged or found.complete:
+            size = ends[-1] if ends else residual_container.HEADER_BYTES
+        smallest = ends[0] if ends else sys.maxsize
+    else:
+        smallest = found.header.size(0)
+        ends = [found.header.size(end) for end in found.header.ends]
+        fingerprints = [found.header.fingerprint] * len(ends)
+        size = min(size, ends[-1])
+        if found.damaged:
+            size = found.header.size(len(found.code))
+    return Stream(
+        head.family,
+        tuple(fingerprints),
+        head.width,
+        head.height,
+        tuple(ends),
+        smallest,
+        size,
+        found.damaged,
+    )
+
+
+def truncate(
+    data: files.Bytes,
+    layers: int | None = None,
+    *,
+    max_bytes: int | None = None,
+    max_bpp: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> bytes:
+    """Returns the longest beginning of a stream within limits, which is a stream.
+
+    A progressive stream is cut at any byte after its header, a residual one after a layer.
+
+    Args:
+      data: stream, or its file, by name or open.
+      layers: largest number of named layers.
+      max_bytes: largest number of bytes.
+      max_bpp: largest number of bits per pixel.
+      max_pixels: larger images are refused.
+
+    Raises:
+      SaeError: as `parse`, the stream is damaged before the cut or has fewer layers, or nothing
+        that can be decoded is within the limits.
+    """
+    data = files.read_bytes(data)
+    found = parse(data, max_pixels)
+    size = found.size
+    if layers is not None:
+        if layers < 1:
+            raise SaeError(f"A stream has at least one layer; {layers} cannot be kept.")
+        if found.layers < layers:
+            raise SaeError(
+                f"The stream has {found.layers} complete layers; {layers} cannot be kept."
+            )
+        size = found.ends[layers - 1]
+    if max_bpp is not None:
+        # A rate that was computed from a number of bytes means that number.
+        limit = math.floor(max_bpp * found.width * found.height / 8 + 1e-6)
+        max_bytes = limit if max_bytes is None else min(limit, max_bytes)
+    if max_bytes is not None:
+        size = min(size, max_bytes)
+    if found.family.kind == "residual":
+        size = max((end for end in found.ends if end <= size), default=0)
+    if size < found.smallest:
+        raise SaeError(
+            "The .sae stream ends before its base layer does; nothing can be decoded."
+            if found.smallest == sys.maxsize
+            else f"The shortest beginning of the stream that can be decoded has {found.smallest} "
+            "bytes; allow as many."
+        )
+    return data[:size]

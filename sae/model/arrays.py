@@ -1,0 +1,25 @@
+"""Arrays in .npz files, in which weights and states of trainings are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sae import files
+from sae.errors import SaeError
+
+
+def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays, whole or not at all."""
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads arrays; raises SaeError where the file has none."""
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # NumPy's readers raise any exception on damaged files.
+        raise SaeError(f"{path} is damaged or not a file of arrays ({error}).") from error

@@ -1,0 +1,226 @@
+"""Residual layers as files, each saved alone.
+
+A checkpoint is a folder, checkpoints/<family>/<layer>/, with two files: `weights.npz`, weights and
+int32 tables as plain arrays, and `layer.json`, the layer's configuration, its fingerprint, the
+fingerprint of the layer below, on which it was trained, and the record of its training. Nothing in
+them can run code. Metadata is read without TensorFlow, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sae import files
+from sae.config import DEFAULT_FOLDER, INSTALLED, TRAINING_FOLDER
+from sae.errors import SaeError
+from sae.model import layer_metadata
+from sae.model.arrays import load_arrays, save_arrays
+from sae.model.families import Family
+
+if TYPE_CHECKING:
+    from sae.model.rate_distortion import RateDistortionLoss
+    from sae.model.residual import ResidualModel
+    from sae.model.residual_layer import ResidualLayer
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerStore:
+    """The checkpoints of a residual family.
+
+    Attributes:
+      family: family of the layers.
+      folder: folder of the checkpoints of all families.
+    """
+
+    family: Family
+    folder: Path = DEFAULT_FOLDER
+
+    def path(self, name: str) -> Path:
+        """Returns the folder of one layer's checkpoint."""
+        return self.folder / self.family.name / name
+
+    def command(self, name: str, *options: str) -> str:
+        """Returns the command that trains a layer into this store."""
+        words = ["sae", "train", name] if INSTALLED else ["python", f"train_{name}.py"]
+        words += ["--family", self.family.name]
+        if self.folder.resolve() != TRAINING_FOLDER.resolve():
+            words += ["--checkpoints", str(self.folder)]
+        return " ".join([*words, *options])
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of the trained layers, from the base up to the first gap."""
+        return tuple(itertools.takewhile(self.metadata, self.family.layers))
+
+    def all_metadata(self, count: int | None = None) -> dict[str, dict]:
+        """Returns the contents of `layer.json` of the first `count` layers, by default of all.
+
+        Raises:
+          SaeError: one is missing, or damaged.
+        """
+        found: dict[str, dict] = {}
+        for name in self.family.layers[:count]:
+            entry = self.metadata(name)
+            if entry is None:
+                if found and count is None:
+                    break
+                raise SaeError(
+                    f"There is no trained {name} in {self.path(name)}; {self.command(name)} makes "
+                    "it."
+                )
+            found[name] = entry
+        return found
+
+    def fingerprints(self, count: int | None = None) -> tuple[str, ...]:
+        """Returns the fingerprints of the first `count` layers, by default of all.
+
+        Raises:
+          SaeError: as `all_metadata`.
+        """
+        return tuple(entry["fingerprint"] for entry in self.all_metadata(count).values())
+
+    def training(self, name: str) -> dict:
+        """Returns the record of a trained layer's training."""
+        return self.all_metadata()[name]["training"]
+
+    def require(self, count: int | None = None) -> None:
+        """Raises SaeError where one of the first `count` layers, by default of all, is missing."""
+        self.all_metadata(count)
+
+    def metadata(self, name: str) -> dict | None:
+        """Returns the contents of `layer.json` of a layer, None where there is no checkpoint.
+
+        Raises:
+          SaeError: the file cannot be read, is damaged, or of another family or layer.
+        """
+        path = self.path(name) / "layer.json"
+        try:
+            found = layer_metadata.read(path)
+        except FileNotFoundError:
+            return None
+        family, layer = found["family"], found["layer"]["name"]
+        if (family, layer) != (self.family.name, name):
+            raise SaeError(
+                f"{path} describes {layer} of the {family} family, not {name} of the "
+                f"{self.family.name} family."
+            )
+        return found
+
+    def loss(self, name: str) -> RateDistortionLoss:
+        """Returns the loss of a trained layer; raises SaeError where it is not recorded."""
+        from sae.model.rate_distortion import RateDistortionLoss
+
+        training = (self.metadata(name) or {}).get("training", {})
+        try:
+            return RateDistortionLoss(self.family.metric, float(training["options"]["lmbda"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SaeError(
+                f"{self.path(name)} has no lambda in the record of its training; train it again."
+            ) from error
+
+    def require_writable(self, name: str) -> None:
+        """Raises SaeError where a layer, or the state of its training, cannot be written."""
+        target = self.path(name)
+        folder = target / "training"
+        missing = []
+        try:
+            missing += [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            for place in (target, folder):
+                with tempfile.TemporaryFile(dir=place):
+                    pass
+        except OSError as error:
+            raise SaeError(
+                f"Cannot write into {target}: {error.strerror or error}; name another folder of "
+                "checkpoints."
+            ) from error
+        finally:
+            # New folders are removed again, since a later check may refuse the training.
+            for place in missing:
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+        for path in (target / "weights.npz", target / "layer.json", folder / "state.npz"):
+            if path.is_dir():
+                raise SaeError(f"Cannot write {path}: it is a folder; remove it.")
+
+    def save(self, layer: ResidualLayer, below: str | None, training: dict) -> None:
+        """Writes one layer.
+
+        Args:
+          layer: with its integer tables.
+          below: fingerprint of the layer under it, None for the base.
+          training: JSON record of how it was trained.
+        """
+        target = self.path(layer.name)
+        found = {
+            "format": layer_metadata.FORMAT,
+            "family": self.family.name,
+            "layer": dataclasses.asdict(layer.config),
+            "fingerprint": layer.fingerprint,
+            "below": below,
+            "training": training,
+        }
+        # The description last: a checkpoint without one does not exist.
+        (target / "layer.json").unlink(missing_ok=True)
+        save_arrays(target / "weights.npz", {k: _small(a) for k, a in layer.arrays().items()})
+        files.write_bytes(target / "layer.json", (json.dumps(found, indent=1) + "\n").encode())
+
+    def load(
+        self, count: int | None = None, metadata: dict[str, dict] | None = None
+    ) -> ResidualModel:
+        """Returns the model of the first layers, each on the layer that it was trained on.
+
+        Args:
+          count: number of layers; all that are trained by default.
+          metadata: result of `all_metadata` where it is known.
+
+        Raises:
+          SaeError: a layer is missing or damaged, or one below it has changed
+            since it was trained.
+        """
+        from sae.model.residual import ResidualModel
+
+        model, below = ResidualModel(), None
+        for name, entry in (metadata or self.all_metadata(count)).items():
+            if entry["below"] != below:
+                raise SaeError(
+                    f"{name} in {self.path(name)} was trained on another "
+                    f"{model.layers[-1].name if below else 'layer'}; "
+                    f"{self.command(name, '--force')} trains it again."
+                )
+            model.layers.append(self._load(entry))
+            below = entry["fingerprint"]
+        return model
+
+    def _load(self, entry: dict) -> ResidualLayer:
+        """Returns the layer with this metadata."""
+        from sae.model.residual_layer import ResidualLayer
+
+        target = self.path(entry["layer"]["name"])
+        path = target / "weights.npz"
+        layer = ResidualLayer(layer_metadata.layer_config(entry))
+        arrays = load_arrays(path)
+        try:
+            layer.set_arrays(arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SaeError(f"{path} holds weights of another kind of layer ({error}).") from error
+        if layer.fingerprint != entry["fingerprint"]:
+            raise SaeError(f"{path} is not what layer.json describes; fetch both again.")
+        if not (layer.entropy_model.has_tables and layer.finite):
+            raise SaeError(f"{path} holds no finite weights with tables to code; fetch it again.")
+        return layer
+
+
+def _small(array: np.ndarray) -> np.ndarray:
+    """Returns float32 values as float16 where that changes none of them."""
+    if array.dtype != np.float32:
+        return array
+    half = array.astype(np.float16)
+    return half if np.array_equal(half, array) else array
