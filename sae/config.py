@@ -1,7 +1,8 @@
-"""Every hyper-parameter there is; `sae/model/presets.py` has their values.
+"""Hyperparameters, their ranges and defaults; `sae/training/settings.py` has the values in use.
 
-A layer has two sets of them: `LayerConfig` is what a decoder must know and is
-stored with the weights; `TrainingConfig` is how the weights were found.
+A residual layer has an architecture, `LayerConfig`, which is stored with the weights, and a
+training, `TrainingConfig`. A progressive model has `sae.model.progressive_config.ProgressiveConfig`
+and `ProgressiveTrainingConfig`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ CHOICES = {
     "kernel": ("plain", "fourier"),
     "optimizer": ("adam", "soap"),
     "quantization": ("noise", "mixed"),
+    "compute_dtype": ("float32", "bfloat16"),
 }
 
 
@@ -91,7 +93,16 @@ RANGES = {
     "final_learning_rate": Range(0, 100),
     "noise": Range(0, 1),
     "decoder_from": Range(0, 1),
+    "decay_from": Range(0, 1),
+    "ends": Range(1, 3),
+    "cuts": Range(0, 2**16),
+    "cuts_from": Range(0, 1),
+    "photo_side": Range(16, 2**14),
+    "warmup": Range(1, 10**9),
+    "constant": Range(1, 10**9),
+    "average": Range(0, 10**4),
     "smallest_scale": Range(0, 1, above=True),
+    "commitment": Range(1e-6, 1e3),
     "seed": Range(0, 2**32 - 1),
     "save_every": Range(0, 1e9),
 }
@@ -120,10 +131,10 @@ def fault(name: str, value: object) -> str | None:
     return None if right else f"has to be {words}, and is {reprlib.repr(value)}"
 
 
-def _check(config: LayerConfig | TrainingConfig) -> None:
+def _check(config: LayerConfig | TrainingConfig | ProgressiveTrainingConfig) -> None:
     """Raises SaeError where a field has a value that it cannot have."""
     for field in dataclasses.fields(config):
-        if reason := fault(field.name, getattr(config, field.name)):
+        if field.name != "rates" and (reason := fault(field.name, getattr(config, field.name))):
             raise SaeError(f"{field.name} {reason}.")
 
 
@@ -175,8 +186,7 @@ class TrainingConfig:
       learning_rate: of the optimizer, for the first third of these steps.
       final_learning_rate: reached at the last step along half a cosine.
       noise: half width of uniform noise added to the patches, images in [0, 1].
-      quantization: what stands for rounding until `decoder_from`: "noise", as
-        published, or "mixed": noise in the rate alone (`sae.model.layer`).
+      quantization: method of `sae.model.quantization.quantized` until `decoder_from`.
       decoder_from: fraction of the steps after which the synthesis transform and
         the prior train alone, on rounded latents.
       smallest_scale: photos are shrunk by a random factor between this and 1.
@@ -202,11 +212,73 @@ class TrainingConfig:
         _check(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class ProgressiveTrainingConfig:
+    """The training of a progressive model; the loss is described in `sae.training.progressive`.
+
+    Attributes:
+      lmbda: weight of the rate in bits per pixel in plane 0; in each plane above it is a ninth of
+        that below.
+      last_step: number of steps.
+      batchsize: number of patches per step.
+      ends: number of planes at whose ends a patch is decoded in one step.
+      cuts: number of patches in a batch that are decoded at a cut within a plane instead.
+      cuts_from: fraction of the steps after which they are.
+      patchsize: side of a patch in pixels, a multiple of 16.
+      photo_side: smallest side to which photos are shrunk in pixels, and side of the held-out
+        patches.
+      commitment: weight of the squared distance of a latent from its rounded value, as a multiple
+        of its share in the distortion. The gradient that passes the rounding unchanged takes
+        latents away from these values; a weight of one balances that.
+      rates: approximate bits per pixel at the planes' ends, for the weights of their losses.
+      learning_rate: learning rate from step `warmup` to step `constant`. Later it falls with the
+        inverse of the square root of the number of steps.
+      warmup: number of steps over which the learning rate rises.
+      constant: number of steps after which it falls.
+      decay_from: fraction of the steps after which it falls to zero.
+      decoder_from: fraction of the steps after which latents are fixed.
+      average: exponent of the average of weights; it spans about 1 / `average` of the steps.
+      clip: limit of gradient norms as a multiple of their moving average.
+      smallest_scale: smallest of the random factors up to 1 by which photos are shrunk.
+      compute_dtype: type of the products in convolutions.
+      seed: seed of the initial weights, the planes and the order of patches.
+    """
+
+    lmbda: float
+    last_step: int
+    batchsize: int = 8
+    ends: int = 1
+    cuts: int = 1
+    cuts_from: float = 0.5
+    patchsize: int = 128
+    photo_side: int = 256
+    commitment: float = 0.5
+    rates: tuple[float, ...] = (0.12, 0.55, 1.7)
+    learning_rate: float = 4e-3
+    warmup: int = 100
+    constant: int = 5000
+    decay_from: float = 0.85
+    decoder_from: float = 0.98
+    average: float = 12.0
+    clip: float = 2.0
+    smallest_scale: float = 0.5
+    compute_dtype: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self):
+        _check(self)
+
+    @property
+    def lambdas(self) -> tuple[float, ...]:
+        """Weight of the rate in each plane."""
+        return tuple(self.lmbda / 9**plane for plane in range(len(self.rates)))
+
+
 _TYPES = {
     **{
         # Annotations in this file are strings.
         field.name: str(field.type)
-        for kind in (LayerConfig, TrainingConfig)
+        for kind in (LayerConfig, ProgressiveTrainingConfig, TrainingConfig)
         for field in dataclasses.fields(kind)
     },
     "save_every": "float",

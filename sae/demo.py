@@ -19,8 +19,8 @@ from sae.errors import SaeError
 from sae.evaluation import evaluate, image_set, results, tables
 from sae.model import families, stores
 from sae.model.layer_store import LayerStore
-from sae.model.presets import defaults
 from sae.reporting import figures
+from sae.training import settings
 
 HELD_OUT = ("chelsea", "coffee")
 _FIGURE = Path("plots") / "demo.png"
@@ -70,12 +70,12 @@ def _kodak() -> Path | None:
 
 def _train(store: LayerStore, photos: Path) -> None:
     from sae.coding.residual_codec import use_fixed_threads
-    from sae.training.loop import train
+    from sae.training.residual import train
 
     # Their number cannot be set once TensorFlow runs.
     use_fixed_threads()
     for name in _LAYERS:
-        architecture, training = defaults(name, store.family)
+        architecture, training = settings.residual(name, store.family)
         train(architecture, dataclasses.replace(training, **_SHORT), store, [photos])
 
 

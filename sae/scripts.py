@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sae import console
 from sae.config import (
@@ -18,18 +18,26 @@ from sae.config import (
     RANGES,
     TRAINING_FOLDER,
     LayerConfig,
+    ProgressiveTrainingConfig,
     TrainingConfig,
     fault,
 )
 from sae.errors import SaeError
-from sae.model import families
-from sae.model.presets import PRESETS, defaults
+from sae.model import families, stores
+from sae.model.families import Family
+from sae.model.layer_store import LayerStore
+from sae.model.progressive_config import ProgressiveConfig
+from sae.model.stores import Store
+from sae.training import settings
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from sae.model.layer_store import LayerStore
-
+# Configurations whose fields are options, by kind of family.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "residual": (LayerConfig, TrainingConfig),
+    "progressive": (ProgressiveConfig, ProgressiveTrainingConfig),
+}
 _HELP = {
     "latent_depth": "number of latent channels",
     "hidden_filters": "number of channels between the convolutions",
@@ -42,12 +50,16 @@ _HELP = {
     "small_until": "fraction of the steps with patches of half the side",
     "optimizer": "optimizer; soap is Adam in the eigenbasis of Shampoo's preconditioner",
     "clip": "limit of the gradient norm as a multiple of its average; 0 for none",
-    "learning_rate": "initial learning rate",
+    "learning_rate": "largest learning rate",
     "final_learning_rate": "learning rate at the last step",
+    "decay_from": "fraction of the steps after which the learning rate falls to zero",
     "noise": "half width of uniform noise added to the patches",
     "quantization": "stand-in for rounding; mixed has noise in the rate alone",
+    "cuts": "number of patches in a batch that are decoded at a cut within a plane",
+    "cuts_from": "fraction of the steps after which there are such patches",
     "decoder_from": "fraction of the steps after which the decoder trains alone",
     "smallest_scale": "smallest of the random factors up to 1 by which photos are shrunk",
+    "compute_dtype": "type of the products in convolutions",
     "seed": "seed of the initial weights, the noise and the order of patches",
 }
 _SPELLINGS = {
@@ -69,8 +81,9 @@ def test(name: str, arguments: list[str] | None = None) -> None:
 
 def training_parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=f"Trains {name}, on the lower layers as they stand in the checkpoints.",
-        epilog="Options without a value here take the preset's; see sae/model/presets.py.",
+        description=f"Trains {name} of a residual family, on the lower layers in the checkpoints. "
+        "The base of a progressive family is the whole model.",
+        epilog="Options without a value here take the preset's; see sae/training/settings.py.",
     )
     parser.set_defaults(name=name)
     add_training(parser)
@@ -85,7 +98,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument(
         "--preset",
-        choices=PRESETS,
+        choices=settings.PRESETS,
         default="default",
         help="values of the options not given [default]",
     )
@@ -102,7 +115,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         default=180,
         help="seconds between two saved states [180]",
     )
-    parser.add_argument("--force", action="store_true", help="replacement of a finished layer")
+    parser.add_argument("--force", action="store_true", help="replacement of finished weights")
     for field in _options():
         # Accepted with underscores, as in the original scripts, and with hyphens.
         names = {field.name, _SPELLINGS.get(field.name, field.name)}
@@ -115,8 +128,19 @@ def add_training(parser: argparse.ArgumentParser) -> None:
             metavar=None if field.name in CHOICES else str(field.type).upper(),
             choices=CHOICES.get(field.name),
             type=kind if kind is str else _number(field.name, kind),
-            help=_HELP[field.name] + values,
+            help=_HELP[field.name] + values + _only(field.name),
         )
+
+
+def _only(name: str) -> str:
+    """Returns the restriction of an option to one kind of family, "" where there is none."""
+    kinds = [kind for kind in _KINDS if name in _fields(kind)]
+    return f" ({kinds[0]} families)" if len(kinds) == 1 else ""
+
+
+def _fields(kind: str) -> dict[str, dataclasses.Field]:
+    """Returns the fields of a kind's configurations by name."""
+    return {field.name: field for of in _KINDS[kind] for field in dataclasses.fields(of)}
 
 
 def _number(name: str, kind: type) -> Callable[[str], float]:
@@ -134,9 +158,9 @@ def _number(name: str, kind: type) -> Callable[[str], float]:
 
 
 def _options() -> list[dataclasses.Field]:
-    """Returns the fields of both configurations that have an option."""
-    fields = dataclasses.fields(LayerConfig) + dataclasses.fields(TrainingConfig)
-    return [field for field in fields if field.name in _HELP]
+    """Returns the fields of all configurations that have an option, each name once."""
+    fields = {name: field for kind in reversed(_KINDS) for name, field in _fields(kind).items()}
+    return [fields[name] for name in _HELP]
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -157,39 +181,50 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _store(options: argparse.Namespace) -> LayerStore:
+def _store(options: argparse.Namespace) -> Store:
     """Returns the checkpoints of the family that the options name."""
-    from sae.model.layer_store import LayerStore
-
     metric = options.metric or METRICS[0]
     family = families.named(options.family) if options.family else families.published(metric)
     if options.metric not in (None, family.metric):
         raise SaeError(f"The {family.name} family is not for {options.metric}; leave out --metric.")
-    return LayerStore(family, options.checkpoints)
+    return stores.of_family(family, options.checkpoints)
 
 
-def _configurations(
-    options: argparse.Namespace, family: families.Family
-) -> tuple[LayerConfig, TrainingConfig]:
-    """Returns the configurations of the preset, with the given options in place of its values."""
+def configurations(options: argparse.Namespace, family: Family) -> list[Any]:
+    """Returns the configurations of the preset, with the given options in place of its values.
+
+    Raises:
+      SaeError: an option is of the other kind of family.
+    """
     given = {k: v for k, v in vars(options).items() if k in _HELP and v is not None}
-    layer, training = defaults(options.name, family, options.preset)
-    layer_fields = {field.name for field in dataclasses.fields(layer)}
-    return (
-        dataclasses.replace(layer, **{k: v for k, v in given.items() if k in layer_fields}),
-        dataclasses.replace(training, **{k: v for k, v in given.items() if k not in layer_fields}),
-    )
+    for name in given:
+        if name not in _fields(family.kind):
+            raise SaeError(f"--{name} is no option of {family.name}; leave it out.")
+    if family.kind == "residual":
+        found: tuple[Any, ...] = settings.residual(options.name, family, options.preset)
+    else:
+        found = settings.progressive(family, options.preset)
+    parts = settings.split(given, *map(type, found))
+    return [dataclasses.replace(one, **part) for one, part in zip(found, parts)]
 
 
 def run_training(options: argparse.Namespace) -> None:
-    """Trains the layer `options.name`; the command `train`."""
+    """Trains the layer `options.name`, or a whole progressive model; the command `train`."""
     store = _store(options)
-    architecture, training = _configurations(options, store.family)
+    architecture, training = configurations(options, store.family)
+    if not isinstance(store, LayerStore):
+        if options.name != LAYER_NAMES[0]:
+            _report_whole_model(store, options.name)
+            return
+        if options.strategy not in ("auto", "single"):
+            raise SaeError(f"{store.family.name} trains on one device; leave out --strategy.")
+        options.strategy = "single"
     with _strategy(options.strategy, training.batchsize).scope():
         import tensorflow as tf
 
-        from sae.training.loop import train
+        from sae.training import progressive, residual
 
+        train: Any = residual.train if isinstance(store, LayerStore) else progressive.train
         try:
             train(architecture, training, store, options.data, options.save_every, options.force)
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
@@ -197,6 +232,16 @@ def run_training(options: argparse.Namespace) -> None:
                 "There is not enough memory for this training; take a smaller --batchsize, "
                 "--patchsize."
             ) from error
+
+
+def _report_whole_model(store: Store, name: str) -> None:
+    """Prints that a layer of a progressive family is not trained alone.
+
+    Raises:
+      SaeError: the model is not trained.
+    """
+    store.require()
+    print(f"{name} of {store.family.name} is a cut of its one stream, and trained with base.")
 
 
 def _strategy(name: str, batchsize: int) -> tf.distribute.Strategy:

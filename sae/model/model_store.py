@@ -115,6 +115,14 @@ class ModelStore:
         """Returns the names of the family's layers where its model is trained."""
         return self.family.layers if (self.path / "model.json").exists() else ()
 
+    def require_writable(self) -> None:
+        """Raises SaeError where the model, or the state of its training, cannot be written."""
+        for folder in (self.path, self.path / "training"):
+            files.require_writable(folder)
+        for path in (self.path / "weights.npz", self.path / "model.json"):
+            if path.is_dir():
+                raise SaeError(f"Cannot write {path}: it is a folder; remove it.")
+
     def fingerprints(self, count: int | None = None) -> tuple[str, ...]:
         """Returns the fingerprint of the model once for each of the first `count` layers.
 

@@ -57,7 +57,7 @@ class Planes(NamedTuple):
           share: decoded share of the plane's expected bits, float32 [B] in [0, 1].
         """
         below, digits = self.end(plane - 1), self.digits[plane - 1]
-        flat = tf.reshape(digits.variance / tf.maximum(digits.entropy, 1e-9), (len(share), -1))
+        flat = tf.reshape(digits.variance / tf.maximum(digits.entropy, 1e-9), (share.shape[0], -1))
         order = tf.argsort(flat, direction="DESCENDING", stable=True)
         bits = tf.gather(tf.reshape(digits.entropy, tf.shape(flat)), order, batch_dims=1)
         spent = tf.cumsum(bits, axis=1, exclusive=True)

@@ -13,16 +13,16 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from sae import images
-from sae.config import TrainingConfig
 from sae.errors import SaeError
 
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 32
@@ -31,7 +31,7 @@ _CROPS = 8
 
 
 class Patches:
-    """Patches uint8 [batchsize, patchsize, patchsize, 3] of the photos below some folders.
+    """Patches uint8 [batchsize, side, side, 3] of the photos below some folders.
 
     A photo that is smaller than a patch or cannot be read is named once on
     standard error and left out. A file that is found by several paths counts once. One
@@ -39,12 +39,15 @@ class Patches:
     file name; one that cannot be read is replaced by the next.
 
     Args:
-      folders: searched with all their subfolders.
-      config: patchsize, smallest_scale and seed are used.
+      folders: folders of photos, searched with all their subfolders.
+      side: largest side of a patch; smaller photos are left out.
+      smallest_scale: smallest of the random factors up to 1 by which photos are shrunk, but never
+        to less than the side.
+      seed: seed of the order and the patches.
 
     Attributes:
-      photos: to train on.
-      held_out: for validation.
+      photos: photos to train on.
+      held_out: photos for validation.
       counts: number of image files by the distinct end of each folder's path.
       digest: of the names and sizes of all photos that can be used.
       failure: error while a batch was made; None if there was none.
@@ -53,8 +56,14 @@ class Patches:
       SaeError: a folder does not exist, or fewer than two photos can be used.
     """
 
-    def __init__(self, folders: Sequence[str | Path], config: TrainingConfig):
-        self.config = config
+    def __init__(
+        self,
+        folders: Sequence[str | Path],
+        side: int,
+        smallest_scale: float = 0.5,
+        seed: int = 0,
+    ):
+        self._side, self._smallest_scale, self._seed = side, smallest_scale, seed
         self.failure: Exception | None = None
         self._named: set[Path] = set()
         found = _each_once(folders)
@@ -72,8 +81,8 @@ class Patches:
         if not (self.held_out and readable):
             raise SaeError(
                 f"{', '.join(map(str, folders))}: {len(self.held_out) + readable} of "
-                f"{len(photos)} photos can be used; at least two of {config.patchsize} x "
-                f"{config.patchsize} pixels are required."
+                f"{len(photos)} photos can be used; at least two of {side} x "
+                f"{side} pixels are required."
             )
 
     def _usable(self, path: Path) -> bool:
@@ -82,7 +91,7 @@ class Patches:
         except SaeError as error:
             print(f"Left out: {error}", file=sys.stderr)
             return False
-        if min(width, height) < self.config.patchsize:
+        if min(width, height) < self._side:
             print(
                 f"Left out: {path} is smaller than a patch ({width} x {height}).", file=sys.stderr
             )
@@ -91,7 +100,7 @@ class Patches:
 
     def _hold_out(self, usable: list[Path]) -> tuple[list[Path], list[np.ndarray], list[Path]]:
         """Returns held-out photos, their middles, and training photos."""
-        side, rest = self.config.patchsize, iter(usable)
+        side, rest = self._side, iter(usable)
         number = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * len(usable))))
         held_out: list[Path] = []
         middles: list[np.ndarray] = []
@@ -104,7 +113,7 @@ class Patches:
         return held_out, middles, list(rest)
 
     def validation(self) -> np.ndarray:
-        """Returns the middle of each held-out photo, uint8 [N, patchsize, patchsize, 3]."""
+        """Returns the middle of each held-out photo, uint8 [N, side, side, 3]."""
         return np.stack(self._middles)
 
     def dataset(
@@ -113,13 +122,12 @@ class Patches:
         """Returns the endless sequence of batches from number `first` on.
 
         Args:
-          batchsize: patches in a batch.
-          first: how many batches to pass over, at no cost.
-          worker: workers with different numbers get different patches.
-          side: of the patches, no more than the patchsize, which it is by default.
+          batchsize: number of patches in a batch.
+          first: number of batches that are passed over, at no cost.
+          worker: number of the worker; different workers get different patches.
+          side: side of the patches, by default the largest.
         """
-        config = self.config
-        side = side or config.patchsize
+        side = side or self._side
         # A block of 4 * batchsize photos gives 4 * crops batches.
         block_photos, block_batches = 4 * batchsize, 4 * _CROPS
         block, offset = divmod(first, block_batches)
@@ -138,7 +146,7 @@ class Patches:
 
         def deal(number, found):
             found = tf.reshape(found, (-1, *patch))
-            found = tf.random.experimental.stateless_shuffle(found, seed=[config.seed, number])
+            found = tf.random.experimental.stateless_shuffle(found, seed=[self._seed, number])
             return tf.reshape(found, (block_batches, batchsize, *patch))
 
         dataset = tf.data.Dataset.range(block * block_photos, tf.int64.max)
@@ -146,20 +154,41 @@ class Patches:
         dataset = dataset.batch(block_photos, drop_remainder=True).enumerate(block).map(deal)
         return dataset.unbatch().skip(offset).prefetch(4)
 
+    def each(self, batches: Iterator[Any], count: int) -> Generator[Any, None, None]:
+        """Yields a number of batches of a dataset's iterator.
+
+        Raises:
+          SaeError: no more photos can be read.
+        """
+        failure: Exception | None = None
+        for _ in range(count):
+            try:
+                batch = next(batches)
+            except tf.errors.OpError as error:
+                failure = self.failure or SaeError(
+                    f"No batch of patches could be made: {error.message}"
+                )
+                break
+            yield batch
+        # The pipeline must be released first, since the traceback of the exception would keep it.
+        del batches
+        if failure:
+            raise failure
+
     def _crops(self, position: int, worker: int, side: int) -> np.ndarray:
         """Returns the crops of the photo at a position of the endless sequence of photos."""
-        config, count = self.config, len(self.photos)
+        count = len(self.photos)
         epoch, index = divmod(position, count)
-        order = np.random.default_rng([config.seed, worker, 0, epoch]).permutation(count)
+        order = np.random.default_rng([self._seed, worker, 0, epoch]).permutation(count)
         for k in range(count):
-            # In place of a photo that turns out unreadable, its neighbour.
+            # In place of a photo that turns out unreadable, its neighbor.
             photo = self._read(self.photos[order[(index + k) % count]])
             if photo is not None:
                 break
         else:
             raise SaeError("None of the training photos can be read.")
-        rng = np.random.default_rng([config.seed, worker, 1, position])
-        photo = self._shrink(photo, rng.uniform(config.smallest_scale, 1.0))
+        rng = np.random.default_rng([self._seed, worker, 1, position])
+        photo = self._shrink(photo, rng.uniform(self._smallest_scale, 1.0))
         result = np.empty((_CROPS, side, side, 3), np.uint8)
         for k in range(_CROPS):
             top = rng.integers(photo.shape[0] - side + 1)
@@ -171,10 +200,10 @@ class Patches:
     def _shrink(self, photo: np.ndarray, scale: float) -> np.ndarray:
         """Shrinks a photo by `scale`, but never below the size of a patch."""
         height, width = photo.shape[:2]
-        scale = max(scale, self.config.patchsize / min(height, width))
+        scale = max(scale, self._side / min(height, width))
         if scale >= 1:
             return photo
-        size = (max(round(side * scale), self.config.patchsize) for side in (width, height))
+        size = (max(round(side * scale), self._side) for side in (width, height))
         return np.asarray(Image.fromarray(photo).resize(list(size), Image.Resampling.BICUBIC))
 
     def _read(self, path: Path) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: a progress bar and curves for TensorBoard."""
+"""A running training, shown by a progress bar and curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, SupportsFloat
 import tensorflow as tf
 from tqdm import tqdm
 
-from sae.config import TrainingConfig
 from sae.errors import SaeError
 
 
@@ -32,42 +31,51 @@ def remove_curves(folder: Path) -> None:
 class Progress:
     """Progress bar and TensorBoard curves; silent without a writer.
 
+    Args:
+      title: title of the bar.
+      batchsize: number of patches per step.
+      last_step: number of steps.
+      first: number of steps already taken.
+      writer: writer of TensorBoard's curves, or None.
+
     Attributes:
-      loss: as last reported.
+      loss: loss as last shown.
     """
 
-    def __init__(self, config: TrainingConfig, first: int, name: str, writer: Any):
-        self.config, self.writer, self.last = config, writer, (first, time.monotonic())
+    def __init__(self, title: str, batchsize: int, last_step: int, first: int, writer: Any):
+        self._batchsize, self._last_step, self._writer = batchsize, last_step, writer
+        self._last = first, time.monotonic()
         self.loss = math.nan
-        self.bar = tqdm(
-            total=config.last_step, initial=first, desc=name, unit="step", disable=writer is None
+        self._bar = tqdm(
+            total=last_step, initial=first, desc=title, unit="step", disable=writer is None
         )
 
-    def step(self, step: int, terms: dict, rate: SupportsFloat) -> None:
-        """Reports every tenth step."""
-        if step % 10 and step != self.config.last_step:
+    def step(self, step: int, values: dict[str, SupportsFloat]) -> None:
+        """Shows every tenth step."""
+        if step % 10 and step != self._last_step:
             return
-        values = {name: float(value) for name, value in terms.items()}
-        self.loss = values["loss"]
+        shown = {name: float(value) for name, value in values.items()}
+        self.loss = shown["loss"]
         require_finite(step, self.loss)
-        earlier, now = self.last, time.monotonic()
-        self.last = step, now
-        values["images/s"] = (step - earlier[0]) * self.config.batchsize / (now - earlier[1])
-        self.bar.update(step - self.bar.n)
-        self.bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()})
-        self._curves(step, "train", {**values, "learning_rate": rate})
+        earlier, now = self._last, time.monotonic()
+        self._last = step, now
+        shown["images/s"] = (step - earlier[0]) * self._batchsize / (now - earlier[1])
+        self._bar.update(step - self._bar.n)
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
+        self._curves(step, "train", shown)
 
-    def validation(self, step: int, scores: dict) -> None:
-        """Reports the scores on held-out photos."""
+    def validation(self, step: int, scores: dict[str, float]) -> None:
+        """Shows the scores on held-out photos."""
         shown = "  ".join(f"{k} {v:.5g}" for k, v in scores.items())
-        self.bar.write(f"step {step}: held-out {shown}")
+        self._bar.write(f"step {step}: held-out {shown}")
         self._curves(step, "held-out", scores)
 
     def close(self) -> None:
-        self.bar.close()
+        """Closes the bar."""
+        self._bar.close()
 
-    def _curves(self, step: int, group: str, values: dict) -> None:
-        if self.writer:
-            with self.writer.as_default(step=step):
+    def _curves(self, step, group, values):
+        if self._writer:
+            with self._writer.as_default(step=step):
                 for name, value in values.items():
                     tf.summary.scalar(f"{group}/{name}", value)

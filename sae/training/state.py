@@ -1,54 +1,47 @@
-"""What an interrupted training resumes from."""
+"""The state from which an interrupted training resumes."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
-from sae.config import LayerConfig, TrainingConfig
 from sae.errors import SaeError
 from sae.model.arrays import load_arrays, save_arrays
-from sae.model.residual_layer import ResidualLayer
+
+if TYPE_CHECKING:
+    from sae.training.loop import Stage
 
 
 class TrainingState:
-    """Weights, optimiser and progress, in one file that is whole or absent.
+    """Weights, optimizer and progress of a stage, in one file that is whole or absent.
 
     Args:
-      path: of the file.
-      layer: whose weights are saved and restored.
-      optimizer: likewise; its step counter is among its variables.
-      options: JSON object of all that decides the result; a training resumes
-        only under the options it was begun with.
+      path: path of the file.
+      stage: stage whose arrays are saved and restored.
 
     Attributes:
-      progress: JSON object, free for the training loop to fill.
+      step: number of steps taken.
+      seconds: duration of these steps.
+      validation: scores on held-out patches, with their "step".
     """
 
-    def __init__(
-        self,
-        path: Path,
-        layer: ResidualLayer,
-        optimizer: tf.keras.optimizers.Optimizer,
-        options: dict,
-    ):
-        self.path, self.layer, self.optimizer, self.options = path, layer, optimizer, options
-        self.progress: dict = {}
+    def __init__(self, path: Path, stage: Stage):
+        self.path, self._stage = path, stage
+        self.step, self.seconds = 0, 0.0
+        self.validation: list[dict] = []
 
     def save(self) -> None:
         """Writes the file."""
-        arrays = {f"layer/{name}": array for name, array in self.layer.arrays().items()}
-        for index, variable in enumerate(self.optimizer.variables):
-            arrays[f"optimizer/{index}"] = variable.numpy()
-        note = json.dumps({"options": self.options, "progress": self.progress})
-        save_arrays(self.path, {**arrays, "note": np.array(note)})
+        progress = {"step": self.step, "seconds": self.seconds, "validation": self.validation}
+        note = json.dumps({"options": self._stage.options, "progress": progress})
+        save_arrays(self.path, {**self._stage.arrays(), "note": np.array(note)})
 
     def restore(self) -> bool:
-        """Takes up what was saved; returns False where there is nothing.
+        """Restores the saved state; returns False where there is none.
 
         Raises:
           SaeError: the file is damaged, or was begun with other options.
@@ -61,38 +54,35 @@ class TrainingState:
             options, progress = dict(note["options"]), dict(note["progress"])
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(error) from error
-        if changes := differences(options, self.options):
+        now = {k: v for k, v in self._stage.options.items() if k not in self._stage.free}
+        if changes := differences(options, now):
             raise SaeError(
                 f"{self.path} holds an unfinished training begun otherwise "
-                f"({'; '.join(changes)}): give the same options, or remove it to start afresh."
+                f"({'; '.join(changes)}): give the same options, or remove it to begin anew."
             )
         try:
-            self.layer.set_arrays(
-                {k[len("layer/") :]: v for k, v in arrays.items() if k.startswith("layer/")}
-            )
-            for index, variable in enumerate(self.optimizer.variables):
-                variable.assign(arrays[f"optimizer/{index}"])
+            self._stage.set_arrays(arrays)
             for name, kind in (("step", int), ("seconds", float), ("validation", list)):
                 if not isinstance(progress[name], kind):
                     raise TypeError(f"{name} is {progress[name]!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(error) from error
-        self.progress = progress
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        self.validation = progress["validation"]
         return True
 
     def _damaged(self, error: Exception) -> SaeError:
-        return SaeError(f"{self.path} is damaged ({error}); remove it to start afresh.")
+        return SaeError(f"{self.path} is damaged ({error}); remove it to begin anew.")
 
 
-def differences(earlier: dict, now: dict) -> list[str]:
-    """Returns what differs between the options of two trainings, as text.
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns the differences between the options of two trainings, as text.
 
-    An option that the earlier one did not have yet had its default then.
+    An option that the earlier training did not have yet is ignored.
     """
-    fields = dataclasses.fields(LayerConfig) + dataclasses.fields(TrainingConfig)
-    known = {**{field.name: field.default for field in fields}, **earlier}
     return [
-        f"{name} was {known.get(name)}, is {value}"
+        f"{name} was {earlier[name]}, is {value}"
         for name, value in now.items()
-        if known.get(name) != value
+        # JSON has lists in place of tuples.
+        if name in earlier and json.dumps(earlier[name]) != json.dumps(value)
     ]
