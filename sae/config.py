@@ -1,4 +1,4 @@
-"""Hyperparameters, their ranges and defaults; `sae/training/settings.py` has the values in use.
+"""Hyperparameters, their ranges and defaults; `sae/training/presets.py` has the values in use.
 
 A residual layer has an architecture, `LayerConfig`, which is stored with the weights, and a
 training, `TrainingConfig`. A progressive model has `sae.model.progressive_config.ProgressiveConfig`

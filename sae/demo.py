@@ -20,7 +20,7 @@ from sae.evaluation import evaluate, image_set, results, tables
 from sae.model import families, stores
 from sae.model.layer_store import LayerStore
 from sae.reporting import figures
-from sae.training import settings
+from sae.training import presets
 
 HELD_OUT = ("chelsea", "coffee")
 _FIGURE = Path("plots") / "demo.png"
@@ -75,7 +75,7 @@ def _train(store: LayerStore, photos: Path) -> None:
     # Their number cannot be set once TensorFlow runs.
     use_fixed_threads()
     for name in _LAYERS:
-        architecture, training = settings.residual(name, store.family)
+        architecture, training = presets.residual(name, store.family)
         train(architecture, dataclasses.replace(training, **_SHORT), store, [photos])
 
 

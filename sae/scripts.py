@@ -28,7 +28,7 @@ from sae.model.families import Family
 from sae.model.layer_store import LayerStore
 from sae.model.progressive_config import ProgressiveConfig
 from sae.model.stores import Store
-from sae.training import settings
+from sae.training import presets
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -83,7 +83,7 @@ def training_parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=f"Trains {name} of a residual family, on the lower layers in the checkpoints. "
         "The base of a progressive family is the whole model.",
-        epilog="Options without a value here take the preset's; see sae/training/settings.py.",
+        epilog="Options without a value here take the preset's; see sae/training/presets.py.",
     )
     parser.set_defaults(name=name)
     add_training(parser)
@@ -98,7 +98,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument(
         "--preset",
-        choices=settings.PRESETS,
+        choices=presets.PRESETS,
         default="default",
         help="values of the options not given [default]",
     )
@@ -201,10 +201,10 @@ def configurations(options: argparse.Namespace, family: Family) -> list[Any]:
         if name not in _fields(family.kind):
             raise SaeError(f"--{name} is no option of {family.name}; leave it out.")
     if family.kind == "residual":
-        found: tuple[Any, ...] = settings.residual(options.name, family, options.preset)
+        found: tuple[Any, ...] = presets.residual(options.name, family, options.preset)
     else:
-        found = settings.progressive(family, options.preset)
-    parts = settings.split(given, *map(type, found))
+        found = presets.progressive(family, options.preset)
+    parts = presets.split(given, *map(type, found))
     return [dataclasses.replace(one, **part) for one, part in zip(found, parts)]
 
 

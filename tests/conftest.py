@@ -12,7 +12,7 @@ from progressive_models import SMALL
 from sae import images
 from sae.config import LAYER_NAMES
 from sae.model import families
-from sae.model.presets import defaults
+from sae.training import presets
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -49,7 +49,7 @@ def save_tiny(folder, family, names):
     tf.keras.utils.set_random_seed(1)
     store, layers = LayerStore(families.named(family), folder), []
     for name in names:
-        layer = ResidualLayer(defaults(name, store.family, "tiny")[0])
+        layer = ResidualLayer(presets.residual(name, store.family, "tiny")[0])
         arrays = layer.arrays()
         # Latents far from zero, so that rounding and coding have something to do.
         for part in ("real", "imag"):
@@ -128,7 +128,7 @@ def tiny_config():
     """Architecture and training of a residual layer, by name, that takes a second to train."""
 
     def config(name, **changes):
-        architecture, training = defaults(name, families.named("residual-mse"), "tiny")
+        architecture, training = presets.residual(name, families.named("residual-mse"), "tiny")
         return architecture, dataclasses.replace(training, **changes)
 
     return config

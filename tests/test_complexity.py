@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from sae.model.layer import build
 
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.families import FAMILIES
-from sae.model.layer import build
-from sae.model.presets import defaults
+from sae.training import presets
 from tools import complexity
 
 SIDE = 64
@@ -30,7 +30,7 @@ def counted_by_tensorflow(transform, shape):
 
 @pytest.mark.parametrize("name", ["base", "el2"])
 def test_macs_are_those_that_tensorflow_counts(name):
-    config = defaults(name, families.named("residual-mse"), "default")[0]
+    config = presets.residual(name, families.named("residual-mse"), "default")[0]
     layer = build(config)
     shapes = {key: array.shape for key, array in layer.arrays().items()}
     macs = complexity.count(shapes)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import json
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from progressive_models import TINY
 
-from sae.config import TrainingConfig
-from sae.model.arrays import load_arrays
+import sae
+from sae import images, scripts
+from sae.config import ProgressiveTrainingConfig
+from sae.model import families
+from sae.model.model_store import ModelStore
 from sae.model.plane_priors import PASSES, SliceContext, digit_cost, integer_cost
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
+from sae.training import loop
 from sae.training.patches import Patches
-from sae.training.progressive import Run, Settings, Trainer
+from sae.training.progressive import ProgressiveStage, Trainer
+from sae.training.state import TrainingState
 
 
 @pytest.fixture(scope="module")
@@ -154,57 +160,109 @@ def test_gradient_scales_act_on_the_latent_alone(model):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+TRAINING = ProgressiveTrainingConfig(
+    3000.0, 24, batchsize=4, patchsize=32, warmup=1, photo_side=64, cuts=0
+)
+
+
+def changed(**values):
+    """Returns the configuration of a training with other values."""
+    return dataclasses.replace(TRAINING, **values)
+
+
 @pytest.fixture(scope="module")
-def make_run(photos):
-    """Makes runs of one trainer: compiling another takes half a minute."""
-    settings = Settings(batchsize=4, patchsize=32, warmup=1, smallest_side=64, held_out_side=64)
-    patches = Patches([photos], TrainingConfig(1.0, 1, patchsize=64))
-    trainer = Trainer(TINY, settings, tf.float32)
+def make_stage(photos):
+    """Makes stages of one trainer: compiling another takes half a minute."""
+    patches = Patches([photos], 64)
+    trainer = Trainer(TINY, TRAINING, "mse")
     fresh = trainer.arrays()
 
-    def make(folder):
-        folder.mkdir(exist_ok=True)
+    def make(folder, **values):
+        trainer.config = changed(**values)
         trainer.set_arrays(fresh)
-        return Run(folder, trainer, patches, patches.validation())
+        store = ModelStore(families.named("progressive-mse"), folder)
+        options = {**dataclasses.asdict(TINY), **dataclasses.asdict(trainer.config)}
+        return ProgressiveStage(trainer, store, patches, options)
 
     return make
 
 
 @pytest.mark.slow
-def test_a_training_lowers_the_loss_and_resumes_exactly(make_run, tmp_path):
-    make_run(tmp_path / "whole").train(last_step=24)
-    make_run(tmp_path / "parts").train(last_step=10)
-    resumed = make_run(tmp_path / "parts")
-    assert resumed.number == 10
-    resumed.train(last_step=24)
-    first, second = (load_arrays(tmp_path / name / "state.npz") for name in ("whole", "parts"))
-    assert first.pop("hours") > 0 and second.pop("hours") > 0
-    assert first.keys() == second.keys()
-    for name, array in first.items():
-        np.testing.assert_array_equal(array, second[name], name)
-    lines = [json.loads(line) for line in (resumed.folder / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [10, 24]
-    begin, end = (sum(row["loss"] for row in line["raw"]) for line in lines)
-    assert end < begin
+def test_a_training_lowers_the_loss_and_resumes_exactly(make_stage, tmp_path, monkeypatch):
+    finished = []
+    monkeypatch.setattr(ProgressiveStage, "finish", lambda stage, record: finished.append(record))
+    ends = []
+    for folder, steps in (("whole", (24,)), ("parts", (10, 24))):
+        for last_step in steps:
+            # What decays at the end of a part would not be as in the whole.
+            stage = make_stage(tmp_path / folder, last_step=last_step, decay_from=1.0)
+            state = TrainingState(stage.folder / "state.npz", stage)
+            loop.run(stage)
+            state.step, state.seconds = last_step, 1.0
+            state.save()
+        ends.append(stage.arrays())
+    for name, array in ends[0].items():
+        np.testing.assert_array_equal(array, ends[1][name], name)
+    losses = [
+        sum(value for name, value in scores.items() if name.endswith("loss"))
+        for record in finished[1:]
+        for scores in record["validation"]
+    ]
+    assert len(losses) == 2 and losses[1] < losses[0]
 
 
 @pytest.mark.slow
-def test_the_last_steps_fix_latents_and_come_to_rest(make_run, tmp_path):
-    run = make_run(tmp_path)
-    run.train(last_step=3)
-    before = run.trainer.arrays()
-    run.train(last_step=6, decay_from=3, decoder_from=3)
-    after = run.trainer.arrays()
+def test_the_last_steps_fix_latents_and_come_to_rest(make_stage, tmp_path):
+    trainer = make_stage(tmp_path, last_step=6, decay_from=0.5, decoder_from=0.5)._trainer
+    x = np.zeros((4, 32, 32, 3), np.uint8)
+    before = trainer.arrays()
+    for number in range(3, 6):
+        shown = trainer.step(number, x + np.uint8(40 * number))
+    after = trainer.arrays()
     prefix = "weights/"
-    changed = {
+    moved = {
         name.removeprefix(prefix)
         for name in before
         if name.startswith(prefix) and not np.array_equal(before[name], after[name])
     }
-    decoder = {v.name.removesuffix(":0") for v in run.trainer.model.decoder_variables}
-    assert changed <= decoder and len(changed) > 0.9 * len(decoder)
-    rate = run.trainer.settings.rate_of_step(5) / 3
-    assert float(run.trainer.optimizer.learning_rate) == pytest.approx(rate)
+    decoder = {v.name.removesuffix(":0") for v in trainer.model.decoder_variables}
+    assert moved <= decoder and len(moved) > 0.8 * len(decoder)
+    whole = dataclasses.replace(trainer.config, decay_from=1.0)
+    rest = Trainer.learning_rate(types.SimpleNamespace(config=whole), 5)
+    assert shown["learning_rate"] == pytest.approx(rest / 3)
+    assert trainer.learning_rate(6) == 0.0
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_by_its_script(photos, tmp_path, capsys):
+    arguments = ["--data", str(photos), "--family", "progressive-mse", "--preset", "tiny"]
+    arguments += ["--checkpoints", str(tmp_path), "--last_step", "3", "--cuts_from", "0.3"]
+    scripts.train("base", arguments)
+    store = ModelStore(families.named("progressive-mse"), tmp_path)
+    record = store.training("base")
+    assert record["patches"] == 9 and record["validation"][-1]["step"] == 3
+    assert not (store.path / "training" / "state.npz").exists()
+    image = images.sample_photos()["coffee"][:60, :50]
+    data = sae.compress(image, checkpoints=tmp_path)
+    assert sae.decompress(data, checkpoints=tmp_path).shape == image.shape
+    capsys.readouterr()
+    weights = (store.path / "weights.npz").read_bytes()
+    scripts.train("base", arguments)
+    scripts.train("el2", arguments)
+    said = capsys.readouterr().out
+    assert (
+        "progressive-mse is trained already" in said and "el2 of progressive-mse is a cut" in said
+    )
+    assert (store.path / "weights.npz").read_bytes() == weights
+    for words, reason in (
+        (["--patchsize", "40"], "multiples of 16"),
+        (["--patchsize", "256"], "at most 176 x 176"),
+        (["--cuts", "4"], "cannot have 4 cuts"),
+        (["--strategy", "cores"], "on one device"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            scripts.train("base", [*arguments, "--force", *words])
+        assert reason in capsys.readouterr().err
 
 
 def test_cuts_lead_from_one_end_to_the_next(model):
@@ -241,10 +299,10 @@ def test_what_is_expected_of_digits_is_what_they_are():
 
 
 @pytest.mark.parametrize(("ends", "cuts"), [(1, 0), (1, 2), (3, 0), (2, 1)])
-def test_levels_of_a_batch(photos, ends, cuts):
-    trainer = Trainer(TINY, Settings(batchsize=8, ends=ends, cuts=cuts), tf.float32)
-    draws = np.stack([trainer.batch_levels(number) for number in range(50)])
-    assert draws.shape == (50, len(trainer._images))
+def test_levels_of_a_batch(ends, cuts):
+    trainer = Trainer(TINY, changed(batchsize=8, ends=ends), "mse")
+    draws = np.stack([trainer.batch_levels(number, cuts) for number in range(50)])
+    assert draws.shape == (50, len(trainer._images(cuts)))
     at_cuts, at_ends = draws[:, :cuts], draws[:, cuts:].reshape(50, ends, 8 - cuts)
     assert set(np.unique(at_ends)) == {0, 1, 2}
     for planes in at_ends.transpose(0, 2, 1).reshape(-1, ends):
@@ -257,9 +315,8 @@ def test_levels_of_a_batch(photos, ends, cuts):
 def test_commitment_takes_latents_to_their_rounded_values():
     x = np.random.default_rng(3).uniform(size=(1, 32, 32, 3)).astype(np.float32)
     gradients = []
-    for weight in (1e-9, 0.5, 1.0):
-        settings = Settings(batchsize=1, commitment=(1.0, weight, 1.0))
-        trainer = Trainer(TINY, settings, tf.float32)
+    for weight in (1e-6, 0.5, 1.0):
+        trainer = Trainer(TINY, changed(batchsize=1, commitment=weight), "mse")
         with tf.GradientTape() as tape:
             loss = trainer._loss(x, tf.constant([1.0]))
         matrix = next(v for v in trainer.variables if v.name == "analysis/matrix:0")
@@ -276,13 +333,13 @@ def test_commitment_takes_latents_to_their_rounded_values():
     assert np.sum((moved - y_hat)[shared] ** 2) < np.sum((y - y_hat)[shared] ** 2)
 
 
-def test_a_step_with_cuts_and_all_ends_has_the_mean_of_its_losses(photos):
+def test_a_step_with_cuts_and_all_ends_has_the_mean_of_its_losses():
     """A batch of one image, decoded at all ends, against the three losses one by one."""
     x = np.random.default_rng(3).uniform(size=(1, 32, 32, 3)).astype(np.float32)
 
-    def loss(levels, **options):
-        trainer = Trainer(TINY, Settings(batchsize=1, **options), tf.float32)
-        return float(trainer._loss(x, tf.constant(levels, tf.float32)))
+    def loss(levels, cuts=0, **values):
+        trainer = Trainer(TINY, changed(batchsize=1, **values), "mse")
+        return float(trainer._loss(x, tf.constant(levels, tf.float32), cuts))
 
     each = [loss([p]) for p in range(PLANES)]
     assert loss([2, 0, 1], ends=3) == pytest.approx(np.mean(each), rel=1e-4)

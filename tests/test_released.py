@@ -11,7 +11,7 @@ from sae import images, metrics
 from sae.coding import codec
 from sae.model import families
 from sae.model.layer_store import LayerStore
-from sae.model.presets import defaults
+from sae.training import presets
 from sae.training.state import differences
 
 pytestmark = pytest.mark.slow
@@ -55,5 +55,5 @@ def test_released_layers_are_whole_and_recorded(family):
         record = store.metadata(layer.config.name)["training"]
         assert {"options", "patches", "hours", "photos", "validation", "packages"} <= set(record)
         assert all(array.dtype != "float64" for array in layer.arrays().values())
-        asked = [dataclasses.asdict(part) for part in defaults(layer.name, family)]
+        asked = [dataclasses.asdict(part) for part in presets.residual(layer.name, family)]
         assert differences(record["options"], {**asked[0], **asked[1]}) == []

@@ -22,8 +22,8 @@ from sae.config import LAYER_NAMES
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.layer_store import LayerStore
-from sae.model.presets import defaults
 from sae.model.residual_layer import ResidualLayer
+from sae.training import presets
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def save_tiny(folder, seed, names=LAYER_NAMES[:2], **changes):
     tf.keras.utils.set_random_seed(seed)
     store, below = LayerStore(families.named("residual-mse"), folder), None
     for name in names:
-        config = defaults(name, store.family, "tiny")[0]
+        config = presets.residual(name, store.family, "tiny")[0]
         layer = ResidualLayer(dataclasses.replace(config, **changes))
         arrays = layer.arrays()
         for part in ("real", "imag"):

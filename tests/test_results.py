@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sae.model.checkpoint import Store
 
 from sae.config import TABLE_FORMATS
 from sae.errors import SaeError
 from sae.evaluation import bdrate, results
 from sae.evaluation.results import Curve
 from sae.model import families
-from sae.model.checkpoint import Store
 from sae.reporting import figures
 from tools import result_tables
 

@@ -17,20 +17,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from sae.model.cascade import Cascade
-from sae.model.checkpoint import Store
-from sae.model.layer import KINDS, build
-from sae.model.objective import Objective
 
 from sae.config import CHOICES
 from sae.errors import SaeError
-from sae.model import checkpoint, families, transforms
-from sae.model.presets import defaults
-from sae.training import loop
-from sae.training.loop import train
+from sae.model import families, residual_transforms
+from sae.model.arrays import load_arrays
+from sae.model.layer_store import LayerStore
+from sae.model.rate_distortion import RateDistortionLoss
+from sae.model.residual import ResidualModel
+from sae.model.residual_layer import ResidualLayer
+from sae.training import presets, residual
 from sae.training.optimizer import make_optimizer
+from sae.training.residual import train
+from sae.training.residual_step import make_step
 from sae.training.schedule import learning_rate
-from sae.training.step import make_step
 
 pytestmark = pytest.mark.slow
 
@@ -40,11 +40,11 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def store(tmp_path):
     """A place for residual layers."""
-    return Store(families.named("residual-mse"), tmp_path)
+    return LayerStore(families.named("residual-mse"), tmp_path)
 
 
 def step_of(
-    cascade,
+    below,
     config,
     count=3,
     metric="mse",
@@ -53,14 +53,14 @@ def step_of(
     family=None,
     quantization=None,
 ):
-    """Takes some steps of el1 on a cascade; returns their terms, and the layer."""
+    """Takes some steps of el1 on layers below; returns their terms, and the layer."""
     tf.keras.utils.set_random_seed(5)
     family = family or families.published(metric)
-    layer = build(defaults("el1", family, "tiny")[0], cascade.layers)
+    layer = ResidualLayer(presets.residual("el1", family, "tiny")[0])
     step = make_step(
-        cascade,
+        below,
         layer,
-        Objective(metric, config.lmbda),
+        RateDistortionLoss(metric, config.lmbda),
         optimizer or tf.keras.optimizers.Adam(),
         quantization or config.quantization,
         config.noise,
@@ -76,15 +76,15 @@ def step_of(
     return terms, layer
 
 
-def base_of(cascade):
-    return Cascade(cascade.layers[:1])
+def base_of(model):
+    return ResidualModel(model.layers[:1])
 
 
-def test_the_step_trains_its_own_layer_alone(tiny_cascade, tiny_config):
-    before = [layer.fingerprint for layer in tiny_cascade.layers]
-    fresh = step_of(base_of(tiny_cascade), tiny_config("el1")[1], count=0)[1].arrays()
-    terms, layer = step_of(base_of(tiny_cascade), tiny_config("el1")[1])
-    assert [layer.fingerprint for layer in tiny_cascade.layers] == before
+def test_the_step_trains_its_own_layer_alone(tiny_model, tiny_config):
+    before = [layer.fingerprint for layer in tiny_model.layers]
+    fresh = step_of(base_of(tiny_model), tiny_config("el1")[1], count=0)[1].arrays()
+    terms, layer = step_of(base_of(tiny_model), tiny_config("el1")[1])
+    assert [layer.fingerprint for layer in tiny_model.layers] == before
     assert all(np.any(array != fresh[name]) for name, array in layer.arrays().items())
     assert set(terms[0]) == {"loss", "bpp", "distortion"}
     assert terms[0]["loss"] == pytest.approx(terms[0]["distortion"] + 1000 * terms[0]["bpp"])
@@ -93,24 +93,24 @@ def test_the_step_trains_its_own_layer_alone(tiny_cascade, tiny_config):
 @pytest.mark.parametrize("name", ["tiny_store", "ms_ssim_store"])
 def test_decoder_steps_leave_what_makes_the_latent_alone(name, tiny_config, request):
     store = request.getfixturevalue(name)
-    below, family = Cascade(store.cascade(1).layers), store.family
+    below, family = store.load(1), store.family
     config = tiny_config("el1")[1]
     fresh = step_of(below, config, count=0, family=family)[1].arrays()
     _, layer = step_of(below, config, family=family, quantization="rounded")
     for name, array in layer.arrays().items():
-        assert np.all(array == fresh[name]) == name.startswith(("analysis", "foretell"))
+        assert np.all(array == fresh[name]) == name.startswith("analysis")
 
 
 @pytest.mark.parametrize(("metric", "patchsize"), [("mse", 64), ("ms-ssim", 176)])
 def test_xla_and_plain_step_agree(tiny_config, metric, patchsize):
     config = tiny_config("el1", patchsize=patchsize, noise=0.001)[1]
-    fresh = step_of(Cascade(), config, count=0)[1].arrays()
+    fresh = step_of(ResidualModel(), config, count=0)[1].arrays()
 
     def gradients(jit_compile):
         # Plain descent: Adam makes whole steps of gradients that are all but zero.
         optimizer = tf.keras.optimizers.SGD()
         terms, layer = step_of(
-            Cascade(), config, 1, metric, jit_compile=jit_compile, optimizer=optimizer
+            ResidualModel(), config, 1, metric, jit_compile=jit_compile, optimizer=optimizer
         )
         return terms[0], {name: a - fresh[name] for name, a in layer.arrays().items()}
 
@@ -121,10 +121,10 @@ def test_xla_and_plain_step_agree(tiny_config, metric, patchsize):
         np.testing.assert_allclose(xla[name], array, atol=tolerance, rtol=0, err_msg=name)
 
 
-def test_xla_and_plain_step_agree_on_a_frozen_layer(tiny_cascade, tiny_config):
+def test_xla_and_plain_step_agree_on_a_frozen_layer(tiny_model, tiny_config):
     config = tiny_config("el1")[1]
-    (plain,), _ = step_of(base_of(tiny_cascade), config, 1)
-    (xla,), _ = step_of(base_of(tiny_cascade), config, 1, jit_compile=True)
+    (plain,), _ = step_of(base_of(tiny_model), config, 1)
+    (xla,), _ = step_of(base_of(tiny_model), config, 1, jit_compile=True)
     # Sums in another order flip the rounding of single latents of the base.
     assert xla == pytest.approx(plain, rel=1e-2)
 
@@ -143,15 +143,15 @@ def test_the_learning_rate_falls_along_half_a_cosine(tiny_config):
     assert all(a >= b for part in falling for a, b in zip(part, part[1:]))
 
 
-def test_a_cascade_trains_in_order(photos, store, tiny_config, capsys):
+def test_layers_train_in_order(photos, store, tiny_config, capsys):
     with pytest.raises(SaeError, match=r"train_base\.py"):
         train(*tiny_config("el1", last_step=4), store, [photos])
     train(*tiny_config("base", last_step=4), store, [photos])
     base = (store.path("base") / "weights.npz").read_bytes()
     train(*tiny_config("el1", last_step=4), store, [photos])
     assert (store.path("base") / "weights.npz").read_bytes() == base
-    el1 = store.describe("el1")
-    assert el1["below"] == store.describe("base")["fingerprint"]
+    el1 = store.metadata("el1")
+    assert el1["below"] == store.metadata("base")["fingerprint"]
     assert el1["training"]["patches"] == 8
     assert el1["training"]["validation"][-1]["step"] == 4
     assert el1["training"]["steps"] == {
@@ -162,8 +162,8 @@ def test_a_cascade_trains_in_order(photos, store, tiny_config, capsys):
 def test_a_finished_layer_stays_unless_told_otherwise(photos, store, tiny_config, capsys):
     train(*tiny_config("base", last_step=2), store, [photos])
     for name in ("el1", "el2"):
-        below = store.cascade().layers
-        layer = build(tiny_config(name)[0], below)
+        below = store.load().layers
+        layer = ResidualLayer(tiny_config(name)[0])
         layer.entropy_model.build_tables()
         store.save(layer, below[-1].fingerprint, {})
 
@@ -195,7 +195,7 @@ def test_an_unfinished_training_is_not_resumed_with_other_photos(
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Store, "save", stop)
+    monkeypatch.setattr(LayerStore, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         train(*tiny_config("base", last_step=2), store, [photos], save_every=0)
     other = store.folder / "photos"
@@ -215,7 +215,7 @@ def test_an_unfinished_training_is_not_resumed_with_other_photos(
 )
 def test_patches_that_do_not_suit_are_refused(photos, tmp_path, tiny_config, metric, sides, said):
     with pytest.raises(SaeError, match=said):
-        store = Store(families.published(metric), tmp_path)
+        store = LayerStore(families.published(metric), tmp_path)
         train(*tiny_config("base", **sides), store, [photos])
 
 
@@ -234,9 +234,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_all_else(store, tiny_
 
 
 def test_a_batch_is_divided_evenly_or_refused():
-    loop._require_even(9, 3)
+    residual._require_even(9, 3)
     with pytest.raises(SaeError, match="batch of 8 cannot be divided among 3 devices"):
-        loop._require_even(8, 3)
+        residual._require_even(8, 3)
 
 
 @pytest.mark.parametrize("strategy", ["single", "cores"])
@@ -269,10 +269,8 @@ def test_a_training_without_photos_any_more_ends(photos, tmp_path, strategy):
 
 def test_choices_are_those_of_the_modules():
     modules = {
-        "kind": KINDS,
-        "transforms": transforms.TRANSFORMS,
-        "kernel": transforms.KERNELS,
-        "gdn": transforms._GDN,
+        "kernel": residual_transforms.KERNELS,
+        "gdn": residual_transforms._GDN,
     }
     assert {name: set(CHOICES[name]) for name in modules} == {k: set(v) for k, v in modules.items()}
     assert all(make_optimizer(name) for name in CHOICES["optimizer"])
@@ -280,10 +278,10 @@ def test_choices_are_those_of_the_modules():
 
 def test_patches_may_be_one_position_wide(photos, tmp_path):
     family = families.named("residual-mse")
-    architecture, training = defaults("base", family, "tiny")
+    architecture, training = presets.residual("base", family, "tiny")
     training = dataclasses.replace(training, last_step=2, patchsize=16)
-    train(architecture, training, Store(family, tmp_path), [photos])
-    assert Store(family, tmp_path).names() == ("base",)
+    train(architecture, training, LayerStore(family, tmp_path), [photos])
+    assert LayerStore(family, tmp_path).names() == ("base",)
 
 
 def script(photos, folder, *options, steps=60):
@@ -308,18 +306,18 @@ def test_killed_and_resumed_is_never_killed(photos, tmp_path, store):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    note = json.loads(str(checkpoint.load_arrays(state)["note"]))
+    note = json.loads(str(load_arrays(state)["note"]))
     assert 0 < note["progress"]["step"] < 60
     subprocess.run(script(photos, tmp_path / "killed", *options), check=True)
     assert not state.exists()
     whole, killed = (
-        dataclasses.replace(store, folder=tmp_path / name).describe("base")
+        dataclasses.replace(store, folder=tmp_path / name).metadata("base")
         for name in ("whole", "killed")
     )
     for one, other in zip(whole["training"]["validation"], killed["training"]["validation"]):
         assert one == pytest.approx(other, rel=1e-4)
     ours, theirs = (
-        dataclasses.replace(store, folder=tmp_path / name).cascade().layers[0].arrays()
+        dataclasses.replace(store, folder=tmp_path / name).load().layers[0].arrays()
         for name in ("whole", "killed")
     )
     for name in ours:
