@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from progressive_models import SMALL, random_model
 
 from sae.coding import progressive_codec
 from sae.coding.container import Reader, pack
@@ -17,29 +17,13 @@ from sae.errors import SaeError
 from sae.model import families, tiling
 from sae.model.families import Family
 from sae.model.model_store import ModelStore, StoredModel
-from sae.model.progressive import ProgressiveModel
-from sae.model.progressive_config import ProgressiveConfig
 
-CONFIG = ProgressiveConfig(
-    plane_depths=(64, 96, 128),
-    hidden_filters=8,
-    step=0.3,
-    slices=(8, 20),
-    context_filters=8,
-    slice_embedding=6,
-    plane_filters=8,
-)
 FAMILY = Family("progressive-mse", 5, "progressive", "mse", LAYER_NAMES)
 
 
 @pytest.fixture(scope="module")
 def model():
-    tf.keras.utils.set_random_seed(1)
-    model = ProgressiveModel(CONFIG)
-    for variable in model.trainable_variables:
-        variable.assign_add(tf.random.normal(variable.shape, stddev=0.002))
-    weights = {v.name.removesuffix(":0"): v.numpy() for v in model.trainable_variables}
-    return StoredModel.rounded(CONFIG, weights)
+    return random_model(SMALL, 0.002)
 
 
 @pytest.fixture
@@ -126,7 +110,7 @@ def test_one_pixel_is_an_image(store):
 def test_a_stream_of_other_weights_is_refused(store, image, model):
     data = compress(image, store)
     arrays = {**model.arrays, "synthesis/matrix": model.arrays["synthesis/matrix"] * 2}
-    store.save(StoredModel(CONFIG, arrays), {})
+    store.save(StoredModel(SMALL, arrays), {})
     with pytest.raises(SaeError, match="was made with weights"):
         decoded(store, data)
 
@@ -142,7 +126,7 @@ def test_a_checkpoint_returns_its_model(store, model):
     restored = store.load()
     assert restored.config == model.config and restored.fingerprint == model.fingerprint
     assert set(restored.arrays) == set(model.arrays)
-    other = dataclasses.replace(CONFIG, step=1.2)
+    other = dataclasses.replace(SMALL, step=1.2)
     assert StoredModel(other, model.arrays).fingerprint != model.fingerprint
 
 
