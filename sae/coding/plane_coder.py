@@ -21,9 +21,9 @@ from sae.model.plane_tables import EXPECTED_UNIT, PlaneTables
 from sae.model.progressive_config import PLANES, RATIO
 
 # The largest distance of an integer of plane 0 from its rounded mean.
-_LARGEST_DISTANCE = 64
+LARGEST_DISTANCE = 64
 # Named layers end after these shares of the expected bits of a plane above 0.
-_LAYER_SHARES = (2 / 3, 1.0)
+LAYER_SHARES = (2 / 3, 1.0)
 # So many digits are coded at once.
 _BLOCK = 1 << 16
 
@@ -262,13 +262,13 @@ class _Integers:
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         order, wanted = self._order, None
         if target is not None:
-            wanted = np.clip(target.ravel() - self._origin, -_LARGEST_DISTANCE, _LARGEST_DISTANCE)
+            wanted = np.clip(target.ravel() - self._origin, -LARGEST_DISTANCE, LARGEST_DISTANCE)
         symbols = None if wanted is None else 1 + np.sign(wanted[order])
         sides = yield _Request(self._low, self._high, symbols)
         distance = self._distance = np.zeros(len(self._origin), np.int32)
         distance[order] = sides.astype(np.int32) - 1
         going = order[sides != 1]
-        for reached in range(1, _LARGEST_DISTANCE):
+        for reached in range(1, LARGEST_DISTANCE):
             if not len(going):
                 break
             above = (distance[going] > 0).astype(np.intp)
@@ -324,7 +324,7 @@ class _Digits:
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         """Codes the digits."""
-        ends = [share * self._total for share in _LAYER_SHARES[:-1]]
+        ends = [share * self._total for share in LAYER_SHARES[:-1]]
         while self._count < len(self._order):
             order = self._order[self._count : self._count + _BLOCK]
             bits = self._spent + self._bits(order)

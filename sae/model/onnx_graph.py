@@ -85,6 +85,18 @@ class Graph:
         """Returns the name of a tensor with its elements converted."""
         return self("Cast", value, to=_TYPES[np.dtype(dtype).name])
 
+    def axes(self, *axes: int) -> str:
+        """Returns the name of a list of axes, or of other integers."""
+        return self.constant(np.array(axes, np.int64))
+
+    def channels_first(self, value: str) -> str:
+        """Returns the name of [1, C, H, W] for [1, H, W, C]."""
+        return self("Transpose", value, perm=(0, 3, 1, 2))
+
+    def channels_last(self, value: str) -> str:
+        """Returns the name of [1, H, W, C] for [1, C, H, W]."""
+        return self("Transpose", value, perm=(0, 2, 3, 1))
+
     def serialized(self) -> bytes:
         """Returns the graph as an ONNX file has it."""
         lists = {1: self._nodes, 5: self._constants, 11: self._inputs, 12: self._outputs}

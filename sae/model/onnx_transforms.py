@@ -25,8 +25,6 @@ from sae.model.progressive_config import (
     TO_LATENT,
 )
 
-_TO_CHANNELS_FIRST, _TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
-
 
 def analysis(model: StoredModel) -> bytes:
     """Returns the graph of the analysis transform.
@@ -36,7 +34,7 @@ def analysis(model: StoredModel) -> bytes:
     """
     g = _Modules(model.arrays, "analysis")
     image = g.input("image", np.uint8, (1, "height", "width", 3))
-    x = g("Div", g.cast(g("Transpose", image, perm=_TO_CHANNELS_FIRST), np.float32), 255.0)
+    x = g("Div", g.cast(g.channels_first(image), np.float32), 255.0)
     h = g("SpaceToDepth", x, blocksize=BLOCK)
     for k, stride in enumerate((1, 2)):
         h = g.gdn(f"gdn_{k}", g.convolution(f"conv_{k}", h, stride))
@@ -44,7 +42,7 @@ def analysis(model: StoredModel) -> bytes:
     y = g("Add", linear, g("Mul", g.convolution("conv_2", h, 2), TO_LATENT))
     g.output(
         "y",
-        g("Transpose", y, perm=_TO_CHANNELS_LAST),
+        g.channels_last(y),
         np.float32,
         (1, "rows", "columns", model.config.latent_depth),
     )
@@ -60,8 +58,7 @@ def synthesis(model: StoredModel) -> bytes:
     g = _Modules(model.arrays, "synthesis")
     shape = (1, "rows", "columns", model.config.latent_depth)
     y_hat, expected = (
-        g("Transpose", g.input(name, np.float32, shape), perm=_TO_CHANNELS_FIRST)
-        for name in ("y_hat", "expected")
+        g.channels_first(g.input(name, np.float32, shape)) for name in ("y_hat", "expected")
     )
     g.set_level(g.input("level", np.float32, (1,)))
     linear, h = (
@@ -77,8 +74,8 @@ def synthesis(model: StoredModel) -> bytes:
     x_hat = g("Add", g("Add", g.linear_backward(linear), 0.5), g("Mul", detail, TO_IMAGE))
     # Clipped values are converted the same everywhere.
     pixels = g("Clip", g("Round", g("Mul", x_hat, 255.0)), 0.0, 255.0)
-    pixels = g("Transpose", g.cast(pixels, np.uint8), perm=_TO_CHANNELS_LAST)
-    g.output("image", pixels, np.uint8, (1, "height", "width", 3))
+    image = g.channels_last(g.cast(pixels, np.uint8))
+    g.output("image", image, np.uint8, (1, "height", "width", 3))
     return g.serialized()
 
 
@@ -136,7 +133,7 @@ class _Modules(Graph):
     def gdn(self, name: str, x: str, inverse: bool = False) -> str:
         """Returns x / (beta + gamma |x|), or x times that."""
         gamma, beta = (self._weight(self._array(f"{name}/{part}").T) for part in ("gamma", "beta"))
-        gamma = self("Unsqueeze", self("Mul", gamma, gamma), self._axes(2, 3))
+        gamma = self("Unsqueeze", self("Mul", gamma, gamma), self.axes(2, 3))
         beta = self("Add", self("Mul", beta, beta), GDN_FLOOR)
         norm = self("Conv", self("Abs", x), gamma, beta)
         return self("Mul" if inverse else "Div", x, norm)
@@ -155,12 +152,12 @@ class _Modules(Graph):
         """Sets the plane up to which the latent is decoded, float32 [1]."""
         distance = self("Abs", self("Sub", level, self.constant(np.arange(PLANES, dtype="f4"))))
         # Weights of the planes, of which two are not zero between planes.
-        self._level = self("Unsqueeze", self("Relu", self("Sub", 1.0, distance)), self._axes(0))
+        self._level = self("Unsqueeze", self("Relu", self("Sub", 1.0, distance)), self.axes(0))
 
     def plane_table(self, name: str) -> str:
         """Returns the vector of a table at the level, [1, channels, 1, 1]."""
         vector = self("MatMul", self._level, self._weight(self._array(name)))
-        return self("Unsqueeze", vector, self._axes(2, 3))
+        return self("Unsqueeze", vector, self.axes(2, 3))
 
     def scaled(self, name: str, x: str) -> str:
         """Returns x times the vector of a table at the level."""
@@ -177,6 +174,3 @@ class _Modules(Graph):
     def _weight(self, array):
         """Returns a stored array, which onnxruntime converts once, when it loads the graph."""
         return self.cast(self.constant(array), np.float32)
-
-    def _axes(self, *axes):
-        return self.constant(np.array(axes))
