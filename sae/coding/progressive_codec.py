@@ -27,7 +27,7 @@ from sae.model.progressive_config import REACH
 from sae.model.tiling import in_strips
 
 # At the peak, of encoding.
-_BYTES_PER_PIXEL = 150
+_BYTES_PER_PIXEL = 100
 
 
 class ProgressiveCodec:

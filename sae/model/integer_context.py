@@ -237,9 +237,14 @@ class IntegerContext:
             reach=2,
             positions=_STRIP,
         )
+        shape = (height, width, self.depths[len(planes)])
+        found, row = Parameters(np.empty(shape, np.int16), np.empty(shape, np.uint8)), 0
         # Sums of integers are exact, so that strips have the values of the whole.
-        means, scales = (np.concatenate(parts) for parts in zip(*map(_split, strips)))
-        return Parameters(means, scales)
+        for strip in map(_split, strips):
+            rows = slice(row, row + len(strip.means))
+            found.means[rows], found.scales[rows] = strip
+            row = rows.stop
+        return found
 
     def _of_rows(self, planes):
         scope = f"plane_{len(planes)}"
