@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-# Names of the modules that the extra `report` of pyproject.toml installs.
+# Names of the modules that extras of pyproject.toml install.
 REPORT = ("bjontegaard", "matplotlib", "plotly", "skimage", "textalloc")
+TENSORFLOW = ("tensorflow", "tensorflow_compression")
 
 
 class SaeError(Exception):
@@ -19,16 +20,22 @@ class SaeError(Exception):
 
 @contextlib.contextmanager
 def explaining_the_extra() -> Iterator[None]:
-    """Raises SaeError where a module of the extra `report` is missing."""
+    """Raises SaeError where a module of an extra is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
         module = (error.name or "").split(".")[0]
-        if module not in REPORT:
+        if module in REPORT:
+            task, extra, where = "Figures and reports", "report", ""
+        elif module in TENSORFLOW:
+            task, extra = "Training and residual families", "tensorflow"
+            # Newer versions of Python have no wheels of TensorFlow 2.14.
+            where = " in Python 3.9, 3.10 or 3.11"
+        else:
             raise
         raise SaeError(
-            f"Figures and reports require {module}, which is not installed; run "
-            "pip install 'sae[report]'."
+            f"{task} require {module}, which is not installed; run "
+            f"pip install 'sae[{extra}]'{where}."
         ) from error
 
 

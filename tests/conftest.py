@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from hypothesis import HealthCheck, settings
-from progressive_models import SMALL
+from progressive_models import SMALL, random_model
 
 from sae import images
 from sae.config import LAYER_NAMES
@@ -90,18 +90,10 @@ def ms_ssim_store(tmp_path_factory):
 @pytest.fixture(scope="session")
 def progressive_store(tmp_path_factory):
     """A small progressive model with random weights, near those of its initial state."""
-    import tensorflow as tf
+    from sae.model.model_store import ModelStore
 
-    from sae.model.model_store import ModelStore, StoredModel
-    from sae.model.progressive import ProgressiveModel
-
-    tf.keras.utils.set_random_seed(1)
-    model = ProgressiveModel(SMALL)
-    for variable in model.trainable_variables:
-        variable.assign_add(tf.random.normal(variable.shape, stddev=0.002))
-    weights = {v.name.removesuffix(":0"): v.numpy() for v in model.trainable_variables}
     store = ModelStore(families.named("progressive-mse"), tmp_path_factory.mktemp("progressive"))
-    store.save(StoredModel.rounded(SMALL, weights), {})
+    store.save(random_model(SMALL, 0.002), {})
     return store
 
 

@@ -1,7 +1,11 @@
-"""The small architectures on which the progressive model is tested."""
+"""Small progressive models on which the codec and the training are tested."""
 
+from __future__ import annotations
+
+from sae.model.model_store import StoredModel
 from sae.model.progressive_config import ProgressiveConfig
 
+# The architecture for training.
 TINY = ProgressiveConfig(
     plane_depths=(8, 10, 12),
     hidden_filters=8,
@@ -10,8 +14,7 @@ TINY = ProgressiveConfig(
     slice_embedding=6,
     plane_filters=8,
 )
-
-# Its streams are long enough for several checksums.
+# The architecture for coding, whose latents have enough channels for an image.
 SMALL = ProgressiveConfig(
     plane_depths=(64, 96, 128),
     hidden_filters=8,
@@ -21,3 +24,22 @@ SMALL = ProgressiveConfig(
     slice_embedding=6,
     plane_filters=8,
 )
+
+
+def random_model(config: ProgressiveConfig, deviation: float) -> StoredModel:
+    """Returns an initial model with noise in all weights.
+
+    Args:
+      config: architecture of the model.
+      deviation: standard deviation of the noise.
+    """
+    import tensorflow as tf
+
+    from sae.model.progressive import ProgressiveModel
+
+    tf.keras.utils.set_random_seed(1)
+    model = ProgressiveModel(config)
+    for variable in model.trainable_variables:
+        variable.assign_add(tf.random.normal(variable.shape, stddev=deviation))
+    weights = {v.name.removesuffix(":0"): v.numpy() for v in model.trainable_variables}
+    return StoredModel.rounded(config, weights)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sae.model.checkpoint import store
 
 import sae
 from sae import images
 from sae.__main__ import main
-from sae.errors import REPORT
-from sae.model.checkpoint import store
+from sae.errors import REPORT, SaeError, explaining_the_extra
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -161,3 +161,9 @@ def test_a_training_that_is_interrupted_ends_quietly(monkeypatch):
 
     monkeypatch.setattr("sae.scripts.run_training", interrupted)
     assert main(["train", "el1", "--data", "photos"]) == 130
+
+
+def test_without_tensorflow_the_command_names_its_extra():
+    words = r"require tensorflow, .* pip install 'sae\[tensorflow\]'"
+    with pytest.raises(SaeError, match=words), explaining_the_extra():
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from progressive_models import TINY
 
+from sae.coding import plane_coder
 from sae.coding.plane_coder import PlaneCoder
 from sae.model import integer_context
 from sae.model.integer_context import IntegerContext, integer_kernels
@@ -160,3 +161,12 @@ def test_tables_are_probabilities():
         tables.digit_low[0], 65536 - tables.digit_high[0].astype(int), atol=1
     )
     assert (tables.digit_expected <= 0).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 13, 14, 500])
+def test_elements_are_ordered_in_blocks(monkeypatch, count):
+    monkeypatch.setattr(plane_coder, "_BLOCK", 7)
+    gains = np.random.default_rng(7).integers(250, 256, count).astype(np.uint8)
+    order = plane_coder._ordered(gains)
+    assert order.dtype == np.int32
+    np.testing.assert_array_equal(order, np.argsort(~gains, kind="stable"))

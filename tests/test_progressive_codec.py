@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sae import images
 from sae.coding import progressive_codec
 from sae.coding.progressive_codec import ProgressiveDecoder, compress
 from sae.coding.progressive_container import Reader, pack
@@ -148,3 +152,43 @@ def test_the_container_is_that_of_the_codec(store, image):
     reader.feed(compress(image, store))
     assert reader.complete and reader.header.family == store.family
     assert (reader.header.width, reader.header.height) == (90, 150)
+
+
+def test_tensorflow_is_not_imported(store, image):
+    images.write_png(image, store.folder / "image.png")
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TENSORFLOW, store.folder],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    data = (store.folder / "image.sae").read_bytes()
+    assert data == compress(image, store)
+    found = images.read(store.folder / "decoded.png")
+    np.testing.assert_array_equal(found, decoded(store, data).image())
+
+
+_WITHOUT_TENSORFLOW = """
+import importlib.abc, sys
+from pathlib import Path
+
+class Forbidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "tensorflow_compression", "skimage"):
+            raise ImportError(f"{name} is forbidden")
+
+sys.meta_path.insert(0, Forbidden())
+import sae, sae.__main__
+from sae import images, metrics
+from sae.coding import codec, export_onnx, plane_coder, stream, transcode
+from sae.model import families
+from sae.model.model_store import ModelStore
+
+family = families.named("progressive-mse")
+folder = Path(sys.argv[1])
+data = sae.compress(folder / "image.png", checkpoints=folder)
+(folder / "image.sae").write_bytes(data)
+images.write_png(sae.decompress(data, checkpoints=folder), folder / "decoded.png")
+export_onnx.export(ModelStore(family, folder), folder / "onnx")
+"""

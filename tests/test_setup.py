@@ -289,9 +289,10 @@ def test_the_lock_has_hashes():
     assert all(lines[k + 1].strip().startswith("--hash=sha256:") for k in pins)
 
 
-def test_the_requirements_are_those_of_the_package_and_of_its_reports():
+def test_the_requirements_are_those_of_the_package_and_of_its_extras():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    own = [*project["dependencies"], *project["optional-dependencies"]["report"]]
+    extras = project["optional-dependencies"]
+    own = [*project["dependencies"], *extras["tensorflow"], *extras["report"]]
     assert requirements((ROOT / "requirements.txt").read_text()) == requirements("\n".join(own))
 
 

@@ -21,9 +21,9 @@ from sae.model.plane_tables import EXPECTED_UNIT, PlaneTables
 from sae.model.progressive_config import PLANES, RATIO
 
 # The largest distance of an integer of plane 0 from its rounded mean.
-_LARGEST_DISTANCE = 64
+LARGEST_DISTANCE = 64
 # Named layers end after these shares of the expected bits of a plane above 0.
-_LAYER_SHARES = (2 / 3, 1.0)
+LAYER_SHARES = (2 / 3, 1.0)
 # So many digits are coded at once.
 _BLOCK = 1 << 16
 
@@ -196,14 +196,17 @@ class _State:
                 part = parts.send(self._parts[-1])
             except StopIteration as stop:
                 self.planes.append(stop.value)
+        self._parts, self._part = [], None
         yield _layer_end()
         for plane in range(1, PLANES):
-            parameters = self._context.of_plane(self.planes)
             below = _widened(self.planes[-1], self._context.depths[plane])
-            self._digits = _Digits(self._tables, parameters, below, plane)
+            index, sign = _outward(self._tables, self._context.of_plane(self.planes), below)
+            self._digits = _Digits(self._tables, index, sign, below, plane)
+            del index, sign, below
             yield from self._digits.code(None if targets is None else targets[plane])
             self.planes.append(self._digits.refined())
-        self._digits = None
+            # Its arrays are most of the memory, and the next plane has its own.
+            self._digits = None
 
     def decoded(self, symbols: np.ndarray) -> Decoded:
         """Returns what is known of the latent.
@@ -262,13 +265,13 @@ class _Integers:
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         order, wanted = self._order, None
         if target is not None:
-            wanted = np.clip(target.ravel() - self._origin, -_LARGEST_DISTANCE, _LARGEST_DISTANCE)
+            wanted = np.clip(target.ravel() - self._origin, -LARGEST_DISTANCE, LARGEST_DISTANCE)
         symbols = None if wanted is None else 1 + np.sign(wanted[order])
         sides = yield _Request(self._low, self._high, symbols)
         distance = self._distance = np.zeros(len(self._origin), np.int32)
         distance[order] = sides.astype(np.int32) - 1
         going = order[sides != 1]
-        for reached in range(1, _LARGEST_DISTANCE):
+        for reached in range(1, LARGEST_DISTANCE):
             if not len(going):
                 break
             above = (distance[going] > 0).astype(np.intp)
@@ -293,27 +296,50 @@ class _Integers:
         return found.reshape(self._shape)
 
 
-class _Digits:
-    """The digits of a plane above 0.
+def _outward(tables, parameters, below):
+    """Returns the elements of a plane above 0 as tables have them, whose digits count outward.
 
     Args:
       tables: tables of probabilities.
       parameters: parameters of the plane.
       below: integers of the plane below, of the same shape.
+
+    Returns:
+      Indices of the tables, uint16, and signs of the outward direction, int8, in raster order.
+    """
+    index, sign = np.empty(below.size, np.uint16), np.empty(below.size, np.int8)
+    arrays = [x.ravel() for x in (below, *parameters)]
+    # Whole planes in 32 bits would take more memory than all that is kept of them.
+    for start in range(0, below.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        parents, means, scales = (x[block].astype(np.int32) for x in arrays)
+        offset = MEANS * RATIO * parents - means
+        sign[block] = np.where(offset < 0, -1, 1)
+        offset = np.minimum(np.abs(offset), len(tables.digit_low) - 1)
+        index[block] = offset * SCALES + scales
+    return index, sign
+
+
+class _Digits:
+    """The digits of a plane above 0.
+
+    Args:
+      tables: tables of probabilities.
+      index, sign: elements of the plane, as `_outward` returns them.
+      below: integers of the plane below.
       plane: number of the plane.
     """
 
-    def __init__(self, tables: PlaneTables, parameters: Parameters, below: np.ndarray, plane: int):
+    def __init__(
+        self,
+        tables: PlaneTables,
+        index: np.ndarray,
+        sign: np.ndarray,
+        below: np.ndarray,
+        plane: int,
+    ):
         self._tables, self._below, self._plane = tables, below, plane
-        offset = (MEANS * RATIO * below.astype(np.int32) - parameters.means).ravel()
-        # Tables have digits that count outward from the mean.
-        self._sign = np.where(offset < 0, np.int8(-1), np.int8(1))
-        np.abs(offset, out=offset)
-        np.minimum(offset, len(tables.digit_low) - 1, out=offset)
-        offset *= SCALES
-        offset += parameters.scales.ravel()
-        self._index = offset.astype(np.uint16)
-        del offset
+        self._index, self._sign = index, sign
         self._order = _ordered(tables.digit_order.take(self._index))
         self._taken = np.zeros(len(self._order), np.int8)
         self._count = self._spent = 0
@@ -324,7 +350,7 @@ class _Digits:
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         """Codes the digits."""
-        ends = [share * self._total for share in _LAYER_SHARES[:-1]]
+        ends = [share * self._total for share in LAYER_SHARES[:-1]]
         while self._count < len(self._order):
             order = self._order[self._count : self._count + _BLOCK]
             bits = self._spent + self._bits(order)
@@ -391,5 +417,20 @@ def _layer_end() -> _Request:
 
 
 def _ordered(gains: np.ndarray) -> np.ndarray:
-    """Returns the indices of elements, greatest gain first, ties in order."""
-    return np.argsort(~gains, kind="stable").astype(np.int32)
+    """Returns the indices of elements, greatest gain first, ties in order, int32 [n].
+
+    Args:
+      gains: uint8 [n].
+    """
+    # A counting sort in blocks takes less memory than the indices of 64 bits that NumPy gives.
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(gains), _BLOCK)]
+    counts = np.array([np.bincount(~gains[block], minlength=256) for block in blocks])
+    ranks = np.cumsum(counts, 0) - counts
+    ranks += np.cumsum(counts.sum(0)) - counts.sum(0)
+    order = np.empty(len(gains), np.int32)
+    for block, count, rank in zip(blocks, counts, ranks):
+        indices = np.argsort(~gains[block], kind="stable")
+        # Equal gains of a block stay together.
+        places = np.repeat(rank - np.cumsum(count) + count, count) + np.arange(len(indices))
+        order[places] = indices + block.start
+    return order

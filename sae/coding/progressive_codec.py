@@ -1,7 +1,8 @@
 """Images to progressive streams, and any prefix of them back to an image.
 
 Latents are coded in integers, the same on every machine. The transforms compute in floating point:
-another machine or number of threads may change single values of a decoded image by 1.
+another machine may change single values of a decoded image by 1. They are run by onnxruntime;
+TensorFlow is not imported.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+import onnxruntime
 
 from sae import images
 from sae.coding.header import FINGERPRINT_BYTES, require_memory
@@ -18,9 +19,10 @@ from sae.coding.plane_coder import Decoded, PlaneCoder, PlaneDecoder
 from sae.coding.progressive_container import Header, Reader, pack
 from sae.config import DEFAULT_FOLDER, MAX_PIXELS, STRIDE
 from sae.errors import SaeError
-from sae.model import progressive_transforms as transforms
+from sae.model import onnx_transforms
 from sae.model.integer_context import IntegerContext
 from sae.model.model_store import ModelStore, StoredModel
+from sae.model.progressive_config import REACH
 from sae.model.tiling import in_strips
 
 
@@ -29,25 +31,13 @@ class ProgressiveCodec:
 
     Args:
       model: the model.
+      threads: number of threads of the transforms, 0 for one per core.
     """
 
-    def __init__(self, model: StoredModel):
+    def __init__(self, model: StoredModel, threads: int = 0):
         self.coder = PlaneCoder(IntegerContext(model.arrays), model.tables)
-        self._analysis = transforms.Analysis(model.config)
-        self._synthesis = transforms.Synthesis(model.config)
-        for variable in (*self._analysis.variables, *self._synthesis.variables):
-            variable.assign(model.arrays[variable.name.removesuffix(":0")].astype(np.float32))
-        latents = tf.TensorSpec((1, None, None, model.config.latent_depth))
-        self._traced_analysis = tf.function(
-            self._analysis.__call__, [tf.TensorSpec((1, None, None, 3))], autograph=False
-        )
-        self._traced_synthesis = tf.function(
-            self._image, [latents, latents, tf.TensorSpec(1)], autograph=False
-        )
-
-    def _image(self, y_hat, expected, level):
-        x_hat = self._synthesis(transforms.Decoded(y_hat, expected), level)
-        return tf.saturate_cast(tf.round(255.0 * x_hat), tf.uint8)
+        self._analysis = _session(onnx_transforms.analysis(model), threads)
+        self._synthesis = _session(onnx_transforms.synthesis(model), threads)
 
     def analysis(self, image: np.ndarray) -> np.ndarray:
         """Returns the latent of an image, float32 [h, w, depth].
@@ -59,12 +49,10 @@ class ProgressiveCodec:
 
         def strip(rows: slice) -> np.ndarray:
             pixels = padded[STRIDE * rows.start : STRIDE * rows.stop]
-            x = tf.constant(pixels[None], tf.float32) / 255.0
-            return self._traced_analysis(x)[0].numpy()
+            return self._analysis.run(["y"], {"image": pixels[None]})[0][0]
 
         height, width = (side // STRIDE for side in padded.shape[:2])
-        with tf.device("CPU:0"):
-            return np.concatenate([*in_strips(strip, height, width, transforms.REACH)])
+        return np.concatenate([*in_strips(strip, height, width, REACH)])
 
     def synthesis(self, decoded: Decoded, height: int, width: int) -> np.ndarray:
         """Returns an image, uint8 [height, width, 3].
@@ -73,16 +61,24 @@ class ProgressiveCodec:
           decoded: decoded latent.
           height, width: size of the image.
         """
-        level = tf.constant([decoded.level], tf.float32)
+        level = np.array([decoded.level], np.float32)
 
         def strip(rows: slice) -> np.ndarray:
-            y_hat, expected = (tf.constant(v[None, rows]) for v in decoded[:2])
-            return self._traced_synthesis(y_hat, expected, level)[0].numpy()
+            y_hat, expected = (x[None, rows] for x in (decoded.y_hat, decoded.expected))
+            inputs = {"y_hat": y_hat, "expected": expected, "level": level}
+            return self._synthesis.run(["image"], inputs)[0][0]
 
-        with tf.device("CPU:0"):
-            rows, columns, _ = decoded.y_hat.shape
-            strips = [*in_strips(strip, rows, columns, transforms.REACH)]
-        return np.concatenate(strips)[:height, :width]
+        rows, columns, _ = decoded.y_hat.shape
+        return np.concatenate([*in_strips(strip, rows, columns, REACH)])[:height, :width]
+
+
+def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # The arena would keep the memory of the largest strip.
+    options.enable_cpu_mem_arena = False
+    return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
 
 
 @functools.lru_cache(maxsize=4)

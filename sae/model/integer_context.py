@@ -29,12 +29,12 @@ SMALLEST_SCALE, SCALE_RATIO, SCALES = 0.03, 1.125, 64
 SCALE_ONE, SCALE_STEPS = 30.0, 8.0
 
 # Units of activations, and of the features that several convolutions add to.
-_ACTIVATION_STEP, _FEATURE_STEP = 2.0**-5, 2.0**-7
-_LEVELS = int(LARGEST_ACTIVATION / _ACTIVATION_STEP)
+ACTIVATION_STEP, FEATURE_STEP = 2.0**-5, 2.0**-7
+_LEVELS = int(LARGEST_ACTIVATION / ACTIVATION_STEP)
 # float32 holds all integers up to this.
 _EXACT = 2.0**24
 # Means, in eighths, are within these bounds.
-_LARGEST_MEAN = 2**15 - 1
+LARGEST_MEAN = 2**15 - 1
 # So many positions are convolved at once, for the memory that their neighborhoods take.
 _STRIP = 1 << 12
 
@@ -70,7 +70,7 @@ def integer_kernels(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         values = weight.astype(np.float64)
         if last == "pass_bias":
-            found[name] = np.rint(values / _FEATURE_STEP).astype(np.int32)
+            found[name] = np.rint(values / FEATURE_STEP).astype(np.int32)
         elif last == "kernel":
             bias = weights.get(f"{scope}/bias", np.zeros(values.shape[-1])).astype(np.float64)
             layer = _rounded(scope.rpartition("/")[2], values, bias)
@@ -80,12 +80,10 @@ def integer_kernels(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _rounded(name, kernel, bias):
     """Returns a convolution in the finest units, one for each filter, whose sums are exact."""
-    step, bound = (
-        (1.0, LARGEST_INPUT) if name == "embed" else (_ACTIVATION_STEP, LARGEST_ACTIVATION)
-    )
-    writes = np.full(len(bias), _ACTIVATION_STEP)
+    step, bound = (1.0, LARGEST_INPUT) if name == "embed" else (ACTIVATION_STEP, LARGEST_ACTIVATION)
+    writes = np.full(len(bias), ACTIVATION_STEP)
     if name == "spatial" or name.startswith("channel_context"):
-        writes[:] = _FEATURE_STEP
+        writes[:] = FEATURE_STEP
     elif name == "output":
         # Its first half are means, its second half scale indices, both in integers.
         writes = np.repeat([1 / MEANS, 1 / SCALE_STEPS], len(bias) // 2)
@@ -220,7 +218,7 @@ class IntegerContext:
         return _product(np.concatenate(neighbors, -1), layer._replace(kernel=kernel)) + bias
 
     def _entropy_parameters(self, k, features):
-        x = _activation(features, _FEATURE_STEP / _ACTIVATION_STEP)
+        x = _activation(features, FEATURE_STEP / ACTIVATION_STEP)
         for joint in range(2):
             x = _activation(_product(x, self._layers[f"plane_0/slice_{k}/joint_{joint}"]), 1.0)
         return _split(_rounded_parameters(_product(x, self._layers[f"plane_0/slice_{k}/output"])))
@@ -239,9 +237,14 @@ class IntegerContext:
             reach=2,
             positions=_STRIP,
         )
+        shape = (height, width, self.depths[len(planes)])
+        found, row = Parameters(np.empty(shape, np.int16), np.empty(shape, np.uint8)), 0
         # Sums of integers are exact, so that strips have the values of the whole.
-        means, scales = (np.concatenate(parts) for parts in zip(*map(_split, strips)))
-        return Parameters(means, scales)
+        for strip in map(_split, strips):
+            rows = slice(row, row + len(strip.means))
+            found.means[rows], found.scales[rows] = strip
+            row = rows.stop
+        return found
 
     def _of_rows(self, planes):
         scope = f"plane_{len(planes)}"
@@ -293,7 +296,7 @@ def _convolved(padded, layer):
 def _rounded_parameters(x):
     """Returns means and scales one after the other, int16 [..., 2 depth]."""
     depth = x.shape[-1] // 2
-    np.clip(x[..., :depth], -_LARGEST_MEAN, _LARGEST_MEAN, out=x[..., :depth])
+    np.clip(x[..., :depth], -LARGEST_MEAN, LARGEST_MEAN, out=x[..., :depth])
     np.clip(x[..., depth:], 0, SCALES - 1, out=x[..., depth:])
     return x.astype(np.int16)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from sae.model.progressive_config import GDN_FLOOR
+
 
 def variable(scope: str, name: str, initial: tf.Tensor) -> tf.Variable:
     """Returns a float32 variable named `scope`/`name`."""
@@ -98,7 +100,7 @@ class GDN(tf.Module):
         """Returns the normalized x, [B, H, W, channels]."""
         gamma = tf.cast(tf.square(self._gamma)[None, None], self._dtype)
         norm = tf.nn.conv2d(tf.cast(tf.abs(x), self._dtype), gamma, 1, "SAME")
-        norm = tf.cast(norm, tf.float32) + tf.square(self._beta) + 1e-6
+        norm = tf.cast(norm, tf.float32) + tf.square(self._beta) + GDN_FLOOR
         return x * norm if self._inverse else x / norm
 
 

@@ -6,8 +6,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from sae.config import STRIDE
+
 # The number of planes, and the ratio of their quantization steps.
 PLANES, RATIO = 3, 3
+# The convolutional paths of the transforms read and write blocks of so many pixels squared.
+BLOCK = 4
+# Steps of optimizers suit weights near one, to which the first of these factors brings the linear
+# paths. Because of the others the convolutional paths contribute little at first.
+LINEAR_SCALE = (3 * STRIDE**2) ** -0.5
+TO_LATENT, FROM_LATENT, TO_IMAGE = 0.1, 0.25, 0.1
+# Rows of the latent above and below one on which its rows of the image depend, and the reverse:
+# half a kernel of each convolution, 1/4 + 2/4 + 2/4 rows.
+REACH = 2
+# Added to what GDN divides by.
+GDN_FLOOR = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)

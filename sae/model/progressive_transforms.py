@@ -14,15 +14,15 @@ import tensorflow as tf
 from sae.config import STRIDE
 from sae.model.cosine_transform import cosine_basis
 from sae.model.modules import GDN, Convolution, PlaneTable, variable
-from sae.model.progressive_config import PLANES, ProgressiveConfig
-
-# Steps of optimizers suit weights near one, to which the first of these factors brings the linear
-# paths. Because of the others the convolutional paths contribute little at first.
-_LINEAR_SCALE = (3 * STRIDE**2) ** -0.5
-_TO_LATENT, _FROM_LATENT, _TO_IMAGE = 0.1, 0.25, 0.1
-# Rows of the latent above and below one on which its rows of the image depend, and the reverse:
-# half a kernel of each convolution, 1/4 + 2/4 + 2/4 rows.
-REACH = 2
+from sae.model.progressive_config import (
+    BLOCK,
+    FROM_LATENT,
+    LINEAR_SCALE,
+    PLANES,
+    TO_IMAGE,
+    TO_LATENT,
+    ProgressiveConfig,
+)
 
 
 class Decoded(NamedTuple):
@@ -44,15 +44,15 @@ class Linear(tf.Module):
     def __init__(self, scope, depth):
         super().__init__()
         basis = cosine_basis(depth).reshape(-1, depth)
-        self._matrix = variable(scope, "matrix", basis / _LINEAR_SCALE)
+        self._matrix = variable(scope, "matrix", basis / LINEAR_SCALE)
 
     def forward(self, x):
         """Returns [B, H/16, W/16, depth] for images."""
-        return tf.tensordot(tf.nn.space_to_depth(x, STRIDE), _LINEAR_SCALE * self._matrix, 1)
+        return tf.tensordot(tf.nn.space_to_depth(x, STRIDE), LINEAR_SCALE * self._matrix, 1)
 
     def backward(self, y):
         """Returns images [B, H, W, 3] for latents."""
-        blocks = tf.tensordot(y, _LINEAR_SCALE * self._matrix, ((-1,), (-1,)))
+        blocks = tf.tensordot(y, LINEAR_SCALE * self._matrix, ((-1,), (-1,)))
         return tf.nn.depth_to_space(blocks, STRIDE)
 
 
@@ -71,7 +71,7 @@ class Analysis(tf.Module):
         self._step, self._linear = config.step, Linear(scope, depth)
         # On blocks of 4 x 4 pixels, this covers a 9 x 9 convolution in a third of the time.
         self._convolutions = [
-            Convolution(f"{scope}/conv_0", 3, 3 * 4**2, filters, **dtype),
+            Convolution(f"{scope}/conv_0", 3, 3 * BLOCK**2, filters, **dtype),
             Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **dtype),
             Convolution(f"{scope}/conv_2", 3, filters, depth, 2, bias=False, zero=True, **dtype),
         ]
@@ -79,10 +79,10 @@ class Analysis(tf.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the latent [B, H/16, W/16, depth] of images [B, H, W, 3] in [0, 1]."""
-        h = tf.nn.space_to_depth(x, 4)
+        h = tf.nn.space_to_depth(x, BLOCK)
         for convolution, gdn in zip(self._convolutions, self._gdn):
             h = gdn(convolution(h))
-        return self._linear.forward(x - 0.5) / self._step + _TO_LATENT * self._convolutions[-1](h)
+        return self._linear.forward(x - 0.5) / self._step + TO_LATENT * self._convolutions[-1](h)
 
 
 class Synthesis(tf.Module):
@@ -112,7 +112,7 @@ class Synthesis(tf.Module):
             f"{scope}/conv_2",
             3,
             filters,
-            3 * 4**2,
+            3 * BLOCK**2,
             bias=False,
             zero=True,
             compute_dtype=compute_dtype,
@@ -129,10 +129,10 @@ class Synthesis(tf.Module):
             self._step * (decoded.y_hat * gains[0](level) + decoded.expected * gains[1](level))
             for gains in (self._linear_gains, self._latent_gains)
         )
-        h *= _FROM_LATENT
+        h *= FROM_LATENT
         for convolution, igdn, gain, bias in zip(
             self._convolutions, self._igdn, self._gain, self._bias
         ):
             h = igdn(convolution(h)) * gain(level) + bias(level)
         x = 0.5 + self._linear.backward(linear)
-        return x + _TO_IMAGE * tf.nn.depth_to_space(self._output(h), 4)
+        return x + TO_IMAGE * tf.nn.depth_to_space(self._output(h), BLOCK)

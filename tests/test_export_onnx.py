@@ -1,0 +1,91 @@
+"""Exported ONNX files: the priors to the integer, and what decoders need besides."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+from progressive_models import SMALL, random_model
+
+from sae.coding.export_onnx import export
+from sae.config import LAYER_NAMES
+from sae.model.families import Family
+from sae.model.integer_context import IntegerContext
+from sae.model.model_store import ModelStore
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(SMALL, 0.1)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    store = ModelStore(Family("progressive-mse", 5, "progressive", "mse", LAYER_NAMES), folder)
+    store.save(model, {})
+    export(store, folder / "onnx")
+    return folder / "onnx"
+
+
+def run(folder, name, **inputs):
+    session = onnxruntime.InferenceSession(
+        folder / f"{name}.onnx", providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, inputs)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (9, 6)])
+def test_plane_0_has_the_same_parameters(model, folder, size):
+    draw, first = np.random.default_rng(5), 0
+    parts = IntegerContext(model.arrays).parts(*size)
+    part, context = next(parts), {}
+    for k, channels in enumerate(SMALL.slice_sizes):
+        values = np.zeros((1, *size, channels), np.int16)
+        for number, (row, column) in enumerate(((0, 0), (1, 1), (0, 1), (1, 0))):
+            where = (slice(row, None, 2), slice(column, None, 2))
+            if values[0][where].size == 0:
+                continue
+            assert part.where == (*where, slice(first, first + channels))
+            name, inputs = f"plane_0_slice_{k}", {"pass": np.array([number])}
+            means, scales = run(folder, name, values=values, **inputs, **context)
+            np.testing.assert_array_equal(means[0], part.parameters.means)
+            np.testing.assert_array_equal(scales[0], part.parameters.scales)
+            assert (means.dtype, scales.dtype) == (np.int16, np.uint8)
+            # Some are beyond what networks read.
+            values[0][where] = np.rint(draw.laplace(scale=8, size=part.parameters.means.shape))
+            try:
+                part = parts.send(values[0][where])
+            except StopIteration:
+                return
+        context = {
+            "context": run(folder, f"plane_0_channel_context_{k}", values=values, **context)[0]
+        }
+        first += channels
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 4)])
+@pytest.mark.parametrize("plane", [1, 2])
+def test_planes_above_have_the_same_parameters(model, folder, plane, size):
+    draw = np.random.default_rng(6)
+    planes = [
+        np.rint(draw.laplace(scale=8 * 3**p, size=(*size, depth))).astype(np.int16)
+        for p, depth in enumerate(SMALL.plane_depths[:plane])
+    ]
+    means, scales = IntegerContext(model.arrays).of_plane(planes)
+    assert np.ptp(means) > 8 and np.ptp(scales) > 8
+    inputs = {f"plane_{p}": q[None] for p, q in enumerate(planes)}
+    found = run(folder, f"plane_{plane}", **inputs)
+    np.testing.assert_array_equal(found[0][0], means)
+    np.testing.assert_array_equal(found[1][0], scales)
+
+
+def test_tables_and_settings_are_exported(model, folder):
+    with np.load(folder / "tables.npz") as tables:
+        for name, table in vars(model.tables).items():
+            np.testing.assert_array_equal(tables[name], table)
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["fingerprint"] == model.fingerprint
+    assert settings["config"]["plane_depths"] == [*SMALL.plane_depths]
