@@ -401,9 +401,9 @@ def _curve(key: str, document: dict, kind: str) -> Curve:
         family = next((one for one in FAMILIES if one.name == document["family"]), None)
         if family is None or not document["images"]:
             raise SaeError(f"{key}.json has no results of a family; measure it again.")
-        own = curve_key(family, document["effort"], document["cuts"])
-        if key != own:
-            raise SaeError(f"{key}.json has results of {own}; rename it.")
+        right = curve_key(family, document["effort"], document["cuts"])
+        if key != right:
+            raise SaeError(f"{key}.json has results of {right}; rename it.")
     if document["unused"]:
         warnings.warn(
             f"Of {key}, {', '.join(document['unused'])} cannot be compared and is ignored.",
