@@ -97,6 +97,7 @@ def evaluate(
     if effort and store.family.kind != "residual":
         raise SaeError("Latent optimization is of residual families; leave out --effort.")
     # Here, so that a fault of the checkpoints is reported once and at first.
+    store.require(count)
     fingerprints = store.fingerprints(count)
     decoded = {}
     if save_images:
