@@ -72,16 +72,15 @@ def pillow(image: np.ndarray, name: str, repeats: int) -> tuple[float, float, in
 
 
 def sae(image: np.ndarray, layers: int, options: argparse.Namespace) -> tuple:
-    """Returns encoding time, decoding time, bytes, and bytes beside the strings."""
-    from sae.coding import bitstream, codec
+    """Returns encoding time, decoding time and bytes."""
+    from sae.coding import codec
 
     repeats, checkpoints = options.repeats, options.checkpoints
     encoding, data = fastest(
         repeats, lambda: codec.compress(image, layers, options.family, checkpoints)
     )
     decoding, _ = fastest(repeats, lambda: codec.decompress(data, checkpoints=checkpoints))
-    strings = sum(len(record.string) for record in bitstream.parse(data).records)
-    return encoding, decoding, len(data), len(data) - strings
+    return encoding, decoding, len(data)
 
 
 class CompressAI:
@@ -132,10 +131,10 @@ def compressai_worker(cores: int) -> None:
 def kodak(options: argparse.Namespace) -> None:
     """Prints times and sizes, mean over a folder of images."""
     from sae import images
-    from sae.model import checkpoint
+    from sae.model import stores
 
     paths = images.find(options.images)
-    layers = checkpoint.store(options.family, options.checkpoints).names()
+    layers = stores.store(options.family, options.checkpoints).names()
     peer = (
         CompressAI(options.compressai_python, options.cores) if options.compressai_python else None
     )
@@ -153,22 +152,20 @@ def kodak(options: argparse.Namespace) -> None:
         if index:
             pixels = image.shape[0] * image.shape[1]
             for name, values in measured.items():
-                rows.setdefault(name, []).append((*values, *[None] * (4 - len(values)), pixels))
+                rows.setdefault(name, []).append((*values, *[None] * (3 - len(values)), pixels))
 
     cores = len(os.sched_getaffinity(0))
     print(f"{len(paths)} images of {options.images}, mean; {cores} cores")
     print(f"{peer.versions}\n" if peer else "")
-    print("| | bytes | bpp | header | encode, ms | decode, ms |")
-    print("|---|---|---|---|---|---|")
+    print("| | bytes | bpp | encode, ms | decode, ms |")
+    print("|---|---|---|---|---|")
     for name, values in rows.items():
         encoding, decoding = (1000 * statistics.mean(v[k] for v in values) for k in (0, 1))
-        size = bpp = header = "-"
+        size = bpp = "-"
         if values[0][2] is not None:
             size = f"{statistics.mean(v[2] for v in values):.0f}"
-            bpp = f"{statistics.mean(8 * v[2] / v[4] for v in values):.3f}"
-        if values[0][3] is not None:
-            header = f"{100 * statistics.mean(v[3] / v[2] for v in values):.2f} %"
-        print(f"| {name} | {size} | {bpp} | {header} | {encoding:.0f} | {decoding:.0f} |")
+            bpp = f"{statistics.mean(8 * v[2] / v[3] for v in values):.3f}"
+        print(f"| {name} | {size} | {bpp} | {encoding:.0f} | {decoding:.0f} |")
 
 
 def sizes(options: argparse.Namespace) -> None:
@@ -219,13 +216,13 @@ def one(options: argparse.Namespace) -> None:
 def startup(options: argparse.Namespace) -> None:
     """Prints what a process takes to be ready for work, beside importing TensorFlow."""
     loaded = (
-        f"import sae.coding.codec; from sae.model.checkpoint import store; "
-        f"store({options.family!r}, {os.path.abspath(options.checkpoints)!r}).cascade()"
+        f"import sae.coding.codec; from sae.model.stores import store; "
+        f"store({options.family!r}, {os.path.abspath(options.checkpoints)!r}).load()"
     )
     programs = {
         "import tensorflow": "import tensorflow",
         "sae up to its first work": "import sae.coding.transcode, sae.coding.codec",
-        "and all layers loaded": loaded,
+        "and all weights loaded": loaded,
     }
     times: dict[str, list] = {name: [] for name in programs}
     for _ in range(options.repeats + 1):

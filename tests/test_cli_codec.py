@@ -1,4 +1,4 @@
-"""The commands compress, decompress, info, truncate and extend."""
+"""The commands compress, decompress, info and truncate."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import resource
 import stat
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import sae
-from sae import images
+from sae import images, metrics
 from sae.__main__ import main
-from sae.coding import bitstream
+from sae.coding import stream
+
+# Tests with this mark run with a store of each kind.
+both_kinds = pytest.mark.parametrize("store", ["tiny_store", "progressive_store"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +38,18 @@ def folder(photo, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(tiny_checkpoints, capfd):
+def store(request):
+    """A store with five layers, residual ones unless a test is of both kinds."""
+    return request.getfixturevalue(getattr(request, "param", "tiny_store"))
+
+
+@pytest.fixture
+def call(store, capfd):
     """Runs a command; returns its exit status, its output and its errors."""
 
     def call(command, *arguments):
         if command not in ("info", "truncate"):
-            arguments += ("--checkpoints", str(tiny_checkpoints))
+            arguments += ("--checkpoints", str(store.folder))
         status = main([command, *map(str, arguments)])
         return status, *capfd.readouterr()
 
@@ -57,45 +67,110 @@ def process(*arguments, **options):
     )
 
 
-def test_there_and_back(folder, photo, call, tiny_checkpoints):
+@both_kinds
+def test_there_and_back(folder, photo, call, store):
     status, out, error = call("compress", "photo.png", "photo.sae")
     data = (folder / "photo.sae").read_bytes()
     assert (status, out) == (0, "")
-    assert (
-        f"5 layers (to el4), {len(data)} bytes, {8 * len(data) / photo[..., 0].size:.4f}" in error
-    )
-    assert data == sae.compress(photo, checkpoints=tiny_checkpoints)
+    bpp = 8 * len(data) / photo[..., 0].size
+    assert error == f"photo.png: {len(data)} bytes, {bpp:.4f} bpp, el4 complete\n"
+    assert data == sae.compress(photo, checkpoints=store.folder)
     for layers in (None, 2):
         options = [] if layers is None else ["--layers", layers]
         status, out, error = call("decompress", "photo.sae", "new/photo.png", *options)
         assert (status, out) == (0, "")
         assert error == f"photo.sae: {photo.shape[1]} x {photo.shape[0]} pixels to new/photo.png\n"
-        expected = sae.decompress(data, layers, checkpoints=tiny_checkpoints)
+        expected = sae.decompress(data, layers, checkpoints=store.folder)
         np.testing.assert_array_equal(images.read("new/photo.png"), expected)
 
 
-def test_truncate_then_extend_restores_the_file(folder, call):
+@both_kinds
+def test_truncate_keeps_within_each_limit(folder, photo, call, store):
     call("compress", "photo.png", "photo.sae")
     data = (folder / "photo.sae").read_bytes()
-    status, out, error = call("truncate", "photo.sae", "two.sae", "--layers", 2)
-    assert (status, out) == (0, "") and "photo.sae: 2 layers (to el1)" in error
-    two = (folder / "two.sae").read_bytes()
-    assert len(bitstream.parse(two).records) == 2
-    assert data.startswith(two)
-    assert call("extend", "two.sae", "five.sae", "--image", "photo.png")[0] == 0
-    assert (folder / "five.sae").read_bytes() == data
+    ends = stream.parse(data).ends
+    # A residual stream ends with the last layer within the limit, a progressive one anywhere.
+    limit = ends[2] + 1
+    size = ends[2] if store.family.kind == "residual" else limit
+    bpp = 8 * limit / photo[..., 0].size
+    for option, value, expected in (
+        ("--layers", 2, ends[1]),
+        ("--bytes", limit, size),
+        ("--bpp", bpp, size),
+        ("--bytes", len(data) + 1, len(data)),
+    ):
+        status, out, error = call("truncate", "photo.sae", "cut.sae", option, value)
+        assert (status, out) == (0, "")
+        assert (folder / "cut.sae").read_bytes() == data[:expected]
+        last = store.family.layers[sum(end <= expected for end in ends) - 1]
+        assert error.startswith(f"photo.sae: {expected} bytes, ")
+        assert error.endswith(f" bpp, {last} complete\n")
+    status, _, error = call("truncate", "photo.sae", "none.sae", "--bytes", 4)
+    assert status == 2 and "allow as many" in error
+    assert not (folder / "none.sae").exists()
 
 
-def test_info_tells_sizes_that_add_up(folder, photo, call):
+@both_kinds
+def test_compress_keeps_within_each_limit(folder, photo, call, store):
     call("compress", "photo.png", "photo.sae")
     data = (folder / "photo.sae").read_bytes()
+    limit = stream.parse(data).ends[1] + 2
+    cut = sae.truncate(data, max_bytes=limit)
+    bpp = 8 * limit / photo[..., 0].size
+    for option, value in (("--bytes", limit), ("--bpp", bpp)):
+        status, _, error = call("compress", "photo.png", "cut.sae", option, value)
+        assert status == 0 and "el1 complete" in error
+        assert (folder / "cut.sae").read_bytes() == cut
+    assert call("compress", "photo.png", "cut.sae", "--layers", 2)[0] == 0
+    assert (folder / "cut.sae").read_bytes() == sae.truncate(data, 2)
+    status, _, error = call("compress", "photo.png", "none.sae", "--bytes", 4)
+    assert status == 2 and "allow as many" in error
+    assert not (folder / "none.sae").exists()
+
+
+def table(out):
+    """Returns the numbers of bytes that `info` prints, by the first word of their rows."""
+    rows = [line.split() for line in out.splitlines()[2:]]
+    return {row[0]: int(row[1] if row[0] == "cut" else row[2]) for row in rows}
+
+
+@both_kinds
+def test_info_shows_the_end_of_each_layer(folder, photo, call, store):
+    call("compress", "photo.png", "photo.sae")
+    data = (folder / "photo.sae").read_bytes()
+    found = stream.parse(data)
     status, out, error = call("info", "photo.sae")
     assert (status, error) == (0, "")
-    assert out.startswith("56 x 40 pixels, residual-mse layers\n")
-    rows = [line.split() for line in out.splitlines()[2:]]
-    assert [row[0] for row in rows] == ["base", "el1", "el2", "el3", "el4", "header"]
-    assert sum(int(row[-1] if row[0] == "header" else row[2]) for row in rows) == len(data)
-    assert float(rows[4][4]) == pytest.approx(8 * len(data) / (40 * 56), abs=1e-4)
+    assert out.startswith(f"56 x 40 pixels, {store.family.name}\n")
+    assert table(out) == dict(zip(store.family.layers, found.ends))
+    assert found.ends[-1] == len(data) and "not complete" not in out
+    row = out.splitlines()[-1].split()
+    assert row[1] == found.fingerprints[-1].hex()
+    assert float(row[3]) == pytest.approx(8 * len(data) / photo[..., 0].size, abs=1e-4)
+
+
+def test_info_shows_a_cut_within_a_layer(folder, call):
+    call("compress", "photo.png", "photo.sae")
+    data = (folder / "photo.sae").read_bytes()
+    (folder / "cut.sae").write_bytes(data[:-1])
+    status, out, error = call("info", "cut.sae")
+    assert (status, error) == (0, "")
+    ends = stream.parse(data).ends
+    assert table(out) == {**dict(zip(("base", "el1", "el2", "el3"), ends)), "cut": len(data) - 1}
+
+
+@pytest.mark.parametrize("store", ["progressive_store"], indirect=True)
+def test_info_shows_the_layers_that_a_cut_stream_lacks(folder, call, store):
+    call("compress", "photo.png", "photo.sae")
+    ends = stream.parse((folder / "photo.sae").read_bytes()).ends
+    call("truncate", "photo.sae", "cut.sae", "--bytes", ends[1] + 2)
+    status, out, error = call("info", "cut.sae")
+    assert (status, error) == (0, "")
+    assert table(out) == {**dict(zip(store.family.layers, ends)), "cut": ends[1] + 2}
+    missing = [line.split()[0] for line in out.splitlines() if "not complete" in line]
+    assert missing == ["el2", "el3", "el4"]
+    call("truncate", "photo.sae", "cut.sae", "--layers", 2)
+    assert "cut" not in call("info", "cut.sae")[1]
 
 
 def test_a_cut_file_is_decoded_with_a_warning(folder, call, tiny_checkpoints):
@@ -104,14 +179,75 @@ def test_a_cut_file_is_decoded_with_a_warning(folder, call, tiny_checkpoints):
     (folder / "cut.sae").write_bytes(data[:-1])
     status, _, error = call("decompress", "cut.sae", "cut.png")
     assert status == 0
-    assert "warning: cut.sae: The stream is cut short; el1 is its last layer." in error
+    assert "warning: cut.sae: The stream is cut short; el1 is its last." in error
     expected = sae.decompress(data, 2, checkpoints=tiny_checkpoints)
     np.testing.assert_array_equal(images.read("cut.png"), expected)
-    assert "cut within el2" in call("info", "cut.sae")[2]
     (folder / "cut.sae").write_bytes(data[:20])
     status, _, error = call("decompress", "cut.sae", "none.png")
     assert (status, error.count("\n")) == (2, 1)
     assert not (folder / "none.png").exists()
+
+
+@pytest.mark.parametrize("store", ["progressive_store"], indirect=True)
+def test_a_progressive_file_is_decoded_from_any_cut(folder, call, store):
+    call("compress", "photo.png", "photo.sae")
+    data = (folder / "photo.sae").read_bytes()
+    for size in (stream.parse(data).smallest, len(data) // 2):
+        (folder / "cut.sae").write_bytes(data[:size])
+        status, _, error = call("decompress", "cut.sae", "cut.png")
+        assert (status, error) == (0, "cut.sae: 56 x 40 pixels to cut.png\n")
+        expected = sae.decompress(data[:size], checkpoints=store.folder)
+        np.testing.assert_array_equal(images.read("cut.png"), expected)
+    (folder / "cut.sae").write_bytes(data[: stream.parse(data).smallest - 1])
+    status, _, error = call("decompress", "cut.sae", "none.png")
+    assert (status, error.count("\n")) == (2, 1)
+    assert not (folder / "none.png").exists()
+
+
+@pytest.fixture
+def damaged(folder, call):
+    """What is sound of damaged.sae, a stream with a wrong byte after its third layer."""
+    call("compress", "photo.png", "photo.sae")
+    data = bytearray((folder / "photo.sae").read_bytes())
+    data[-8] ^= 1
+    (folder / "damaged.sae").write_bytes(data)
+    return data[: stream.parse(bytes(data)).size]
+
+
+@both_kinds
+def test_a_damaged_file_is_decoded_up_to_the_damage(folder, call, damaged, store):
+    warning = f"sae: warning: damaged.sae: The stream is damaged after byte {len(damaged)}.\n"
+    status, _, error = call("decompress", "damaged.sae", "photo.png")
+    assert status == 1
+    assert error == warning + "damaged.sae: 56 x 40 pixels to photo.png\n"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = sae.decompress(damaged, checkpoints=store.folder)
+    np.testing.assert_array_equal(images.read("photo.png"), expected)
+    status, out, error = call("info", "damaged.sae")
+    assert (status, error) == (1, warning) and out.startswith("56 x 40 pixels")
+
+
+@both_kinds
+def test_a_damaged_file_is_truncated_before_the_damage(folder, call, damaged):
+    status, _, error = call("truncate", "damaged.sae", "cut.sae", "--bytes", 10**6)
+    assert status == 1
+    assert "warning: damaged.sae: The stream is damaged; what comes before is kept." in error
+    assert (folder / "cut.sae").read_bytes() == damaged
+
+
+def test_what_stands_before_the_damage_is_sound(folder, call, damaged, tiny_checkpoints):
+    for count in (1, 4):
+        status, _, error = call("truncate", "damaged.sae", "cut.sae", "--layers", count)
+        assert (status, error.count("\n")) == (0, 1)
+        cut = (folder / "cut.sae").read_bytes()
+        assert cut == sae.truncate((folder / "photo.sae").read_bytes(), count)
+        status, _, error = call("decompress", "damaged.sae", "photo.png", "--layers", count)
+        assert (status, error.count("\n")) == (0, 1)
+        expected = sae.decompress(cut, checkpoints=tiny_checkpoints)
+        np.testing.assert_array_equal(images.read("photo.png"), expected)
+    assert call("truncate", "damaged.sae", "five.sae", "--layers", 5)[0] == 2
+    assert call("decompress", "damaged.sae", "photo.png", "--layers", 5)[0] == 1
 
 
 def test_links_are_followed_and_pipes_written_through(folder, call):
@@ -121,7 +257,7 @@ def test_links_are_followed_and_pipes_written_through(folder, call):
         assert call("compress", "photo.png", "link.sae", "--layers", 1)[0] == 0
         assert os.path.islink("link.sae")
         data = (folder / "there/photo.sae").read_bytes()
-        assert len(bitstream.parse(data).records) == 1
+        assert stream.parse(data).layers == 1
     os.mkfifo("pipe")
     with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE) as reader:
         assert call("truncate", "link.sae", "pipe", "--layers", 1)[0] == 0
@@ -130,13 +266,15 @@ def test_links_are_followed_and_pipes_written_through(folder, call):
 
 
 @pytest.mark.slow
-def test_targets_are_reported(folder, call):
-    _, _, error = call("compress", "photo.png", "photo.sae", "--target-bpp", 0.001)
-    assert "1 layers (to base)" in error
-    _, _, error = call("compress", "photo.png", "photo.sae", "--target-psnr", 99)
-    assert "5 layers (to el4)" in error
-    assert " dB" in error
-    assert "do not reach the target" in error
+@both_kinds
+def test_the_psnr_that_is_reached_is_reported(folder, photo, call, store):
+    status, _, error = call("compress", "photo.png", "photo.sae", "--psnr", 3)
+    decoded = sae.decompress("photo.sae", checkpoints=store.folder)
+    assert status == 0 and f" bpp, {metrics.psnr(photo, decoded):.2f} dB, " in error
+    assert "does not reach" not in error
+    status, _, error = call("compress", "photo.png", "photo.sae", "--psnr", 99)
+    assert status == 0 and " dB, el4 complete" in error
+    assert "warning: photo.png: The whole stream does not reach this PSNR." in error
 
 
 @pytest.mark.slow
@@ -164,6 +302,12 @@ def test_folders_go_on_past_bad_files(folder, photo, call):
     assert sorted(os.listdir("short")) == ["a.sae", "c.sae"]
     os.remove("out/b.sae")
     assert call("decompress", "out", "back")[0] == 0
+    data = bytearray((folder / "out/a.sae").read_bytes())
+    data[-8] ^= 1
+    (folder / "out/a.sae").write_bytes(data)
+    status, _, error = call("decompress", "out", "damaged")
+    assert status == 1 and "warning: out/a.sae: The stream is damaged" in error
+    assert sorted(os.listdir("damaged")) == ["a.png", "c.png"]
 
 
 @pytest.mark.parametrize(
@@ -186,10 +330,10 @@ def test_folders_go_on_past_bad_files(folder, photo, call):
         (["compress", "photo.png", "o.sae", "--layers", "9"], "1 to 5 layers"),
         (["compress", "photo.png", "o.sae", "--max-pixels", "9"], "limit of 9"),
         (["compress", "twins", "o"], "both become"),
-        (["compress", "photo.png", "o.sae", "--target-bpp", "-1"], "number above 0, not -1"),
-        (["compress", "photo.png", "o.sae", "--target-psnr", "nan"], "number above 0, not nan"),
+        (["compress", "photo.png", "o.sae", "--bpp", "-1"], "number above 0, not -1"),
+        (["compress", "photo.png", "o.sae", "--psnr", "nan"], "number above 0, not nan"),
         (["compress", "photo.png", "/dev/full"], "Cannot write /dev/full: No space left"),
-        (["extend", "text.sae", "o.sae", "--image", "photo.png"], "not an .sae stream"),
+        (["compress", "photo.png", "o.sae", "--bytes", "4"], "allow as many"),
         (["info", "void"], "Cannot read void: Is a directory"),
         (["truncate", "text.sae", "o.sae", "--layers", "1"], "not an .sae stream"),
     ],
@@ -215,8 +359,11 @@ def test_mistakes_are_one_sentence_and_status_2(arguments, message, folder, phot
     "arguments",
     [
         ["compress", "a", "b", "--layers", "0"],
-        ["compress", "a", "b", "--target-bpp", "1", "--target-psnr", "30"],
+        ["compress", "a", "b", "--bpp", "1", "--psnr", "30"],
+        ["compress", "a", "b", "--bytes", "0"],
         ["truncate", "a", "b"],
+        ["truncate", "a", "b", "--bytes", "9", "--layers", "1"],
+        ["truncate", "a", "b", "--psnr", "30"],
     ],
 )
 def test_wrong_options_are_refused(arguments, capsys):
@@ -272,6 +419,7 @@ def test_a_full_standard_output_is_said(folder, call):
     assert re.fullmatch(rb"sae: Cannot write standard output: [^\n]*\n", done.stderr)
 
 
+@both_kinds
 def test_commands_on_bytes_do_not_import_tensorflow(folder, call):
     call("compress", "photo.png", "photo.sae")
     program = """

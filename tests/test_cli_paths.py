@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from sae import files, images
 from sae.__main__ import main
-from sae.coding import bitstream, transcode
-from sae.coding.bitstream import Header, Record
+from sae.coding import residual_container, stream, transcode
+from sae.coding.residual_container import Header, Record
 from sae.errors import SaeError
 from sae.model import families
 
 RECORDS = [Record(b"abcd", b"one layer"), Record(b"efgh", b"another")]
-STREAM = bitstream.pack(Header(families.named("residual-mse"), 16, 16), RECORDS)
+STREAM = residual_container.pack(Header(families.named("residual-mse"), 16, 16), RECORDS)
 
 
 @pytest.fixture
@@ -77,8 +77,9 @@ def contents(folder):
         ["plot --bpp 2 1"],
         ["plot --range 1 inf"],
         ["plot --height -1"],
-        ["compress photo.png x.sae --target-bpp inf"],
-        ["compress photo.png x.sae --target-psnr 0"],
+        ["evaluate pics --cuts 9 --family residual-mse"],
+        ["compress photo.png x.sae --bpp inf"],
+        ["compress photo.png x.sae --psnr 0"],
     ],
     ids=lambda words: words[0],
 )
@@ -93,8 +94,8 @@ def test_a_refusal_is_one_sentence_and_changes_nothing(words, folder, capfd):
 
 
 def test_standard_input_is_a_source_too(folder):
-    with open("a.sae") as stream:
-        done = command("truncate", "-", "link-a.sae", "--layers", "1", stdin=stream)
+    with open("a.sae") as file:
+        done = command("truncate", "-", "link-a.sae", "--layers", "1", stdin=file)
     assert (done.returncode, Path("a.sae").read_bytes()) == (2, STREAM)
     assert "standard input" in done.stderr
 
@@ -164,9 +165,9 @@ def test_names_as_long_as_they_can_be(folder, capfd):
     name = "\u3042" * 83 + ".png"
     assert len(os.fsencode(name)) > 250
     images.write_png(np.zeros((2, 2, 3), np.uint8), name)
-    stream = "\u3042" * 82 + ".sae"
-    assert main(["truncate", "a.sae", stream, "--layers", "1"]) == 0
-    assert len(bitstream.parse(Path(stream).read_bytes()).records) == 1
+    target = "\u3042" * 82 + ".sae"
+    assert main(["truncate", "a.sae", target, "--layers", "1"]) == 0
+    assert stream.parse(Path(target).read_bytes()).layers == 1
     too_long = "a" * 300
     for words in (["truncate", "a.sae", too_long], ["truncate", too_long, "x.sae"]):
         assert main([*words, "--layers", "1"]) == 2

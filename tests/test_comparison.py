@@ -37,8 +37,8 @@ def test_lower_layers_are_measured_while_one_above_awaits_training(measured, tin
     store = dataclasses.replace(tiny_store, folder=tmp_path)
     path = store.path("el2") / "layer.json"
     path.write_text(path.read_text().replace('"below": "', '"below": "0'))
-    rows = evaluate.evaluate(measured / "set", store, ("base", "el1"))
-    assert len(rows["el1"]) == 2
+    rows = evaluate.evaluate(measured / "set", store, 2)
+    assert list(rows) == ["base", "el1"] and len(rows["el1"]) == 2
     with pytest.raises(SaeError, match=r"train_el2\.py"):
         evaluate.evaluate(measured / "set", store)
 
@@ -52,7 +52,7 @@ def test_what_is_no_image_is_named_and_left_out(measured, tiny_store, tmp_path, 
     with pytest.warns(UserWarning, match=r"a\.png is not an image"):
         assert options.run(options) == 1
     assert "Means without a.png." in capsys.readouterr().out
-    document = results.load(tmp_path / "results/set/residual-mse/base.json")
+    document = results.load(tmp_path / "results/set/residual-mse.json")
     assert document["left_out"] == ["a.png"] and len(document["images"][0]) == 2
     for path in (tmp_path / "set").glob("c*.png"):
         path.unlink()
@@ -66,7 +66,7 @@ def test_layers_beside_other_codecs(measured, tiny_store, tmp_path, monkeypatch)
     titles = [axes.get_title() for axes in figure.axes]
     captions = [title for title in titles if "/" in title]
     assert len(captions) == 5 * 4
-    rows = results.load(measured / "results" / "set" / "residual-mse" / "el1.json")["images"][0]
+    rows = results.load(measured / "results" / "set" / "residual-mse.json")["images"][1]
     row = next(row for row in rows if row["image"] == "coffee.png")
     expected = f"{row['bpp']:.3f} / {row['psnr-rgb']:.2f} / {row['ms-ssim-rgb']:.3f}"
     assert f"+EL1\n{expected}" in captions

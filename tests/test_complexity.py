@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sae.model.layer import build
 
+from sae.config import STRIDE
 from sae.errors import SaeError
 from sae.model import families
 from sae.model.families import FAMILIES
+from sae.model.residual_layer import ResidualLayer
 from sae.training import presets
 from tools import complexity
 
@@ -31,22 +32,21 @@ def counted_by_tensorflow(transform, shape):
 @pytest.mark.parametrize("name", ["base", "el2"])
 def test_macs_are_those_that_tensorflow_counts(name):
     config = presets.residual(name, families.named("residual-mse"), "default")[0]
-    layer = build(config)
+    layer = ResidualLayer(config)
     shapes = {key: array.shape for key, array in layer.arrays().items()}
     macs = complexity.count(shapes)
-    side = SIDE // layer.stride
+    side = SIDE // STRIDE
     for part, shape in (
         ("analysis", [1, SIDE, SIDE, 3]),
         ("synthesis", [1, side, side, config.latent_depth]),
     ):
-        transform = getattr(layer, part)
-        expected = counted_by_tensorflow(getattr(transform, "whole", transform), shape)
+        expected = counted_by_tensorflow(getattr(layer, part), shape)
         # TensorFlow also counts activations and what they divide by.
         assert macs[part] == pytest.approx(expected / SIDE**2, rel=0.1)
 
 
 def test_all_released_layers_are_counted():
-    for family in FAMILIES:
+    for family in (family for family in FAMILIES if family.kind == "residual"):
         found = complexity.of_family(family)
         assert tuple(found) == family.layers
         encode = [one.encode for one in found.values()]

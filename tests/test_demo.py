@@ -23,7 +23,7 @@ def drawn(tmp_path, monkeypatch):
     def rows(folder, store):
         names = [path.name for path in images.find(folder)]
         image = np.zeros((8, 8, 3), np.uint8)
-        measured = {"bpp-layers": [1.0], "encode-seconds": 1.0, "decode-seconds": 1.0}
+        measured = {"encode-seconds": 1.0, "decode-seconds": 1.0}
         return {
             layer: [{**results.row(name, image, image + 9, 9), **measured} for name in names]
             for layer in store.names()

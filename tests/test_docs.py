@@ -92,7 +92,7 @@ def test_the_site_has_every_document_and_module_once(hooks):
     named = list(flat(hooks.navigation()))
     modules = [f"api/{name}.md" for name in hooks.modules()]
     assert sorted(named) == sorted([*hooks.pages().values(), *modules])
-    assert "api/sae.model.layer.md" in named
+    assert "api/sae.model.residual_layer.md" in named
 
 
 def test_the_navigation_has_the_documents_in_order(hooks, tmp_path):

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sae.model.checkpoint import store
 
 import sae
 from sae import images
 from sae.__main__ import main
 from sae.errors import REPORT, SaeError, explaining_the_extra
+from sae.model.families import FAMILIES
+from sae.model.stores import of_family
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,8 +85,10 @@ def test_a_wheel_works_from_any_folder(run, tmp_path):
     data = (tmp_path / "work/cut.sae").read_bytes()
     np.testing.assert_array_equal(images.read(tmp_path / "work/cut.png"), sae.decompress(data))
     listed = run("families")
-    for description in store().described().values():
-        assert description["fingerprint"][:8] in listed
+    for store in map(of_family, FAMILIES):
+        assert (f"{store.family.name}: " in listed) == bool(store.names())
+        for fingerprint in store.fingerprints() if store.names() else ():
+            assert fingerprint[:8] in listed
     assert run("--version") == f"sae {sae.__version__}\n"
 
 
@@ -97,7 +100,7 @@ def test_a_wheel_trains_and_measures(run, photos, tmp_path):
     run("train", "base", "--preset", "tiny", "--last_step", "2", "--data", str(photos))
     assert (work / "checkpoints/residual-mse/base/weights.npz").exists()
     run("evaluate", "photos", "--family", "residual-mse", "--checkpoints", "checkpoints")
-    assert (work / "results/photos/residual-mse/base.json").exists()
+    assert (work / "results/photos/residual-mse.json").exists()
     added = set((tmp_path / "site").rglob("*")) - set(shipped)
     assert not [path for path in added if "__pycache__" not in path.parts]
 
@@ -109,6 +112,8 @@ def test_a_wheel_has_all_of_the_package_and_what_was_released(wheel):
     released = [
         *(ROOT / "checkpoints").glob("*/*/weights.npz"),
         *(ROOT / "checkpoints").glob("*/*/layer.json"),
+        *(ROOT / "checkpoints").glob("*/weights.npz"),
+        *(ROOT / "checkpoints").glob("*/model.json"),
         *(ROOT / "results/kodak").rglob("*.json"),
     ]
     assert held == {path.relative_to(ROOT).as_posix() for path in package} | {

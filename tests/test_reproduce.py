@@ -12,7 +12,7 @@ import pytest
 from sae import __main__, images
 from sae.config import LAYER_NAMES
 from sae.model import families
-from sae.model.checkpoint import Store
+from sae.model.layer_store import LayerStore
 from tools import documents, reproduce
 
 FAMILY = "residual-mse"
@@ -33,7 +33,7 @@ def arguments(photos, tmp_path):
 def commands(monkeypatch, tiny_store, tmp_path):
     """The commands that were run: in this process, and tiny layers stand for trained ones."""
     run = []
-    record = Store(families.named(FAMILY)).describe("base")["training"]
+    record = LayerStore(families.named(FAMILY)).training("base")
 
     def call(command, cwd):
         run.append(command[1:])
@@ -43,8 +43,8 @@ def commands(monkeypatch, tiny_store, tmp_path):
         name = command[1][len("train_") : -len(".py")]
         target = tmp_path / "made-2" / "checkpoints" / FAMILY / name
         shutil.copytree(tiny_store.path(name), target)
-        description = {**tiny_store.describe(name), "training": record}
-        (target / "layer.json").write_text(json.dumps(description))
+        metadata = {**tiny_store.metadata(name), "training": record}
+        (target / "layer.json").write_text(json.dumps(metadata))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(reproduce, "subprocess", types.SimpleNamespace(run=call))
@@ -61,9 +61,9 @@ def test_everything_is_made_once(arguments, commands, tmp_path, capsys):
     assert commands[7][1] == "tools.documents"
     assert all("--last_step 2 --preset tiny" in " ".join(words) for words in commands[:5])
     table = (made / "README.md").read_text().split("<!-- results -->")[1].split("<!--")[0]
-    assert "| JPEG 2000 (Pillow) |" in table and "conditional" not in table
+    assert "| JPEG 2000 (Pillow) |" in table and "progressive" not in table
     text = (made / "docs" / "RESULTS.md").read_text()
-    assert "| +EL4 |" in text and "## residual-mse" in text and "conditional-mse |" not in text
+    assert "| +EL4 |" in text and "## residual-mse" in text and "progressive-mse |" not in text
     assert "| +EL4 |" in (made / "docs" / "models" / "residual-mse.md").read_text()
     assert (made / "plots" / "kodak.png").exists() and (made / "plots" / "training.png").exists()
     printed = capsys.readouterr().out
@@ -75,12 +75,23 @@ def test_everything_is_made_once(arguments, commands, tmp_path, capsys):
     assert [words[1] for words in commands] == ["tools.documents"]
 
     # Results of other weights are none.
-    path = made / "results" / "set" / FAMILY / "el4.json"
-    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    path = made / "results" / "set" / f"{FAMILY}.json"
+    path.write_text(path.read_text().replace('"el4": "', '"el4": "0'))
     commands.clear()
     assert reproduce.main(arguments) == 0
     assert [words[1:3] for words in commands[:1]] == [["sae", "evaluate"]]
     assert [words[1] for words in commands[1:]] == ["tools.documents"]
+
+
+def test_a_progressive_model_is_one_training_and_has_no_effort(arguments):
+    arguments[arguments.index(FAMILY)] = "progressive-mse"
+    options = reproduce.parser().parse_args(arguments)
+    train, measure, *others = reproduce.parts(options)
+    assert train.title == "train progressive-mse base" and "train_base.py" in train.command
+    assert measure.title == "measure progressive-mse, effort 0"
+    assert [part.title.split()[0] for part in others] == ["measure", "draw"]
+    # Without released weights, nothing is recorded of it.
+    assert not (train.done or measure.done) and "unknown" in reproduce.overview([train, measure])
 
 
 def test_what_is_missing_is_said_before_anything_is_trained(arguments, commands, tmp_path, capsys):

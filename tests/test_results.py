@@ -22,7 +22,7 @@ from sae.config import TABLE_FORMATS
 from sae.errors import SaeError
 from sae.evaluation import bdrate, results
 from sae.evaluation.results import Curve
-from sae.model import families
+from sae.model import families, stores
 from sae.reporting import figures
 from tools import result_tables
 
@@ -30,11 +30,19 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "kodak"
 
 
-def row(name, bpp, psnr, ms_ssim=0.9, layers=1):
+def row(name, bpp, psnr, ms_ssim=0.9):
     return {
         "image": name, "width": 8, "height": 8, "bytes": int(8 * bpp), "bpp": bpp,
-        "bpp-layers": [bpp / layers] * layers, "psnr-rgb": psnr, "ms-ssim-rgb": ms_ssim,
+        "psnr-rgb": psnr, "ms-ssim-rgb": ms_ssim,
     }  # fmt: skip
+
+
+def save_curve(target, family, settings, effort=0, cuts=0):
+    """Writes a curve of ours, as `evaluate` does."""
+    found = families.named(family)
+    key = results.curve_key(found, effort, cuts)
+    facts = {"family": family, "effort": effort, "cuts": cuts, "optimised_for": found.metric}
+    results.save(target / f"{key}.json", f"sae-{key}", "", settings, **facts)
 
 
 @pytest.fixture
@@ -42,19 +50,14 @@ def folder(tmp_path):
     """Results of two families, with a published curve."""
     target = tmp_path / "results" / "set"
     for family in ("residual-mse", "residual-ms-ssim"):
+        settings = []
         for index, name in enumerate(families.named(family).layers):
             rows = [
-                row(
-                    f"{k}.png",
-                    0.1 * 2**index * (1 + k),
-                    25 + 3 * index,
-                    0.9 + 0.02 * index,
-                    index + 1,
-                )
+                row(f"{k}.png", 0.1 * 2**index * (1 + k), 25 + 3 * index, 0.9 + 0.02 * index)
                 for k in range(3)
             ]
-            setting = {"label": name, "images": rows}
-            results.save(target / family / f"{name}.json", name, "A layer", [setting])
+            settings.append({"label": name, "images": rows})
+        save_curve(target, family, settings)
     shutil.copytree(RESULTS / "published", target / "published")
     return target
 
@@ -71,7 +74,6 @@ def curve(bpp, psnr, **changes):
 def test_means_leave_out_what_is_not_known():
     rows = [row("a", 0.2, 30.0), row("b", 0.4, 32.0)]
     assert results.mean(rows)["bpp"] == pytest.approx(0.3)
-    assert results.mean(rows)["bpp-layers"] == pytest.approx([0.3])
     assert results.mean([*rows, row("c", 0.6, math.inf)])["psnr-rgb"] is None
     assert results.mean([*rows, row("c", 0.6, 30.0, None)])["ms-ssim-rgb"] is None
 
@@ -94,8 +96,7 @@ def test_nan_is_refused(tmp_path):
 def test_no_results_is_one_sentence(tmp_path):
     with pytest.raises(SaeError, match="python -m sae evaluate"):
         results.curves(tmp_path)
-    (tmp_path / "residual-mse").mkdir()
-    (tmp_path / "residual-mse" / "base.json").write_text("{}")
+    (tmp_path / "residual-mse.json").write_text("{}")
     with pytest.raises(SaeError, match="not a results file"):
         results.curves(tmp_path)
 
@@ -114,6 +115,38 @@ def test_curves_are_selected_by_key(folder):
     assert results.of_image(chosen[0], "1.png") is None
     listed = figures.listing(found)
     assert all(c.key in listed and c.source in listed for c in found)
+
+
+def test_curves_are_ordered_by_what_they_are_of(tmp_path):
+    setting = {"label": "base", "images": [row("a.png", 0.1, 30.0)]}
+    for family in ("residual-ms-ssim", "residual-mse", "progressive-mse"):
+        for effort, cuts in ((0, 20), (9, 0), (1, 0), (0, 0)):
+            save_curve(tmp_path, family, [setting], effort, cuts)
+    for key in ("published/a", "previous/b", "anchors/c"):
+        results.save(tmp_path / f"{key}.json", key, "", [setting])
+    found = results.curves(tmp_path)
+    assert [curve.key for curve in found] == [
+        *(
+            f"{family}{suffix}"
+            for family in ("progressive-mse", "residual-mse", "residual-ms-ssim")
+            for suffix in ("", "-cuts-20", "-effort-1", "-effort-9")
+        ),
+        "anchors/c", "previous/b", "published/a",
+    ]  # fmt: skip
+    assert [curve.key for curve in found if curve.regular] == [
+        "progressive-mse", "residual-mse", "residual-ms-ssim",
+    ]  # fmt: skip
+    assert [regular.key for _, regular in results.optimized(found)[:2]] == ["progressive-mse"] * 2
+
+
+def test_curves_of_earlier_versions_are_told_from_ours():
+    found = {curve.key: curve for curve in results.curves(RESULTS)}
+    for metric in ("mse", "ms-ssim"):
+        earlier = found[f"previous/conditional-{metric}"]
+        assert (earlier.kind, earlier.family, earlier.scalable) == ("previous", None, True)
+        assert earlier.source == "this project" and earlier.optimised_for == metric
+        assert earlier.name.startswith("SAE 1.0") and len(earlier.images[0]) == 24
+    assert not [c for c in results.default(list(found.values())) if c.kind == "previous"]
 
 
 def test_every_published_curve_has_its_source():
@@ -259,7 +292,7 @@ def test_the_names_of_layers_lie_on_no_curve(log):
         figure = figures.rd(curves, log=log)
         figure.draw_without_rendering()
     (axes,) = figure.axes
-    ours = [c for c in curves if c.plain and c.optimised_for == "mse"]
+    ours = [c for c in curves if c.regular and c.optimised_for == "mse"]
     layers = [results.layer_label(layer) for curve in ours for layer in curve.labels]
     assert sorted(t.get_text() for t in axes.texts) == sorted(layers)
     names = [text.get_window_extent() for text in axes.texts]
@@ -302,12 +335,18 @@ def test_pgf_for_latex(folder, tmp_path):
 
 
 def test_the_results_are_those_of_the_released_layers():
+    curves = [curve for curve in results.curves(RESULTS) if curve.family]
     for family in families.FAMILIES:
-        for layer, metadata in Store(family).described().items():
-            folder = RESULTS / family.name
-            searched = folder.glob(f"effort-*/{layer}.json")
-            for path in (folder / f"{layer}.json", *searched):
-                assert results.load(path)["fingerprint"] == metadata["fingerprint"]
+        store = stores.of_family(family)
+        own = [curve for curve in curves if curve.family == family]
+        # A family that is released was measured, and no other was.
+        assert bool(store.names()) == any(curve.regular for curve in own)
+        for curve in own:
+            weights = dict(zip(store.names(), store.fingerprints()))
+            if curve.cuts:
+                weights = dict.fromkeys(curve.labels, store.fingerprints()[0])
+            assert curve.fingerprints == weights
+            assert list(curve.fingerprints) == curve.labels
 
 
 def test_plot_is_a_command(folder):
@@ -339,11 +378,11 @@ def test_legends_tell_curves_of_one_name_apart_and_print_names_as_they_are():
 
 def test_figures_of_what_is_exact_or_has_no_such_quality(tmp_path):
     """All of a flat image is exact, and a small one has no MS-SSIM."""
-    target = tmp_path / "set"
+    target, settings = tmp_path / "set", []
     for index, name in enumerate(families.named("residual-mse").layers):
-        rows = [row("a.png", 0.1 * 2**index, math.inf if index else 30.0, None, index + 1)]
-        setting = {"label": name, "images": rows}
-        results.save(target / "residual-mse" / f"{name}.json", name, "", [setting])
+        rows = [row("a.png", 0.1 * 2**index, math.inf if index else 30.0, None)]
+        settings.append({"label": name, "images": rows})
+    save_curve(target, "residual-mse", settings)
     with pytest.warns(UserWarning, match="ms-ssim-db"):
         figures.run(plot_options(target, tmp_path, format=["png"], image=["a.png"]))
     drawn = {path.name for path in tmp_path.rglob("*.png")}

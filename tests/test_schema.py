@@ -49,7 +49,11 @@ def read(tmp_path, document):
         ({**GOOD, "labels": ["a"]}, "bpp has 4 entries and labels 1"),
         ({**GOOD, "labels": [1, 2, 3, None]}, "null in labels"),
         ({**GOOD, "scalable": "no"}, "scalable"),
-        ({**GOOD, "fingerprint": [1]}, "fingerprint"),
+        ({**GOOD, "fingerprints": [1]}, "fingerprints"),
+        ({**GOOD, "fingerprints": {"base": 1}}, "fingerprints"),
+        ({**GOOD, "family": 3}, "family is 3, not text"),
+        ({**GOOD, "effort": "9"}, 'effort is "9"'),
+        ({**GOOD, "cuts": -1}, "cuts is -1"),
         ({**GOOD, "images": [[], [], [], []]}, r"images\[0\]"),
         ({**GOOD, "images": [[{"image": "../a.png"}]] * 4}, "name of a file"),
         (changed(bpp=[]), "bpp is empty"),
@@ -89,6 +93,7 @@ def test_names_of_qualities_of_other_years(tmp_path):
     found = read(tmp_path, decibels)["results"]
     assert found["ms-ssim-rgb"] == pytest.approx([0.9, 0.99, 0.999, None])
     assert found["psnr-rgb"] == [None] * 4
+    (tmp_path / "mine.json").unlink()
     write(tmp_path / "published/mine.json", changed(**{"ms-ssim-y": MS_SSIM}))
     with pytest.warns(UserWarning, match=r"Of published/mine, ms-ssim-y .* ignored"):
         results.curves(tmp_path)
@@ -210,78 +215,131 @@ def test_names_are_printed_as_they_are(tmp_path, capsys):
     assert r"\z \| <é> | " in capsys.readouterr().out
 
 
-def layers_of(folder, names=("a.png", "b.png"), weights="w", first=100, only=None):
-    """Writes layers of one run, as `evaluate` does."""
-    for index, layer in enumerate(families.named("residual-mse").layers):
-        if only and layer not in only:
-            continue
-        ends = [first * 2**k for k in range(index + 1)]
-        shares = [8 * (end - begin) / 64 for begin, end in zip([0, *ends], ends)]
-        rows = [
+LABELS = families.named("residual-mse").layers
+
+
+def points_of(count=5, names=("a.png", "b.png"), first=100):
+    """Returns rows of the first layers, by label."""
+    return {
+        label: [
             {
-                "image": name, "width": 8, "height": 8, "bytes": ends[-1], "bpp": sum(shares),
-                "bpp-layers": shares, "psnr-rgb": 25.0 + 3 * index, "ms-ssim-rgb": None,
+                "image": name, "width": 8, "height": 8, "bytes": first * 2**index,
+                "bpp": first * 2**index / 8, "psnr-rgb": 25.0 + 3 * index, "ms-ssim-rgb": None,
             }
             for name in names
-        ]  # fmt: skip
-        facts = {
-            "fingerprint": f"{weights}{index}",
-            "below": f"{weights}{index - 1}" if index else None,
-        }
-        path = folder / "residual-mse" / f"{layer}.json"
-        results.save(path, layer, "", [{"label": layer, "images": rows}], **facts)
+        ]
+        for index, label in enumerate(LABELS[:count])
+    }  # fmt: skip
+
+
+def save_of(folder, weights="vwxyz", **changes):
+    """Writes the curve of a run, as `evaluate` does; returns its path."""
+    points, path = points_of(**changes), folder / "residual-mse.json"
+    results.save(
+        path,
+        "sae-residual-mse",
+        "",
+        [{"label": label, "images": rows} for label, rows in points.items()],
+        family="residual-mse",
+        fingerprints=dict(zip(points, weights)),
+        digests=DIGESTS,
+    )
+    return path
+
+
+DIGESTS = {"a.png": "0a", "b.png": "0b"}
+
+
+def test_points_of_higher_layers_are_kept(tmp_path):
+    path = save_of(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert results.points_above(tmp_path / "none.json", points_of(2), {}, DIGESTS) == ([], {})
+        # Those of layers above may be of other weights, those that are measured may not.
+        weights = dict(zip(LABELS, "vw"))
+        kept = results.points_above(path, points_of(2), weights, DIGESTS)
+        assert results.points_above(path, points_of(5), dict.fromkeys(LABELS, "u"), {}) == ([], {})
+    assert kept.fingerprints == {"el2": "x", "el3": "y", "el4": "z"}
+    known = points_of()
+    assert kept.points == [{"label": label, "images": known[label]} for label in LABELS[2:]]
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("weights", "digests", "names"),
     [
-        {"names": ("a.png", "b.png", "c.png")},  # a further image
-        {"weights": "v"},  # weights of the same bytes
-        {"weights": "v", "first": 101},
-        {"first": 101},  # other images of the same names
+        ("vu", DIGESTS, ("a.png", "b.png")),
+        # An image changed, or a further one was measured, or one could not be measured.
+        ("vw", {**DIGESTS, "a.png": "0c"}, ("a.png", "b.png")),
+        ("vw", {**DIGESTS, "c.png": "0c"}, ("a.png", "b.png", "c.png")),
+        ("vw", DIGESTS, ("a.png",)),
     ],
 )
-def test_a_curve_joins_layers_of_one_run(tmp_path, other):
-    layers_of(tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        (curve,) = results.curves(tmp_path)
-    assert curve.labels == ["base", "el1", "el2", "el3", "el4"]
-    layers_of(tmp_path, only=["base"], **other)
-    with pytest.warns(UserWarning, match="el1, el2, el3, el4; base is left out") as caught:
-        (curve,) = results.curves(tmp_path)
+def test_points_of_other_weights_or_images_are_not_kept(tmp_path, weights, digests, names):
+    path = save_of(tmp_path)
+    points, weights = points_of(2, names), dict(zip(LABELS, weights))
+    with pytest.warns(UserWarning, match=r"begins anew, without el2, el3, el4, .* other") as caught:
+        assert results.points_above(path, points, weights, digests) == ([], {})
     assert len(caught) == 1
-    assert curve.labels == ["el1", "el2", "el3", "el4"]
-    assert results.of_image(curve, "a.png").bpp == curve.bpp
 
 
-def test_a_layer_of_other_weights_amid_the_others_is_left_out(tmp_path):
-    layers_of(tmp_path)
-    layers_of(tmp_path, only=["el1"], weights="v")
-    with pytest.warns(UserWarning, match="el1 is left out"):
-        (curve,) = results.curves(tmp_path)
-    assert curve.labels == ["base", "el2", "el3", "el4"]
+def test_points_of_unknown_weights_are_not_kept(tmp_path):
+    path = save_of(tmp_path, weights="")
+    with pytest.warns(UserWarning, match="begins anew"):
+        kept = results.points_above(path, points_of(2), dict(zip(LABELS, "vw")), DIGESTS)
+    assert kept == ([], {})
 
 
-@pytest.mark.parametrize("key", ["images", "bpp-layers", "labels", "description", "psnr-rgb"])
-def test_older_results_are_used_or_named(tmp_path, key):
-    layers_of(tmp_path)
-    path = tmp_path / "residual-mse" / "el4.json"
+def test_what_is_no_results_file_is_replaced(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    with pytest.warns(UserWarning, match=r"a\.json is not a results file: .* It is replaced"):
+        assert results.points_above(tmp_path / "a.json", points_of(2), {}, {}) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("labels", None),
+        ("description", None),
+        ("fingerprints", None),
+        ("images", "no results of a family"),
+        ("family", "no results of a family"),
+        ("psnr-rgb", "psnr-rgb"),
+    ],
+)
+def test_older_results_are_used_or_named(tmp_path, key, reason):
+    path = save_of(tmp_path)
+    write(tmp_path / "published/good.json", GOOD)
     document = json.loads(path.read_text())
     document.pop(key, None)
     for rows in document.get("images", []):
         rows[0].pop(key, None)
     write(path, document)
-    if key in ("labels", "description"):
+    if reason is None:
         assert len(results.curves(tmp_path)[0].labels) == 5
         return
-    with pytest.warns(UserWarning, match=rf"el4\.json .*{key}.* It is left out"):
+    with pytest.warns(UserWarning, match=rf"residual-mse\.json .*{reason}.* It is left out"):
         (curve,) = results.curves(tmp_path)
-    assert curve.labels == ["base", "el1", "el2", "el3"]
+    assert curve.key == "published/good"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"family": "another"}, r"residual-mse\.json has no results of a family"),
+        ({"family": "residual-ms-ssim"}, r"residual-mse\.json has results of residual-ms-ssim"),
+        ({"effort": 9}, r"residual-mse\.json has results of residual-mse-effort-9"),
+        ({"cuts": 20}, r"residual-mse\.json has results of residual-mse-cuts-20"),
+    ],
+)
+def test_a_file_is_of_the_curve_in_its_name(tmp_path, change, reason):
+    path = save_of(tmp_path)
+    write(path, {**json.loads(path.read_text()), **change})
+    with pytest.raises(SaeError, match=reason):
+        results.curves(tmp_path)
 
 
 def test_means_over_other_images_are_said(tmp_path):
-    layers_of(tmp_path)
+    save_of(tmp_path)
     row = {
         "image": "a.png", "width": 8, "height": 8, "bytes": 8, "bpp": 1.0, "psnr-rgb": 30.0,
         "ms-ssim-rgb": None,

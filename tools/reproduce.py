@@ -124,7 +124,9 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
     for family in map(families.named, options.families):
         store = stores.of_family(family, folder / "checkpoints")
         name = ["--family", family.name]
-        for layer in family.layers:
+        residual = family.kind == "residual"
+        # The base of a progressive family is the whole model, which has no latent optimization.
+        for layer in family.layers if residual else family.layers[:1]:
             command = [sys.executable, f"train_{layer}.py", "--data", *data, *name, *checkpoints]
             yield Part(
                 f"train {family.name} {layer}",
@@ -132,7 +134,8 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
                 layer in store.names(),
                 _hours_of_training(family, layer, options.steps),
             )
-        for effort in _SMOKE_EFFORTS if options.steps else results.SHOWN_EFFORTS:
+        efforts = _SMOKE_EFFORTS if options.steps else results.SHOWN_EFFORTS
+        for effort in efforts if residual else efforts[:1]:
             yield Part(
                 f"measure {family.name}, effort {effort}",
                 [*sae, "evaluate", *measured, *name, *checkpoints, "--effort", str(effort)],

@@ -147,7 +147,7 @@ class ResidualDecoder:
             if self._state is None:
                 assert self.header is not None, "records come after a header"
                 self._state = _State(self.header, record, self._checkpoints)
-            self._state.decode(record)
+            self._state.decode(record, self.layers)
 
     def image(self) -> np.ndarray | None:
         """Returns the image so far, uint8 [H, W, 3]; None before the base is complete."""
@@ -160,20 +160,30 @@ class _State:
     def __init__(self, header: Header, base: Record, checkpoints: Path):
         require_memory(header.family, header.width, header.height)
         self._header = header
-        store = LayerStore(header.family, checkpoints)
-        _require_weights(0, base, _fingerprints(store))
-        self._layers, self._prefixes = _load(store, len(store.names()) or 1)
+        self._store = LayerStore(header.family, checkpoints)
+        self._prefixes: Sequence[bytes] = _fingerprints(self._store)
+        _require_weights(0, base, self._prefixes)
+        self._layers: Sequence[ResidualLayer] = ()
         sides = (header.height, header.width)
         height, width = (side + -side % STRIDE for side in sides)
         self._size = height, width
         self._x_hat: tf.Tensor | None = None
         self._done = 0
 
-    def decode(self, record: Record) -> None:
-        """Decodes the next layer."""
+    def decode(self, record: Record, count: int) -> None:
+        """Decodes the next layer.
+
+        Args:
+          record: layer of the stream.
+          count: number of layers that have come. Only their weights are loaded, since others may
+            await a training.
+        """
         index, name = self._done, self._header.family.layers[self._done]
         if index == len(self._layers):
-            raise SaeError(f"Layer {name} of the stream has no trained weights here.")
+            trained = len(self._store.names())
+            if index >= trained:
+                raise SaeError(f"Layer {name} of the stream has no trained weights here.")
+            self._layers, self._prefixes = _load(self._store, min(count, trained))
         _require_weights(index, record, self._prefixes)
         layer = self._layers[index]
         # Before anything is allocated for an image that the string cannot fill.

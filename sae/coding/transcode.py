@@ -78,7 +78,9 @@ def decompress(options: argparse.Namespace) -> int:
         else:
             images.write_png(image, target)
         _say(f"{source}: {image.shape[1]} x {image.shape[0]} pixels to {target}")
-        return int(stream.parse(data, options.max_pixels).damaged)
+        found = stream.parse(data, options.max_pixels)
+        # Damage after the layers that were asked for does not matter.
+        return int(found.damaged and (options.layers is None or found.layers < options.layers))
 
     return _each(jobs, run)
 
@@ -99,7 +101,8 @@ def truncate(options: argparse.Namespace) -> int:
         _write(target, cut)
         _report(source, cut)
         found = stream.parse(data, options.max_pixels)
-        damaged = found.damaged and len(cut) == found.size
+        # Damage after the layers that were asked for does not matter.
+        damaged = found.damaged and options.layers is None and len(cut) == found.size
         if damaged:
             warnings.warn("The stream is damaged; what comes before is kept.", stacklevel=2)
         return int(damaged)

@@ -31,6 +31,7 @@ def require_places(
     target: str | Path,
     save_images: str | Path | None = None,
     option: str = "--results",
+    cuts: int = 0,
 ) -> None:
     """Refuses unusable folders for results or decoded images, before anything is measured.
 
@@ -39,6 +40,7 @@ def require_places(
       target: folder of all results.
       save_images: folder for the decoded images.
       option: command-line option for another `target`.
+      cuts: as of `evaluate`.
 
     Raises:
       SaeError: there are no images, or a folder cannot be written into, holds results of
@@ -52,8 +54,9 @@ def require_places(
     files.require_writable(save_images)
     if os.path.realpath(save_images) == os.path.realpath(folder):
         raise SaeError(f"Decoded images cannot go into {folder}, among its images; name another.")
-    for path, name in itertools.product(_decoded_names(found).values(), LAYER_NAMES):
-        files.require_target(Path(save_images) / f"{path}_{name}.png", found)
+    labels = _cut_labels(cuts) or LAYER_NAMES
+    for path, label in itertools.product(_decoded_names(found).values(), labels):
+        files.require_target(Path(save_images) / f"{path}_{label}.png", found)
 
 
 def evaluate(
@@ -91,7 +94,10 @@ def evaluate(
     found = images.find(folder)
     if cuts and store.family.kind != "progressive":
         raise SaeError("Cuts within layers are of progressive families; leave out --cuts.")
+    if effort and store.family.kind != "residual":
+        raise SaeError("Latent optimization is of residual families; leave out --effort.")
     # Here, so that a fault of the checkpoints is reported once and at first.
+    store.require(count)
     fingerprints = store.fingerprints(count)
     decoded = {}
     if save_images:
@@ -112,6 +118,11 @@ def evaluate(
         label: [points[index][1] for points in measured]
         for index, (label, _) in enumerate(measured[0])
     }
+
+
+def _cut_labels(cuts: int) -> list[str]:
+    """Returns the labels of cuts in place of the layers."""
+    return [str(number) for number in range(1, cuts + 1)]
 
 
 def _decoded_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -173,9 +184,9 @@ def run(options: argparse.Namespace) -> int:
 
     Returns 1 where images were left out, else 0.
     """
-    require_places(options.folder, options.results, options.save_images)
-    store = stores.store(options.family, options.checkpoints)
     effort, cuts = options.effort, options.cuts
+    require_places(options.folder, options.results, options.save_images, cuts=cuts)
+    store = stores.store(options.family, options.checkpoints)
     key = results.curve_key(store.family, effort, cuts)
     cache_path = results.folder(options.results, options.folder) / f"{key}.partial"
     points = evaluate(options.folder, store, None, options.save_images, cache_path, effort, cuts)
@@ -202,10 +213,11 @@ def _measure(
     began = time.process_time()
     data = codec.compress(image, count, store.family.name, store.folder, effort=effort)
     encode_seconds = time.process_time() - began
-    ends = list(zip(store.family.layers, stream.parse(data).ends))
+    found = stream.parse(data)
+    ends = list(zip(store.family.layers, found.ends[: found.layers]))
     if cuts:
         sizes = np.linspace(ends[0][1], ends[-1][1], cuts)
-        ends = [(str(k + 1), round(size)) for k, size in enumerate(sizes)]
+        ends = [(label, round(size)) for label, size in zip(_cut_labels(cuts), sizes)]
     decoder, decode_seconds = codec.Decoder(store.folder), 0.0
     points: list[tuple[str, dict]] = []
     for (label, end), begin in zip(ends, [0, *(end for _, end in ends)]):

@@ -25,7 +25,6 @@ from sae.config import EFFORTS
 from sae.errors import SaeError
 from sae.evaluation import schema
 from sae.metrics import ms_ssim_db
-from sae.model import families
 from sae.model.families import FAMILIES, Family
 from sae.provenance import provenance
 
@@ -244,12 +243,15 @@ class Kept(NamedTuple):
 
 
 def points_above(
-    path: str | Path, points: dict[str, Any], weights: dict[str, str], digests: dict[str, Any]
+    path: str | Path,
+    points: dict[str, list[dict]],
+    weights: dict[str, str],
+    digests: dict[str, str | None],
 ) -> Kept:
     """Returns the points of a file that remain when others are measured anew.
 
     These are the points with other labels, where the weights of all common labels and the images
-    are the same. Otherwise there are none, and a warning says so.
+    are the same. Otherwise there are none, and a warning names them.
 
     Args:
       path: path of the file, which need not exist.
@@ -264,19 +266,23 @@ def points_above(
     except SaeError as error:
         warnings.warn(f"{error} It is replaced.", stacklevel=3)
         return Kept([], {})
-    others = [label for label in found["labels"] if label not in points]
-    known, images = found["fingerprints"], found.get("digests")
-    if not others or not found["images"]:
+    known, rows = found["fingerprints"], dict(zip(found["labels"], found["images"]))
+    others = [label for label in rows if label not in points]
+    if not others:
         return Kept([], {})
-    common = [label for label in points if label in known]
-    if images != digests or any(known[label] != weights[label] for label in common):
+    same_weights = all(known.get(label) == weights[label] for label in points if label in rows)
+    # Images that could not be measured differ where the digests are the same.
+    names = {row["image"] for row in next(iter(points.values()))}
+    same_images = found.get("digests") == digests and all(
+        {row["image"] for row in rows[label]} == names for label in others
+    )
+    if not (same_weights and same_images):
         warnings.warn(
             f"{path} begins anew, without {', '.join(others)}, which was measured with other "
             "weights or on other images.",
             stacklevel=3,
         )
         return Kept([], {})
-    rows = dict(zip(found["labels"], found["images"]))
     return Kept(
         [{"label": label, "images": rows[label]} for label in others],
         {label: known[label] for label in others if label in known},
@@ -284,7 +290,7 @@ def points_above(
 
 
 def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
-    """Returns every curve in results/<set>: ours by family, measured, then published ones.
+    """Returns every curve in results/<set>: ours by family, measured, previous, published ones.
 
     A warning names each file that cannot be used, which is left out.
 
@@ -305,7 +311,7 @@ def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
             except SaeError as error:
                 faults[path] = key, error
     order: list[Family | None] = [*FAMILIES, None]
-    found.sort(key=lambda curve: (order.index(curve.family), curve.effort))
+    found.sort(key=lambda curve: (order.index(curve.family), curve.effort, curve.cuts))
     left = {curve.key for curve in found}
     for key, fault in faults.values():
         if not found or (key in named and key not in left):
@@ -392,11 +398,12 @@ def _curve(key: str, document: dict, kind: str) -> Curve:
     """Returns the curve of a document; raises SaeError where it is not of its folder."""
     family = None
     if kind == "ours":
-        family = families.named(document["family"]) if document["family"] else None
+        family = next((one for one in FAMILIES if one.name == document["family"]), None)
         if family is None or not document["images"]:
             raise SaeError(f"{key}.json has no results of a family; measure it again.")
-        if key != curve_key(family, document["effort"], document["cuts"]):
-            raise SaeError(f"{key}.json has results of {document['family']}; rename it.")
+        right = curve_key(family, document["effort"], document["cuts"])
+        if key != right:
+            raise SaeError(f"{key}.json has results of {right}; rename it.")
     if document["unused"]:
         warnings.warn(
             f"Of {key}, {', '.join(document['unused'])} cannot be compared and is ignored.",

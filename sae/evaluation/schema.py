@@ -38,11 +38,12 @@ def read(path: str | Path) -> dict:
     """Reads a results file.
 
     Returns:
-      The document, in which "name", "description", "source" and "optimised_for" are text,
-      "scalable" is a boolean, "labels" has a text for each setting, "results" at least "bpp",
-      "psnr-rgb" and "ms-ssim-rgb", lists as long as that, None where a quality is unknown or
-      infinite, "images" a list of rows for each setting or nothing, and "unused" the
-      names of qualities that are not read.
+      The document, in which "name", "description", "source", "optimised_for" and "family" are
+      text, "scalable" is a boolean, "effort" and "cuts" are whole numbers, "fingerprints" has texts
+      by label, "labels" has a text for each setting, "results" at least "bpp", "psnr-rgb" and
+      "ms-ssim-rgb", lists as long as that, None where a quality is unknown or infinite, "images" a
+      list of rows for each setting or nothing, and "unused" the names of qualities that are not
+      read.
 
     Raises:
       SaeError: the file cannot be read or is invalid; the sentence names field and reason.

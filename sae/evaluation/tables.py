@@ -58,7 +58,7 @@ def families(store: Store, curve: Curve | None) -> str:
     ]
     for name, fingerprint in zip(store.names(), store.fingerprints()):
         row: dict = {}
-        if curve and curve.fingerprints.get(name) == fingerprint:
+        if curve and name in curve.labels and curve.fingerprints.get(name) == fingerprint:
             row = results.mean(curve.images[curve.labels.index(name)])
         lines.append(f"{name:<8}{fingerprint[:8]:>10}" + _cells(row))
     return "\n".join(lines)

@@ -91,8 +91,24 @@ class LayerStore:
         return self.all_metadata()[name]["training"]
 
     def require(self, count: int | None = None) -> None:
-        """Raises SaeError where one of the first `count` layers, by default of all, is missing."""
-        self.all_metadata(count)
+        """Checks the first `count` layers, by default all, without reading their weights.
+
+        Raises:
+          SaeError: one is missing or damaged, or the layer below it has changed since it was
+            trained.
+        """
+        self._require_stack(self.all_metadata(count))
+
+    def _require_stack(self, metadata: dict[str, dict]) -> None:
+        """Raises SaeError where a layer was trained on another one than that below it."""
+        below, lower = None, "layer"
+        for name, entry in metadata.items():
+            if entry["below"] != below:
+                raise SaeError(
+                    f"{name} in {self.path(name)} was trained on another {lower}; "
+                    f"{self.command(name, '--force')} trains it again."
+                )
+            below, lower = entry["fingerprint"], name
 
     def metadata(self, name: str) -> dict | None:
         """Returns the contents of `layer.json` of a layer, None where there is no checkpoint.
@@ -182,22 +198,13 @@ class LayerStore:
           metadata: result of `all_metadata` where it is known.
 
         Raises:
-          SaeError: a layer is missing or damaged, or one below it has changed
-            since it was trained.
+          SaeError: as `require`, or weights are damaged.
         """
         from sae.model.residual import ResidualModel
 
-        model, below = ResidualModel(), None
-        for name, entry in (metadata or self.all_metadata(count)).items():
-            if entry["below"] != below:
-                raise SaeError(
-                    f"{name} in {self.path(name)} was trained on another "
-                    f"{model.layers[-1].name if below else 'layer'}; "
-                    f"{self.command(name, '--force')} trains it again."
-                )
-            model.layers.append(self._load(entry))
-            below = entry["fingerprint"]
-        return model
+        metadata = metadata or self.all_metadata(count)
+        self._require_stack(metadata)
+        return ResidualModel([self._load(entry) for entry in metadata.values()])
 
     def _load(self, entry: dict) -> ResidualLayer:
         """Returns the layer with this metadata."""

@@ -229,7 +229,8 @@ def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | P
     data = codec.compress(original, len(curve.labels), curve.family.name, checkpoints)
     points = {label: (size, x) for label, size, x in codec.decode_points(data, checkpoints)}
     rows = [row for (row,) in single.images]
-    if [row["bytes"] for row in rows] != [points[label][0] for label in curve.labels]:
+    sizes = {label: size for label, (size, _) in points.items()}
+    if [row["bytes"] for row in rows] != [sizes.get(label) for label in curve.labels]:
         raise SaeError(
             f"These checkpoints do not give the measured bytes of {name}; run `python -m sae "
             "evaluate` with them first."

@@ -1,11 +1,10 @@
-"""Times the search for latents, layer by layer.
+"""Times the latent optimization of residual families, layer by layer.
 
-    python benchmarks/search.py kodak/kodim05.png --family conditional-mse
+    python benchmarks/latent_optimization.py kodak/kodim05.png --family residual-mse
 
-Prints a row of a Markdown table: for each layer the seconds of 100 steps, without
-those that trace and compile, and seconds per megapixel for all layers. One core
-and the other busy, as `sae evaluate` has it, is `taskset -c 0` with a second run
-beside it.
+Prints a row of a Markdown table: for each layer the seconds of 100 steps, without those that trace
+and compile, and seconds per megapixel for all layers. One core with the other busy, as in
+`sae evaluate`, is `taskset -c 0` with a second run beside it.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ _TRACED = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("image")
-    parser.add_argument("--family", default="conditional-mse", help="(conditional-mse)")
+    parser.add_argument("--family", default="residual-mse", help="(residual-mse)")
     parser.add_argument("--effort", type=int, default=3, help="(3)")
     options = parser.parse_args()
     image, steps, ends = images.read(options.image), EFFORTS[options.effort], {}
-    codec.encode(
+    codec.compress(
         image,
         family=options.family,
         effort=options.effort,
-        progress=lambda done, of: ends.__setitem__(done, time.perf_counter()),
+        progress=lambda done, count: ends.__setitem__(done, time.perf_counter()),
     )
     starts = range(0, max(ends), steps)
     seconds = [100 * (ends[k + steps] - ends[k + _TRACED]) / (steps - _TRACED) for k in starts]
