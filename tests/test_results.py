@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sae.model.checkpoint import Store
 
 from sae.config import TABLE_FORMATS
 from sae.errors import SaeError

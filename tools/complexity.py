@@ -13,26 +13,34 @@ import argparse
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sae.config import DEFAULT_FOLDER
 from sae.errors import SaeError
+from sae.model import stores
 from sae.model.families import FAMILIES, Family
 from sae.model.layer_store import LayerStore
+from sae.model.model_store import ModelStore
 
 # Positions per pixel at which a kernel is applied, by a pattern of its name in weights.npz; a
 # transposed convolution is applied at the positions of its input.
 _DENSITIES = {
-    r"analysis/(conv_0/kernel|gdn_0/reparam_gamma)": 1 / 16,
-    r"analysis/(conv_1/kernel|gdn_1/reparam_gamma)": 1 / 64,
+    r"(analysis|synthesis)/matrix": 1 / 256,
+    r"analysis/(conv_0/kernel|gdn_0/(reparam_)?gamma)": 1 / 16,
+    r"analysis/(conv_1/kernel|gdn_1/(reparam_)?gamma)": 1 / 64,
     r"analysis/conv_2/kernel": 1 / 256,
     r"synthesis/conv_0/kernel": 1 / 256,
-    r"synthesis/(conv_1/kernel|igdn_0/reparam_gamma)": 1 / 64,
-    r"synthesis/(conv_2/kernel|igdn_1/reparam_gamma)": 1 / 16,
+    r"synthesis/(conv_1/kernel|igdn_0/(reparam_)?gamma)": 1 / 64,
+    r"synthesis/(conv_2/kernel|igdn_1/(reparam_)?gamma)": 1 / 16,
+    # Of two neighbors, the one that is coded later reads the other; none reads itself.
+    r"plane_0/slice_\d+/spatial/kernel": 4 / 9 / 256,
+    r"plane_\d/.*kernel": 1 / 256,
     # Biases, and weights that only serve to make the tables of the range coder, cost nothing.
-    r".*bias|.*reparam_beta|bottleneck/DeepFactorized/.*|.*kernel_imag": 0.0,
+    r".*bias|.*beta|bottleneck/DeepFactorized/.*|.*kernel_imag": 0.0,
+    r"synthesis/(linear_|latent_)?(expected_)?(gain|bias)(_\d)?": 0.0,
 }
 
 
@@ -69,8 +77,23 @@ def of_family(family: Family, checkpoints: Path = DEFAULT_FOLDER) -> dict[str, C
     return found
 
 
-def count(shapes: dict[str, tuple[int, ...]]) -> dict[str, float]:
-    """Returns MACs per pixel of a layer's analysis and synthesis.
+def of_model(family: Family, checkpoints: Path = DEFAULT_FOLDER) -> dict[str, tuple[int, float]]:
+    """Returns parameters and MACs per pixel of each part of a progressive model."""
+    arrays = ModelStore(family, checkpoints).load().arrays
+    shapes = {
+        name: array.shape
+        for name, array in arrays.items()
+        if not name.startswith("tables/") and not name.endswith("/exponent")
+    }
+    macs = count(shapes)
+    parameters = dict.fromkeys(macs, 0)
+    for name, shape in shapes.items():
+        parameters[name.split("/")[0]] += math.prod(shape)
+    return {part: (parameters[part], macs[part]) for part in macs if parameters[part]}
+
+
+def count(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Returns MACs per pixel by the first parts of the arrays' names, such as "analysis".
 
     Args:
       shapes: shapes of the arrays in weights.npz, by name.
@@ -78,7 +101,7 @@ def count(shapes: dict[str, tuple[int, ...]]) -> dict[str, float]:
     Raises:
       SaeError: an array is unknown, so that the count would be too small.
     """
-    macs = dict.fromkeys(("analysis", "synthesis", "bottleneck"), 0.0)
+    macs = {name.split("/")[0]: 0.0 for name in sorted(shapes)}
     for name, shape in shapes.items():
         if name.endswith("/kernel_real"):
             # Half of the Fourier coefficients, [channels, filters, side, side // 2 + 1].
@@ -106,10 +129,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     print(f"{'layer':<28}{'parameters':>12}{'encode, kMAC/pixel':>22}{'decode, kMAC/pixel':>22}")
-    for family in (family for family in FAMILIES if family.kind == "residual"):
-        for name, one in of_family(family, options.checkpoints).items():
-            numbers = f"{one.parameters:>12,}{one.encode / 1e3:>22.2f}{one.decode / 1e3:>22.2f}"
-            print(f"{family.name + ' ' + name:<28}{numbers}")
+    for family in FAMILIES:
+        store = stores.of_family(family, options.checkpoints)
+        if store.names() and family.kind == "residual":
+            for name, one in of_family(family, options.checkpoints).items():
+                numbers = f"{one.parameters:>12,}{one.encode / 1e3:>22.2f}{one.decode / 1e3:>22.2f}"
+                print(f"{family.name + ' ' + name:<28}{numbers}")
+        elif store.names():
+            for name, (parameters, macs) in of_model(family, options.checkpoints).items():
+                numbers = f"{parameters:>12,}{macs / 1e3:>22.2f}"
+                print(f"{family.name + ' ' + name:<28}{numbers}")
 
 
 if __name__ == "__main__":

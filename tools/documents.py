@@ -23,8 +23,10 @@ from sae.config import DEFAULT_FOLDER, DEFAULT_RESULTS
 from sae.errors import SaeError
 from sae.evaluation import results
 from sae.evaluation.results import Curve
+from sae.model import stores
 from sae.model.families import FAMILIES, Family
 from sae.model.layer_store import LayerStore
+from sae.model.progressive_config import PLANES
 from sae.reporting import figures
 from tools import command_line, complexity, result_tables, results_document
 
@@ -56,7 +58,8 @@ class Sources:
       curves: curves of that set.
       singles: curves of bases trained alone, by their lambda.
       sets: curves of other sets of images, by the name of the set.
-      records: contents of layer.json, by family and layer.
+      records: contents of layer.json, by residual family and layer.
+      models: contents of model.json, by progressive family.
       checkpoints: folder of the weights.
     """
 
@@ -65,6 +68,7 @@ class Sources:
     singles: dict[str, list[Curve]]
     sets: dict[str, list[Curve]]
     records: dict[Family, dict[str, dict]]
+    models: dict[Family, dict]
     checkpoints: Path
 
     @classmethod
@@ -78,16 +82,17 @@ class Sources:
             for path in sorted(folder.parent.glob("single-*"))
         }
         sets = {path.name: results.curves(path) for path in sorted(folder.parent.glob("held-out*"))}
-        records = {}
+        records, models = {}, {}
         for family in FAMILIES:
-            if family.kind == "residual":
-                store = LayerStore(family, checkpoints)
-                if store.names():
-                    records[family] = store.all_metadata()
+            store = stores.of_family(family, checkpoints)
+            if store.names() and isinstance(store, LayerStore):
+                records[family] = store.all_metadata()
+            elif store.names():
+                models[family] = store.metadata()
         found = results.curves(folder)
         count = max((len(curve.images[0]) for curve in found if curve.images), default=0)
         images = f"the {count} images of {folder.name.capitalize()}"
-        return cls(images, found, singles, sets, records, checkpoints)
+        return cls(images, found, singles, sets, records, models, checkpoints)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -129,6 +134,12 @@ def texts(sources: Sources) -> dict[Path, str]:
         shown = result_tables.costs(records, counted, sizes)
         shown += "\n\n" + result_tables.trainings(family, records, found)
         written[Path(f"docs/models/{family.name}.md")] = {"layers": shown}
+    for family, model in sources.models.items():
+        path = stores.of_family(family, sources.checkpoints).path / "weights.npz"
+        counted = complexity.of_model(family, sources.checkpoints)
+        shown = result_tables.model_costs(model, counted, path.stat().st_size)
+        shown += "\n\n" + result_tables.model_points(family, found)
+        written[Path(f"docs/models/{family.name}.md")] = {"model": shown}
     return {
         **{path: _filled(path, parts) for path, parts in written.items()},
         Path("docs/RESULTS.md"): results_document.document(
@@ -211,6 +222,14 @@ def _losses(sources: Sources) -> dict[str, list[tuple[float, float]]]:
             batch = training["options"]["batchsize"]
             scores = training["validation"]
             losses[f"{family.name} {name}"] = [(batch * s["step"], s["loss"]) for s in scores]
+    for family, model in sources.models.items():
+        training = model["training"]
+        batch = training["options"]["batchsize"]
+        for plane in range(PLANES):
+            losses[f"{family.name} plane {plane}"] = [
+                (batch * scores["step"], scores[f"plane_{plane}/loss"])
+                for scores in training["validation"]
+            ]
     return losses
 
 

@@ -9,6 +9,7 @@ from sae.config import EFFORTS
 from sae.evaluation import bdrate, results
 from sae.evaluation.results import Curve
 from sae.model.families import Family
+from sae.model.progressive_config import PLANES
 from tools.complexity import Complexity
 
 # Anchors of the comparisons, by the metric of the training.
@@ -51,6 +52,8 @@ _FIRST_ANCHORS = (
     "published/dpict-2022",
     "published/ctc-2023",
 )
+# Parts of a progressive model in words.
+_PARTS = {f"plane_{plane}": f"context model of plane {plane}" for plane in range(PLANES)}
 # Single model in the table of the cost of scalability.
 _SINGLE_MODEL = "published/balle-2017-mse"
 
@@ -275,6 +278,39 @@ def trainings(family: Family, records: dict[str, dict], found: Sequence[Curve]) 
         ]
         rows.append(cells + _numbers(ours, name))
     return table(titles, rows)
+
+
+def model_costs(model: dict, complexity: dict[str, tuple[int, float]], size: int) -> str:
+    """Returns parameters and complexity of the parts of a progressive model, and its training.
+
+    Args:
+      model: contents of model.json.
+      complexity: parameters and MACs per pixel of each part.
+      size: number of bytes of weights.npz.
+    """
+    rows = [
+        [_PARTS.get(part, part), f"{parameters:,}", f"{macs / 1e3:.2f}"]
+        for part, (parameters, macs) in complexity.items()
+    ]
+    total = [sum(one[k] for one in complexity.values()) for k in (0, 1)]
+    rows.append(["together", f"{total[0]:,}", f"{total[1] / 1e3:.2f}"])
+    training, last = model["training"], model["training"]["validation"][-1]
+    losses = ", ".join(f"{last[f'plane_{p}/loss']:.1f}" for p in range(PLANES))
+    text = (
+        f"Fingerprint `{model['fingerprint'][:8]}`, {size / 1e6:.1f} MB. "
+        f"{last['step']:,} steps, {training['hours']:.1f} hours of one core; held-out losses "
+        f"D + lambda R up to planes 0, 1 and 2: {losses}."
+    )
+    return table(["part", "parameters", "kMAC/pixel"], rows) + "\n\n" + text
+
+
+def model_points(family: Family, found: Sequence[Curve]) -> str:
+    """Returns rate and quality at the named layers of a progressive family."""
+    ours = next((c for c in found if c.regular and c.family == family), None)
+    rows = [
+        [results.layer_label(name), *_numbers(ours, name)] for name in (ours.labels if ours else ())
+    ]
+    return table(["up to", "bpp", "PSNR", "MS-SSIM"], rows)
 
 
 def _rate(ours: Curve, anchor: Curve, quality: str, compare: Callable = bdrate.delta) -> str:
