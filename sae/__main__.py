@@ -281,6 +281,11 @@ def _add_pages(commands: argparse._SubParsersAction) -> None:
     )
     report.set_defaults(run=_lazily("sae.reporting.report", "run"))
 
+    export = _command(commands, "export", "Write a progressive model as ONNX files.")
+    export.add_argument("folder", type=_folder, metavar="DIR", help="folder to write")
+    _add_family(export)
+    export.set_defaults(run=_lazily("sae.coding.export_onnx", "run"), written=("folder",))
+
     released = _command(commands, "families", "List the released layers and what they reach.")
     _add_results(released)
     _add_checkpoints(released)

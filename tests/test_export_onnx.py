@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from progressive_models import SMALL, random_model
 
+from sae.__main__ import main
 from sae.coding.export_onnx import export
 from sae.config import LAYER_NAMES
 from sae.model.families import Family
@@ -89,3 +90,14 @@ def test_tables_and_settings_are_exported(model, folder):
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["fingerprint"] == model.fingerprint
     assert settings["config"]["plane_depths"] == [*SMALL.plane_depths]
+
+
+def test_the_command_writes_a_model(progressive_store, tmp_path, capsys):
+    checkpoints = ["--checkpoints", str(progressive_store.folder)]
+    assert main(["export", str(tmp_path / "onnx"), *checkpoints]) == 0
+    settings = json.loads((tmp_path / "onnx/settings.json").read_text())
+    assert settings["fingerprint"] == progressive_store.fingerprints()[0]
+    assert (tmp_path / "onnx/synthesis.onnx").stat().st_size > 10_000
+    assert main(["export", str(tmp_path / "x"), "--family", "residual-mse"]) == 2
+    assert "residual-mse is not progressive" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

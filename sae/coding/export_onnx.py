@@ -13,6 +13,7 @@ order. Runtimes that convolve in lower precision or by transformed kernels are n
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from pathlib import Path
 from sae import files
 from sae.coding.plane_coder import LARGEST_DISTANCE, LAYER_SHARES
 from sae.config import STRIDE
-from sae.model import integer_context, onnx_priors, onnx_transforms, plane_tables
+from sae.errors import SaeError
+from sae.model import integer_context, onnx_priors, onnx_transforms, plane_tables, stores
 from sae.model.arrays import save_arrays
 from sae.model.model_store import ModelStore, StoredModel
 from sae.model.progressive_config import PLANES, RATIO, REACH
@@ -61,6 +63,19 @@ def export(store: ModelStore, folder: Path) -> None:
     }
     text = json.dumps(settings, indent=1) + "\n"
     files.write_bytes(folder / "settings.json", text.encode())
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command `export`.
+
+    Raises:
+      SaeError: the family is not progressive, or as `export`.
+    """
+    store = stores.store(options.family, options.checkpoints)
+    if not isinstance(store, ModelStore):
+        raise SaeError(f"{store.family.name} is not progressive; choose a progressive family.")
+    export(store, Path(options.folder))
+    print(options.folder)
 
 
 def graphs(model: StoredModel) -> Iterator[tuple[str, bytes]]:

@@ -116,6 +116,8 @@ def _pooled(
     function: Callable[[Path], list | str], tasks: dict[int, Path], workers: int
 ) -> Iterator[tuple[int, list | str]]:
     """Yields the results of a number of processes, which end with the call in any case."""
+    # Each process has a core; threads of OpenBLAS, which it reads at its start, would only wait.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     with concurrent.futures.ProcessPoolExecutor(workers, context, _begin) as pool:
         futures = {pool.submit(function, path): index for index, path in tasks.items()}
