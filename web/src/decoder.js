@@ -118,12 +118,15 @@ export class ProgressiveDecoder {
    * Returns the image that a prefix of the stream gives, RGBA; null before the header.
    *
    * @param {number} [bytes] length of the prefix.
+   * @param {boolean} [draft] whether a coarse but quick transform is taken.
    */
-  async image(bytes = Number.MAX_SAFE_INTEGER) {
+  async image(bytes = Number.MAX_SAFE_INTEGER, draft = false) {
     const decoded = this.decoded(bytes);
     if (decoded === null || this.header === null) return null;
     const { width, height } = this.header;
-    const pixels = await this._codec.synthesis.image(decoded, this._size[0], this._size[1], width, height);
+    const [rows, columns] = this._size;
+    const { synthesis } = this._codec;
+    const pixels = await synthesis.image(decoded, rows, columns, width, height, draft);
     return { width, height, pixels, level: decoded.level };
   }
 }

@@ -67,16 +67,17 @@ export class Synthesis {
    * @param {number} columns
    * @param {number} width of the image.
    * @param {number} height
+   * @param {boolean} [draft] whether the convolutional path is left out.
    * @returns {Promise<Uint8ClampedArray>}
    */
-  async image(decoded, rows, columns, width, height) {
+  async image(decoded, rows, columns, width, height, draft = false) {
     const image = new Uint8ClampedArray(4 * width * height);
     const size = Math.max(2 * REACH, Math.floor(STRIP / columns));
     for (let start = 0; start < rows; start += size) {
       const stop = Math.min(start + size, rows);
       const first = Math.max(0, start - REACH);
       const last = Math.min(stop + REACH, rows);
-      const { blocks, details } = await this._strip(decoded, first, last, columns);
+      const { blocks, details } = await this._strip(decoded, first, last, columns, draft);
       paint(image, width, height, blocks, details, first, start, stop, columns);
     }
     return image;
@@ -87,14 +88,16 @@ export class Synthesis {
    * @param {number} first
    * @param {number} last
    * @param {number} columns
+   * @param {boolean} draft
    */
-  async _strip(decoded, first, last, columns) {
+  async _strip(decoded, first, last, columns, draft) {
     const { depth, level } = decoded;
     const from = first * columns * depth;
     const to = last * columns * depth;
     const yHat = decoded.yHat.subarray(from, to);
     const expected = decoded.expected.subarray(from, to);
-    const [linear, latent] = [0, 2].map((k) => {
+    /** @param {number} k index of the gains of the path. */
+    const input = (k) => {
       const gain = interpolated(this._gains[k], level);
       const ofExpected = interpolated(this._gains[k + 1], level);
       const scale = k ? FROM_LATENT * this._step : this._step;
@@ -105,11 +108,15 @@ export class Synthesis {
         }
       }
       return found;
-    });
+    };
     const height = last - first;
     const { matrix, kernels } = this._of(depth);
-    const [blocks, details] = tf.tidy(() => {
-      let h = /** @type {any} */ (tf.tensor4d(latent, [1, height, columns, depth]));
+    const blocks = tf.tidy(() => tf.matMul(tf.tensor2d(input(0), [height * columns, depth]), matrix));
+    const ofBlocks = await blocks.data();
+    blocks.dispose();
+    if (draft) return { blocks: ofBlocks, details: null };
+    const details = tf.tidy(() => {
+      let h = /** @type {any} */ (tf.tensor4d(input(2), [1, height, columns, depth]));
       this._convolutions.forEach(({ bias }, k) => {
         const { gamma, beta } = this._igdn[k];
         const table = this._tables[k];
@@ -118,14 +125,11 @@ export class Synthesis {
         h = tf.mul(h, tf.tensor1d(interpolated(table.gain, level)));
         h = tf.add(h, tf.tensor1d(interpolated(table.bias, level)));
       });
-      return [
-        tf.matMul(tf.tensor2d(linear, [height * columns, depth]), matrix),
-        tf.conv2d(h, /** @type {any} */ (this._output), 1, "same"),
-      ];
+      return tf.conv2d(h, /** @type {any} */ (this._output), 1, "same");
     });
-    const found = await Promise.all([blocks.data(), details.data()]);
-    tf.dispose([blocks, details]);
-    return { blocks: found[0], details: found[1] };
+    const ofDetails = await details.data();
+    details.dispose();
+    return { blocks: ofBlocks, details: ofDetails };
   }
 
   /**
@@ -254,7 +258,7 @@ function convolution(x, kernel, padding, bias) {
  * @param {number} width
  * @param {number} height
  * @param {ArrayLike<number>} blocks linear path, blocks of 16 x 16 pixels.
- * @param {ArrayLike<number>} details convolutional path, blocks of 4 x 4 pixels.
+ * @param {ArrayLike<number> | null} details convolutional path, blocks of 4 x 4 pixels.
  * @param {number} first row of the latent with which the paths begin.
  * @param {number} start
  * @param {number} stop
@@ -272,10 +276,10 @@ function paint(image, width, height, blocks, details, first, start, stop, column
     for (let x = 0; x < width; x++) {
       const b = (blockRow + (x >> 4)) * 3 * STRIDE ** 2 + ofBlock + 3 * (x & 15);
       const d = (detailRow + (x >> 2)) * 3 * BLOCK ** 2 + ofDetail + 3 * (x & 3);
-      // Clamped arrays round to the nearest integer, halves to even ones.
-      image[to++] = 255 * (0.5 + blocks[b] + details[d]);
-      image[to++] = 255 * (0.5 + blocks[b + 1] + details[d + 1]);
-      image[to++] = 255 * (0.5 + blocks[b + 2] + details[d + 2]);
+      for (let c = 0; c < 3; c++) {
+        // Clamped arrays round to the nearest integer, halves to even ones.
+        image[to++] = 255 * (0.5 + blocks[b + c] + (details ? details[d + c] : 0));
+      }
       image[to++] = 255;
     }
   }
