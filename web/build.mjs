@@ -11,8 +11,9 @@ const target = join(here, "../sae/reporting/web");
 rmSync(target, { recursive: true, force: true });
 mkdirSync(target, { recursive: true });
 const shared = { bundle: true, minify: true, target: "es2022", legalComments: "eof", logLevel: "warning" };
-await build({ ...shared, entryPoints: [join(here, "src/worker.js")], outdir: target, format: "iife" });
-await build({ ...shared, entryPoints: [join(here, "src/page.js")], outdir: target, format: "esm" });
+// Browsers run no modules of a page opened from a file, which would then stay empty.
+const entryPoints = ["page.js", "worker.js"].map((name) => join(here, "src", name));
+await build({ ...shared, entryPoints, outdir: target, format: "iife" });
 for (const name of ["index.html", "page.css"]) copyFileSync(join(here, "src", name), join(target, name));
 const library = join(here, "node_modules/@tensorflow/tfjs-backend-wasm/dist");
 for (const name of ["tfjs-backend-wasm.wasm", "tfjs-backend-wasm-simd.wasm"]) {

@@ -28,7 +28,7 @@ def write(folder: str | Path, model: StoredModel, family: Family) -> None:
       model: the model.
       family: family of the model.
     """
-    arrays, parts, offset = [], [], 0
+    arrays, parts, offset = [], list[bytes](), 0
     for name, array in model.arrays.items():
         if name.startswith(_LEFT_OUT):
             continue

@@ -138,8 +138,8 @@ def _require_build() -> None:
     missing = [name for name in _NAMES if not (_BUILD / name).is_file()]
     if missing:
         raise SaeError(
-            f"The page is not built ({_BUILD / missing[0]} is missing); run `make web`, which needs "
-            "Node 18 or newer."
+            f"The page is not built ({_BUILD / missing[0]} is missing); run `make web`, which "
+            "needs Node 18 or newer."
         )
 
 
@@ -179,9 +179,7 @@ def _place(name: str, taken: set[str]) -> str:
     return place
 
 
-def _write_entry(
-    folder: Path, place: str, entry: Entry, store: ModelStore, compared: bool
-) -> dict:
+def _write_entry(folder: Path, place: str, entry: Entry, store: ModelStore, compared: bool) -> dict:
     reader = Reader()
     reader.feed(entry.stream)
     if reader.header is None:
@@ -203,14 +201,8 @@ def _write_entry(
     }
     measured = compared and original is not None
     sizes = _sizes(reader.header, len(entry.stream)) if measured else [len(entry.stream)]
-    curve, decoder, before = [], ProgressiveDecoder(store.folder), 0
-    for size in sizes:
-        decoder.feed(entry.stream[before:size])
-        before = size
-        x_hat = decoder.image()
-        assert x_hat is not None, "the header is there"
-        if original is not None:
-            curve.append([size, _decibels(original, x_hat)])
+    points = _points(entry.stream, sizes, store)
+    x_hat = points[-1][1]
     described["preview"] = _write_picture(folder, f"{place}/preview", x_hat)
     small = Image.fromarray(x_hat)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
@@ -218,9 +210,21 @@ def _write_entry(
     if original is not None:
         described["original"] = _write_picture(folder, f"{place}/original", original, lossless=True)
     if measured and original is not None:
-        described["curve"] = curve
+        described["curve"] = [[size, _decibels(original, point)] for size, point in points]
         described["others"] = _others(folder, place, original, len(entry.stream))
     return described
+
+
+def _points(stream: bytes, sizes: Sequence[int], store: ModelStore) -> list[tuple[int, np.ndarray]]:
+    """Returns numbers of bytes, and the images that they give."""
+    points, decoder, before = [], ProgressiveDecoder(store.folder), 0
+    for size in sizes:
+        decoder.feed(stream[before:size])
+        before = size
+        x_hat = decoder.image()
+        assert x_hat is not None, "the header is there"
+        points.append((size, x_hat))
+    return points
 
 
 def _sizes(header: Header, total: int) -> list[int]:
@@ -285,7 +289,11 @@ def _prefix_of_jpeg(data: bytes) -> np.ndarray | None:
 def _jpeg2000(folder: Path, place: str, original: np.ndarray, total: int) -> dict:
     found: dict[int, np.ndarray] = {}
     for size in np.rint(np.geomspace(min(_SMALLEST_FILE, total), total, _FILES)).astype(int):
-        count, x_hat = anchors.nearest(original, "jpeg2000", int(size))
+        # A file may be a little larger than asked for.
+        for factor in (1.0, 0.98, 0.95, 0.9):
+            count, x_hat = anchors.nearest(original, "jpeg2000", int(factor * size))
+            if count <= size:
+                break
         found[count] = x_hat
     pictures = []
     for count, x_hat in sorted(found.items()):
@@ -296,8 +304,8 @@ def _jpeg2000(folder: Path, place: str, original: np.ndarray, total: int) -> dic
         "name": "JPEG 2000",
         "note": "a file for each size",
         "about": (
-            f"JPEG 2000 has a file for each of {len(pictures)} sizes, of which the largest that has "
-            f"arrived is shown, as WebP of quality {_QUALITY}; its PSNR is that of the file."
+            f"JPEG 2000 has a file for each of {len(pictures)} sizes, of which the largest that "
+            f"has arrived is shown, as WebP of quality {_QUALITY}; its PSNR is that of the file."
         ),
         "files": pictures,
     }

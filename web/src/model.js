@@ -111,6 +111,9 @@ export async function loadModel(folder, progress) {
 
 /** @param {string} url */
 export async function fetched(url) {
+  if (globalThis.location?.protocol === "file:") {
+    throw new SaeError("A page opened from a file cannot read others; run `python -m sae serve FOLDER`.");
+  }
   let response;
   try {
     response = await fetch(url);

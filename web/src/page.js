@@ -292,7 +292,7 @@ class Viewer {
     } else if (!text && (!this._shown || this._shown.bytes !== bytes || this._shown.draft)) {
       text = this._header && bytes < this._header.bytes ? "The header has not arrived" : "Decoding";
     } else if (!text) {
-      text = position(this._shown.level);
+      text = this._shown.complete && bytes === total ? "Complete" : position(this._shown.level);
     }
     element("state").value = text;
   }

@@ -16,18 +16,20 @@ export function drawPlot(svg, total, bytes, curves, dots, layers) {
   const { width, height } = svg.getBoundingClientRect();
   if (!width || !height) return;
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const values = [...curves.flatMap(({ points }) => points.map(([, y]) => y))];
+  const values = curves.flatMap(({ points }) => points.map(([, value]) => value));
   const low = Math.floor((Math.min(...values) - 0.5) / 5) * 5;
   const high = Math.ceil((Math.max(...values) + 0.5) / 5) * 5;
   const x = (/** @type {number} */ b) => INSET + (b / total) * (width - 2 * INSET);
   const y = (/** @type {number} */ v) => 4 + ((high - v) / (high - low)) * (height - 8);
+  const ends = curves.map(({ points }) => points[points.length - 1][1]);
   const parts = [];
   const labels = [];
   const space = height / ((high - low) / 5) < 16 ? 10 : 5;
   for (let value = low; value <= high; value += space) {
     parts.push(node("line", { class: "grid", x1: INSET, x2: width - INSET, y1: y(value), y2: y(value) }));
-    if (value > low && value < high) {
-      const label = node("text", { x: width - INSET, y: y(value) - 3, "text-anchor": "end" });
+    // Labels stand where no curve ends.
+    if (value > low && value < high && ends.every((end) => Math.abs(end - value) > space / 2)) {
+      const label = node("text", { x: width - INSET - 10, y: y(value) - 3, "text-anchor": "end" });
       label.textContent = `${value} dB`;
       labels.push(label);
     }

@@ -155,6 +155,8 @@ def main() -> None:
     for height, width in ((16, 16), (9, 40)):
         name = f"tiny-{height}-{width}"
         cases.append(write_case(options.folder, store, name, sample_image(height, width), 1))
+    # Transforms of so many positions are computed in strips.
+    cases.append(write_case(options.folder, store, "large", sample_image(1000, 1100), 70_001))
     if options.checkpoints and options.image:
         store = ModelStore(FAMILY, options.checkpoints)
         cases.append(write_case(options.folder, store, "real", images.read(options.image), 2711))
