@@ -64,6 +64,15 @@ export function crc16(data) {
  */
 
 /**
+ * Returns the length of the code.
+ *
+ * @param {Header} header
+ */
+export function codeLength({ ends }) {
+  return ends[ends.length - 1];
+}
+
+/**
  * Returns the length of the shortest prefix of a stream with so much of the code.
  *
  * @param {Header} header
@@ -71,7 +80,7 @@ export function crc16(data) {
  */
 export function streamBytes(header, codeBytes) {
   const data = header.bytes + codeBytes;
-  const whole = codeBytes === header.ends.at(-1);
+  const whole = codeBytes === codeLength(header);
   return data + CHECKSUM * (whole ? Math.ceil(data / DATA) : Math.floor((data - 1) / DATA));
 }
 
@@ -83,7 +92,7 @@ export function streamBytes(header, codeBytes) {
  */
 export function codeBytes(header, bytes) {
   const data = Math.floor(bytes / CHUNK) * DATA + Math.min(bytes % CHUNK, DATA);
-  return Math.min(Math.max(0, data - header.bytes), header.ends.at(-1));
+  return Math.min(Math.max(0, data - header.bytes), codeLength(header));
 }
 
 /** Bytes that may be appended to. */
@@ -116,7 +125,7 @@ class Bytes {
 
 /** Reads a stream as its bytes come. */
 export class Reader {
-  /** @param {number[]} layers number of named layers of each family, by its code. */
+  /** @param {Record<number, number>} layers number of named layers of each family, by its code. */
   constructor(layers) {
     /** @type {Header | null} Properties of the stream, null until they have come. */
     this.header = null;
@@ -166,7 +175,7 @@ export class Reader {
 
   /** Number of bytes of header and code. */
   _total() {
-    return this.header === null ? 0 : this.header.bytes + (this.header.ends.at(-1) ?? 0);
+    return this.header === null ? 0 : this.header.bytes + codeLength(this.header);
   }
 
   /**

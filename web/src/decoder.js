@@ -89,13 +89,14 @@ export class ProgressiveDecoder {
     const code = this._code(bytes);
     if (this._planes === null || this._reader.code.length < this._taken) {
       // What was decoded of a damaged chunk is dropped.
-      this._planes = new PlaneDecoder(this._codec.context, this._codec.tables, this._size[0], this._size[1]);
+      const { context, tables } = this._codec;
+      this._planes = new PlaneDecoder(context, tables, this._size[0], this._size[1]);
       this._taken = 0;
     }
-    // A shorter prefix than before is decoded already.
-    if (code.length < this._taken) return false;
-    this._taken = code.length;
-    return this._planes.step(code);
+    // Where decoding went on from a longer prefix, it may not have passed the end of this one.
+    if (code.length < this._taken && this._planes.passed(code.length)) return false;
+    this._taken = Math.max(this._taken, code.length);
+    return this._planes.step(this._reader.code.subarray(0, this._taken));
   }
 
   /**

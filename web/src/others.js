@@ -72,6 +72,7 @@ export class Pictures {
    */
   constructor(other, panel) {
     this.panel = panel;
+    /** @type {[number, number][]} */
     this.curve = other.files.map((file) => [file.bytes, file.psnr]);
     this._files = other.files;
     this._shown = null;

@@ -338,9 +338,8 @@ class Viewer {
       { color: "--ours", points: curve },
       ...this._others.map((other) => ({ color: other.panel.color, points: other.curve })),
     ];
-    const dots = [this._panel, ...this._others.map((other) => other.panel)]
-      .filter((panel) => panel.point)
-      .map((panel) => ({ color: panel.color, point: panel.point }));
+    const panels = [this._panel, ...this._others.map((other) => other.panel)];
+    const dots = panels.flatMap(({ color, point }) => (point ? [{ color, point }] : []));
     const layers = (this._layers ?? []).map((layer) => layer.bytes);
     drawPlot(element("plot"), this._entry.bytes, this._bytes, curves, dots, layers);
   }

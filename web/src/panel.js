@@ -103,7 +103,7 @@ export class Panel {
     this._picture.insertBefore(image, this._over);
   }
 
-  /** @param {{ width: number, height: number, pixels: Uint8ClampedArray }} image */
+  /** @param {{ width: number, height: number, pixels: Uint8ClampedArray<ArrayBuffer> }} image */
   show({ width, height, pixels }) {
     this._preview?.remove();
     this._empty.hidden = true;

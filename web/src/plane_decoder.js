@@ -8,7 +8,7 @@
  */
 
 import { FirstPlane, MEANS, SCALES } from "./integer_context.js";
-import { covers, decodeDetermined, INITIAL } from "./range_decoder.js";
+import { covers, decodeDetermined, INITIAL, passes } from "./range_decoder.js";
 
 const RATIO = 3;
 const LARGEST_DISTANCE = 64;
@@ -104,6 +104,15 @@ export class PlaneDecoder {
   complete = false;
 
   /**
+   * Whether all that a prefix of the code determines is decoded.
+   *
+   * @param {number} length
+   */
+  passed(length) {
+    return this.complete || passes(this._state, length);
+  }
+
+  /**
    * Decodes what a prefix of the code determines, at most one run of symbols.
    *
    * @param {Uint8Array} code a prefix that is not shorter than before.
@@ -125,15 +134,6 @@ export class PlaneDecoder {
     }
     this._next();
     return true;
-  }
-
-  /**
-   * Decodes all that a prefix of the code determines.
-   *
-   * @param {Uint8Array} code
-   */
-  feed(code) {
-    while (this.step(code));
   }
 
   /**

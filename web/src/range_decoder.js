@@ -41,6 +41,16 @@ export function covers(state, length) {
   return WORD * state.words + STATE <= length;
 }
 
+/**
+ * Whether so many bytes do not determine more symbols than those before a state.
+ *
+ * @param {State} state
+ * @param {number} length
+ */
+export function passes(state, length) {
+  return WORD * state.words >= length;
+}
+
 /** Decodes the symbols of one continuation of a code. */
 class Cursor {
   /**

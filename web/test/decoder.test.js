@@ -81,7 +81,8 @@ for (const { name, depth, size, streams } of json("vectors.json")) {
       if (stream.name.endsWith("damaged")) return;
       const decoder = new ProgressiveDecoder(await codec(name));
       decoder.feed(data);
-      while (decoder.advance());
+      // Prefixes are also asked for before the whole is decoded.
+      decoder.advance();
       const cuts = stream.cuts.filter((cut) => "level" in cut);
       cuts.forEach((_, k) => {
         const index = (7 * k) % cuts.length;
