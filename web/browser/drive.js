@@ -32,12 +32,15 @@ page.on("request", (request) => {
 });
 
 /** Waits for the image of the slider's bytes, and saves it. */
-async function save(name) {
-  await page.waitForFunction(() => {
+async function save(name, title = "first") {
+  // The page follows a link a little after the click.
+  const ready = (wanted) => {
     const canvas = /** @type {any} */ (document.querySelector("canvas[data-codec=SAE]"));
     const bytes = document.querySelector("#slider").value;
+    if (document.querySelector("h1").textContent !== wanted) return false;
     return canvas?.dataset.bytes === bytes && canvas.dataset.draft === "false";
-  });
+  };
+  await page.waitForFunction(ready, {}, title);
   const found = await page.evaluate(() => {
     const canvas = /** @type {any} */ (document.querySelector("canvas[data-codec=SAE]"));
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -105,13 +108,13 @@ assert.ok(wide <= 360, `the page is ${wide} pixels wide on a phone`);
 await page.click("#back a");
 await page.waitForSelector("#index li:nth-child(2) a", { visible: true });
 await page.click("#index li:nth-child(2) a");
-await save("second");
+await save("second", "second");
 
 const input = await page.$("#file");
 await input.uploadFile(damaged);
 await page.waitForFunction(() => !document.querySelector("#error").hidden);
 seen.error = await page.$eval("#error", (paragraph) => paragraph.textContent);
-await save("damaged");
+await save("damaged", "broken.sae");
 await input.uploadFile(process.argv[1]);
 await page.waitForFunction(() => document.querySelector("#error").textContent.includes("not an .sae"));
 
