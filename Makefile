@@ -17,7 +17,7 @@ install = $(python) -m pip install --disable-pip-version-check -c .venv/pins.txt
 folders = if test -d "$$DATA"; then set -- "$$DATA"; else eval "set -- $$DATA"; fi
 export DATA
 
-.PHONY: help demo train reproduce kodak results test test-fast lint docs clean
+.PHONY: help demo train reproduce kodak results web test test-fast lint docs clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
@@ -43,6 +43,9 @@ kodak:  ## download the 24 Kodak images into kodak/ and check them
 
 results: .venv/installed  ## write the documents' tables and figures from results/
 	@$(python) -m tools.documents
+
+web:  ## build the page that decodes streams in the browser; needs Node 18 or newer
+	@cd web && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
 
 test: .venv/installed-dev lint  ## lint and run the tests
 	@$(python) -m pytest -n 2 --dist loadfile

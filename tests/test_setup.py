@@ -303,7 +303,7 @@ def test_make_alone_lists_the_targets():
         ["make"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     targets = [line.split()[1] for line in result.stdout.splitlines()]
-    expected = "help demo train reproduce kodak results test test-fast lint docs clean"
+    expected = "help demo train reproduce kodak results web test test-fast lint docs clean"
     assert targets == expected.split()
     phony = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "PHONY" in line)
     assert phony.split()[1:] == targets

@@ -1,0 +1,53 @@
+"""A progressive model as files that a page fetches: `model.json` describes `weights.bin`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from sae import files
+from sae.model.families import Family
+from sae.model.model_store import StoredModel
+
+FORMAT = 1
+
+# Offsets are multiples of this, so that typed arrays of any kind begin there.
+_ALIGNMENT = 8
+# A decoder does without the analysis transform.
+_LEFT_OUT = "analysis/"
+
+
+def write(folder: str | Path, model: StoredModel, family: Family) -> None:
+    """Writes what a decoder needs of a model.
+
+    Args:
+      folder: where to write the two files.
+      model: the model.
+      family: family of the model.
+    """
+    arrays, parts, offset = [], list[bytes](), 0
+    for name, array in model.arrays.items():
+        if name.startswith(_LEFT_OUT):
+            continue
+        # Browsers read the order of bytes of their machine, which is little-endian on all of them.
+        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        described = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
+        arrays.append({**described, "offset": offset})
+        parts += data, bytes(-len(data) % _ALIGNMENT)
+        offset += len(parts[-2]) + len(parts[-1])
+    description = {
+        "format": FORMAT,
+        "family": family.name,
+        "code": family.code,
+        "metric": family.metric,
+        "layers": list(family.layers),
+        "config": dataclasses.asdict(model.config),
+        "fingerprint": model.fingerprint,
+        "bytes": offset,
+        "arrays": arrays,
+    }
+    files.write_bytes(Path(folder) / "weights.bin", b"".join(parts))
+    files.write_bytes(Path(folder) / "model.json", (json.dumps(description) + "\n").encode())

@@ -1,0 +1,336 @@
+"""A page that decodes progressive streams in the browser, as their bytes arrive.
+
+The page itself is built from `web/`; this module adds the model, the streams, and what the same
+number of bytes gives with other codecs. A plain file server is enough to show the folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import importlib.resources
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sae import files, metrics
+from sae.coding import export
+from sae.coding.container import Header, Reader
+from sae.coding.progressive_codec import ProgressiveDecoder
+from sae.errors import SaeError
+from sae.evaluation import anchors
+from sae.model.model_store import ModelStore
+
+FORMAT = 1
+
+_BUILD = Path(str(importlib.resources.files("sae.reporting") / "web"))
+_NAMES = ("index.html", "page.js", "page.css", "worker.js")
+_THUMBNAIL, _QUALITY = 420, 90
+# The largest side that WebP allows.
+_LARGEST = 16383
+# Sizes of the points of a curve, and of JPEG 2000 files, as numbers of points.
+_POINTS, _FILES = 14, 10
+_SMALLEST_FILE = 600
+
+
+class Entry(NamedTuple):
+    """A stream of the page.
+
+    Attributes:
+      name: name of the image.
+      stream: bytes of the stream, whole or cut.
+      original: uint8 [H, W, 3], None where it is not there; then there are no PSNR, no curves and
+        no other codecs.
+    """
+
+    name: str
+    stream: bytes
+    original: np.ndarray | None = None
+
+
+def write(
+    folder: str | Path, entries: Sequence[Entry], store: ModelStore, compared: bool = True
+) -> Path:
+    """Writes the page; returns the path of its index.html.
+
+    Args:
+      folder: where to write it, new, empty, or with such a page.
+      entries: the streams, of the model in `store`.
+      store: checkpoint of the model.
+      compared: whether curves and other codecs' images are written.
+
+    Raises:
+      SaeError: the page is not built, the folder has other files, or a stream is not of the model.
+    """
+    folder = Path(folder)
+    _require_build()
+    _require_folder(folder)
+    model = store.load()
+    described = _described(folder, entries, store, compared)
+    for source in sorted(_BUILD.iterdir()):
+        files.write_bytes(folder / source.name, source.read_bytes())
+    export.write(folder / "model", model, store.family)
+    index = {
+        "format": FORMAT,
+        "model": "model/",
+        "family": store.family.name,
+        "code": store.family.code,
+        "layers": list(store.family.layers),
+        "fingerprint": model.fingerprint,
+        "images": described,
+    }
+    _write_json(folder / "index.json", index)
+    return folder / "index.html"
+
+
+def serve(
+    folder: str | Path, port: int = 8000, ready: Callable[[str], object] | None = None
+) -> None:
+    """Serves a folder to this machine until interrupted.
+
+    Args:
+      folder: folder of a page.
+      port: port to listen on; 0 for any that is free.
+      ready: called with the address when the server listens.
+
+    Raises:
+      SaeError: there is no page in the folder, or the port is taken.
+    """
+    if not (Path(folder) / "index.html").is_file():
+        raise SaeError(f"There is no page in {folder}; write one with `python -m sae show`.")
+    handler = functools.partial(_Handler, directory=str(folder))
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except (OSError, OverflowError) as error:
+        raise SaeError(f"Port {port} cannot be used ({error}); choose another one.") from error
+    with server:
+        if ready is not None:
+            ready(f"http://127.0.0.1:{server.server_address[1]}/")
+        server.serve_forever()
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    # Types that tables of the system lack or have wrong, without which browsers refuse the files.
+    extensions_map = {  # noqa: RUF012
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",
+        ".wasm": "application/wasm",
+        ".webp": "image/webp",
+        ".json": "application/json",
+    }
+
+    def end_headers(self) -> None:
+        # A page that is written again has the same names.
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+def _require_build() -> None:
+    missing = [name for name in _NAMES if not (_BUILD / name).is_file()]
+    if missing:
+        raise SaeError(
+            f"The page is not built ({_BUILD / missing[0]} is missing); run `make web`, which "
+            "needs Node 18 or newer."
+        )
+
+
+def _require_folder(folder: Path) -> None:
+    files.require_writable(folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        if index["format"] == FORMAT and index["model"]:
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise SaeError(f"{folder} has other files; name an empty or a new folder.")
+
+
+def _described(
+    folder: Path, entries: Sequence[Entry], store: ModelStore, compared: bool
+) -> list[dict]:
+    """Writes the files of all streams; returns what the index has of them."""
+    found, taken = [], set[str]()
+    for entry in entries:
+        place = _place(entry.name, taken)
+        taken.add(place)
+        found.append(_write_entry(folder, f"images/{place}", entry, store, compared))
+    if not found:
+        raise SaeError("There is no stream to show; name an image or an .sae file.")
+    return found
+
+
+def _place(name: str, taken: set[str]) -> str:
+    """Returns a name for a folder that addresses can have, and that is not taken."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "image"
+    place, number = stem, 2
+    while place in taken:
+        place, number = f"{stem}-{number}", number + 1
+    return place
+
+
+def _write_entry(folder: Path, place: str, entry: Entry, store: ModelStore, compared: bool) -> dict:
+    reader = Reader()
+    reader.feed(entry.stream)
+    if reader.header is None:
+        raise SaeError(f"The stream of {entry.name} ends before its header does.")
+    width, height = reader.header.width, reader.header.height
+    original = entry.original
+    if original is not None and original.shape[:2] != (height, width):
+        raise SaeError(
+            f"{entry.name} has {original.shape[1]} x {original.shape[0]} pixels and its stream "
+            f"{width} x {height}; name the image that was compressed."
+        )
+    files.write_bytes(folder / place / "stream.sae", entry.stream)
+    described: dict = {
+        "name": entry.name,
+        "width": width,
+        "height": height,
+        "stream": f"{place}/stream.sae",
+        "bytes": len(entry.stream),
+    }
+    measured = compared and original is not None
+    sizes = _sizes(reader.header, len(entry.stream)) if measured else [len(entry.stream)]
+    points = _points(entry.stream, sizes, store)
+    x_hat = points[-1][1]
+    described["preview"] = _write_picture(folder, f"{place}/preview", x_hat)
+    small = Image.fromarray(x_hat)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    described["thumbnail"] = _write_picture(folder, f"{place}/thumbnail", np.asarray(small))
+    if original is not None:
+        described["original"] = _write_picture(folder, f"{place}/original", original, lossless=True)
+    if measured and original is not None:
+        described["curve"] = [[size, _decibels(original, point)] for size, point in points]
+        described["others"] = _others(folder, place, original, len(entry.stream))
+    return described
+
+
+def _points(stream: bytes, sizes: Sequence[int], store: ModelStore) -> list[tuple[int, np.ndarray]]:
+    """Returns numbers of bytes, and the images that they give."""
+    points, decoder, before = [], ProgressiveDecoder(store.folder), 0
+    for size in sizes:
+        decoder.feed(stream[before:size])
+        before = size
+        x_hat = decoder.image()
+        assert x_hat is not None, "the header is there"
+        points.append((size, x_hat))
+    return points
+
+
+def _sizes(header: Header, total: int) -> list[int]:
+    """Returns the numbers of bytes of a curve's points: ends of layers, and some between."""
+    first = len(header.pack()) + 16
+    between = np.geomspace(min(max(first, total / 60), total), total, _POINTS)
+    ends = [size for end in header.ends if (size := header.size(end)) <= total]
+    return sorted({*np.rint(between).astype(int).tolist(), *ends, total})
+
+
+def _others(folder: Path, place: str, original: np.ndarray, total: int) -> list[dict]:
+    """Writes other codecs' files; returns what the index has of them."""
+    others = []
+    if anchors.able(original, ["jpeg"]):
+        others.append(_jpeg(folder, place, original, total))
+    if anchors.able(original, ["jpeg2000"]):
+        others.append(_jpeg2000(folder, place, original, total))
+    return others
+
+
+def _jpeg(folder: Path, place: str, original: np.ndarray, total: int) -> dict:
+    """Writes the largest progressive JPEG that is no larger than the stream, or the smallest."""
+
+    def coded(quality: int) -> bytes:
+        buffer = io.BytesIO()
+        options = {"progressive": True, "optimize": True, "subsampling": "4:2:0"}
+        Image.fromarray(original).save(buffer, "JPEG", quality=quality, **options)
+        return buffer.getvalue()
+
+    low, high = 1, 96
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if len(coded(middle)) <= total else (low, middle)
+    data = coded(low)
+    files.write_bytes(folder / place / "progressive.jpg", data)
+    curve = []
+    for size in np.rint(np.geomspace(_SMALLEST_FILE, len(data), 2 * _POINTS)).astype(int).tolist():
+        x_hat = _prefix_of_jpeg(data[:size])
+        if x_hat is not None and x_hat.shape == original.shape:
+            curve.append([size, _decibels(original, x_hat)])
+    return {
+        "kind": "prefix",
+        "name": "JPEG",
+        "note": "one progressive file, cut",
+        "about": f"JPEG is one progressive file of {len(data):,} bytes, cut like the stream.",
+        "file": f"{place}/progressive.jpg",
+        "bytes": len(data),
+        "curve": curve,
+    }
+
+
+def _prefix_of_jpeg(data: bytes) -> np.ndarray | None:
+    """Returns the image that a decoder makes of the beginning of a JPEG, None where it does not."""
+    try:
+        # With a marker of the end, the library shows what has come.
+        with Image.open(io.BytesIO(data + b"\xff\xd9")) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception:  # Pillow raises any exception on cut files.
+        return None
+
+
+def _jpeg2000(folder: Path, place: str, original: np.ndarray, total: int) -> dict:
+    found: dict[int, np.ndarray] = {}
+    for size in np.rint(np.geomspace(min(_SMALLEST_FILE, total), total, _FILES)).astype(int):
+        # A file may be a little larger than asked for.
+        for factor in (1.0, 0.98, 0.95, 0.9):
+            count, x_hat = anchors.nearest(original, "jpeg2000", int(factor * size))
+            if count <= size:
+                break
+        found[count] = x_hat
+    pictures = []
+    for count, x_hat in sorted(found.items()):
+        file = _write_picture(folder, f"{place}/jpeg2000-{count}", x_hat)
+        pictures.append({"bytes": count, "psnr": _decibels(original, x_hat), "file": file})
+    return {
+        "kind": "files",
+        "name": "JPEG 2000",
+        "note": "a file for each size",
+        "about": (
+            f"JPEG 2000 has a file for each of {len(pictures)} sizes, of which the largest that "
+            f"has arrived is shown, as WebP of quality {_QUALITY}; its PSNR is that of the file."
+        ),
+        "files": pictures,
+    }
+
+
+def _decibels(original: np.ndarray, x_hat: np.ndarray) -> float:
+    # JSON has no infinity.
+    return round(min(metrics.psnr(original, x_hat), 99.0), 4)
+
+
+def _write_picture(folder: Path, path: str, image: np.ndarray, lossless: bool = False) -> str:
+    """Writes an image as WebP, or as PNG where it is too large for that; returns its path."""
+    buffer = io.BytesIO()
+    picture, suffix = Image.fromarray(image), ".webp"
+    if max(image.shape[:2]) > _LARGEST:
+        suffix = ".png"
+        picture.save(buffer, "PNG")
+    elif lossless:
+        picture.save(buffer, "WEBP", lossless=True, quality=60, method=3)
+    else:
+        picture.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    files.write_bytes(folder / (path + suffix), buffer.getvalue())
+    return path + suffix
+
+
+def _write_json(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    files.write_bytes(path, text.encode())
