@@ -252,16 +252,19 @@ def _add_pages(commands: argparse._SubParsersAction) -> None:
     _add_output(compare)
     compare.set_defaults(run=_lazily("sae.reporting.comparison", "run"))
 
-    show = _command(
-        commands,
-        "show",
-        "Write a page on which an image arrives byte by byte, compared with other codecs.",
-    )
+    show = _command(commands, "show", "Write a page that decodes an image as its bytes arrive.")
     show.add_argument("image", type=_file, metavar="IMAGE", help="image to code")
-    _add_peers(show, PEERS[:2])
     _add_family(show)
-    _add_written(show, "--output", "plots", "folder to write")
-    show.set_defaults(run=_lazily("sae.reporting.arrival", "run"))
+    _add_written(show, "--output", "plots/show", "folder to write")
+    show.set_defaults(run=_lazily("sae.reporting.viewer", "run"))
+
+    serve = _command(commands, "serve", "Show such a page, or the streams of a folder.")
+    serve.add_argument("folder", type=_folder, metavar="DIR", help="folder of a page or of streams")
+    serve.add_argument(
+        "--port", type=_port, default=8000, metavar="N", help="port to listen on [%(default)s]"
+    )
+    _add_checkpoints(serve)
+    serve.set_defaults(run=_lazily("sae.reporting.server", "run"))
 
     report = _command(commands, "report", "Write a page of curves, tables and images.")
     _add_results(report)
@@ -390,6 +393,13 @@ def _count(text: str) -> int:
     """Reads a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    """Reads a port, 0 for any."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port from 0 to 65535")
     return int(text)
 
 

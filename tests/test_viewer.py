@@ -15,22 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from progressive_models import TINY, random_model
 
-from sae import metrics
+from sae import images, metrics
+from sae.__main__ import main
 from sae.coding import export
 from sae.coding.progressive_codec import ProgressiveDecoder, compress
-from sae.config import LAYER_NAMES
 from sae.errors import SaeError
 from sae.model import families
-from sae.model.families import Family
-from sae.model.model_store import ModelStore, StoredModel
-from sae.model.progressive import ProgressiveModel
-from sae.reporting import viewer
-from tests.progressive_models import TINY
+from sae.model.model_store import ModelStore
+from sae.reporting import server, viewer
 
 WEB = Path(__file__).parents[1] / "web"
-FAMILY = Family("progressive-mse", 5, "progressive", "mse", LAYER_NAMES)
 PAGE_FILES = ("index.html", "page.js", "page.css", "worker.js")
 
 needs_build = pytest.mark.skipif(
@@ -38,22 +34,10 @@ needs_build = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def model():
-    tf.keras.utils.set_random_seed(1)
-    model = ProgressiveModel(TINY)
-    for variable in model.trainable_variables:
-        variable.assign_add(tf.random.normal(variable.shape, stddev=0.02))
-    weights = {v.name.removesuffix(":0"): v.numpy() for v in model.trainable_variables}
-    return StoredModel.rounded(TINY, weights)
-
-
 @pytest.fixture
-def store(model, tmp_path, monkeypatch):
-    if families.of_code(FAMILY.code) is None:
-        monkeypatch.setattr(families, "FAMILIES", (FAMILY, *families.FAMILIES))
-    store = ModelStore(FAMILY, tmp_path / "checkpoints")
-    store.save(model, {"steps": 0})
+def store(tmp_path):
+    store = ModelStore(families.named("progressive-mse"), tmp_path / "checkpoints")
+    store.save(random_model(TINY, 0.02), {"steps": 0})
     return store
 
 
@@ -75,8 +59,9 @@ def built(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_files_of_a_model_have_its_arrays(model, tmp_path):
-    export.write(tmp_path, model, FAMILY)
+def test_the_files_of_a_model_have_its_arrays(tmp_path):
+    model = random_model(TINY, 0.02)
+    export.write(tmp_path, model, families.named("progressive-mse"))
     described = json.loads((tmp_path / "model.json").read_text())
     data = (tmp_path / "weights.bin").read_bytes()
     assert described["bytes"] == len(data) and described["fingerprint"] == model.fingerprint
@@ -127,10 +112,39 @@ def test_a_page_is_refused_with_one_sentence(built, store, tmp_path):
     with pytest.raises(SaeError, match="no stream"):
         viewer.write(tmp_path / "page", [], store)
     with pytest.raises(SaeError, match="no page"):
-        viewer.serve(tmp_path / "other")
+        server.serve(tmp_path / "other")
     (built / "page.js").unlink()
     with pytest.raises(SaeError, match="make web"):
         viewer.write(tmp_path / "page", [viewer.Entry("x", stream)], store)
+
+
+def test_show_and_serve_are_commands(built, store, tmp_path, monkeypatch, capsys):
+    image = sample(64, 80)
+    images.write_png(image, tmp_path / "photo.png")
+    checkpoints = ["--checkpoints", str(store.folder)]
+    page = tmp_path / "page"
+    assert main(["show", str(tmp_path / "photo.png"), "--output", str(page), *checkpoints]) == 0
+    assert str(page / "index.html") in capsys.readouterr().out
+    index = json.loads((page / "index.json").read_text())
+    assert index["images"][0]["name"] == "photo.png" and "original" in index["images"][0]
+    assert main(["show", str(tmp_path / "photo.png"), "--family", "residual-mse"]) == 2
+    assert "residual-mse has none" in capsys.readouterr().err
+
+    shown = []
+
+    def serve(folder, port, ready):
+        listed = json.loads((Path(folder) / "index.json").read_text())["images"]
+        shown.append((port, [(one["name"], "original" in one) for one in listed]))
+
+    monkeypatch.setattr(server, "serve", serve)
+    assert main(["serve", str(page), "--port", "0"]) == 0
+    (tmp_path / "photo.sae").write_bytes(compress(image, store))
+    (tmp_path / "other.sae").write_bytes(compress(image[:32], store))
+    assert main(["serve", str(tmp_path), *checkpoints]) == 0
+    assert shown[0] == (0, [("photo.png", True)])
+    assert shown[1] == (8000, [("other.sae", False), ("photo.sae", True)])
+    assert main(["serve", str(built)]) == 2
+    assert "no progressive stream" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -144,7 +158,7 @@ def served():
             addresses.append(address)
             listening.set()
 
-        threading.Thread(target=viewer.serve, args=(folder, 0, ready), daemon=True).start()
+        threading.Thread(target=server.serve, args=(folder, 0, ready), daemon=True).start()
         assert listening.wait(20)
         return addresses[0]
 

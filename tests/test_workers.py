@@ -141,8 +141,9 @@ def test_a_damaged_journal_is_passed_over(tmp_path):
 
 def test_parts_of_a_page_are_put_in_as_they_are(tmp_path):
     data = {"text": "</script><!--<script>"}
-    path = page.write(tmp_path / "a.html", "arrival.html", data, name="{{data}} {{quality}}")
-    text = path.read_text()
-    assert "<h1>{{data}} {{quality}}, byte by byte</h1>" in text and "</script><!--" not in text
+    names = ("title", "origin", "curves", "anchor", "deltas", "layers", "rows")
+    parts = {**dict.fromkeys(names, ""), "title": "{{data}} {{quality}}"}
+    text = page.write(tmp_path / "a.html", "report.html", data, **parts).read_text()
+    assert "auto-encoder: {{data}} {{quality}}" in text and "</script><!--" not in text
     with pytest.raises(ValueError, match="JSON"):
-        page.write(tmp_path / "b.html", "arrival.html", {"psnr": math.inf}, name="")
+        page.write(tmp_path / "b.html", "report.html", {"psnr": math.inf}, **parts)

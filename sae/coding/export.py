@@ -21,10 +21,10 @@ _LEFT_OUT = "analysis/"
 
 
 def write(folder: str | Path, model: StoredModel, family: Family) -> None:
-    """Writes what a decoder needs of a model.
+    """Writes the parts of a model that a decoder needs.
 
     Args:
-      folder: where to write the two files.
+      folder: folder of the two files.
       model: the model.
       family: family of the model.
     """

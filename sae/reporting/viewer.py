@@ -6,25 +6,27 @@ number of bytes gives with other codecs. A plain file server is enough to show t
 
 from __future__ import annotations
 
-import functools
-import http.server
+import argparse
 import importlib.resources
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from sae import files, metrics
-from sae.coding import export
-from sae.coding.container import Header, Reader
+from sae import files, images, metrics
+from sae.coding import codec, export
 from sae.coding.progressive_codec import ProgressiveDecoder
+from sae.coding.progressive_container import Header, Reader
+from sae.coding.stream import parse
 from sae.errors import SaeError
 from sae.evaluation import anchors
+from sae.model import stores
 from sae.model.model_store import ModelStore
 
 FORMAT = 1
@@ -60,8 +62,8 @@ def write(
     """Writes the page; returns the path of its index.html.
 
     Args:
-      folder: where to write it, new, empty, or with such a page.
-      entries: the streams, of the model in `store`.
+      folder: folder to write, new, empty, or with such a page.
+      entries: streams of the model in `store`.
       store: checkpoint of the model.
       compared: whether curves and other codecs' images are written.
 
@@ -89,49 +91,49 @@ def write(
     return folder / "index.html"
 
 
-def serve(
-    folder: str | Path, port: int = 8000, ready: Callable[[str], object] | None = None
-) -> None:
-    """Serves a folder to this machine until interrupted.
-
-    Args:
-      folder: folder of a page.
-      port: port to listen on; 0 for any that is free.
-      ready: called with the address when the server listens.
+def run(options: argparse.Namespace) -> None:
+    """The command `show`: writes the page of an image.
 
     Raises:
-      SaeError: there is no page in the folder, or the port is taken.
+      SaeError: the family is not progressive, the image cannot be read, or as `write`.
     """
-    if not (Path(folder) / "index.html").is_file():
-        raise SaeError(f"There is no page in {folder}; write one with `python -m sae show`.")
-    handler = functools.partial(_Handler, directory=str(folder))
-    try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except (OSError, OverflowError) as error:
-        raise SaeError(f"Port {port} cannot be used ({error}); choose another one.") from error
-    with server:
-        if ready is not None:
-            ready(f"http://127.0.0.1:{server.server_address[1]}/")
-        server.serve_forever()
+    store = stores.store(options.family, options.checkpoints)
+    if not isinstance(store, ModelStore):
+        raise SaeError(
+            f"The page decodes progressive streams, and {store.family.name} has none; choose "
+            "another --family."
+        )
+    store.require()
+    _require_build()
+    original = images.read(options.image)
+    stream = codec.compress(original, None, store.family.name, store.folder)
+    print(write(options.output, [Entry(Path(options.image).name, stream, original)], store))
+    print(f"`python -m sae serve {options.output}` shows it.")
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
-    # Types that tables of the system lack or have wrong, without which browsers refuse the files.
-    extensions_map = {  # noqa: RUF012
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".js": "text/javascript",
-        ".wasm": "application/wasm",
-        ".webp": "image/webp",
-        ".json": "application/json",
-    }
+def streams(folder: Path, checkpoints: Path) -> tuple[list[Entry], ModelStore]:
+    """Returns the progressive streams of a folder, with the images of the same name next to them.
 
-    def end_headers(self) -> None:
-        # A page that is written again has the same names.
-        self.send_header("Cache-Control", "no-cache")
-        super().end_headers()
+    Streams of another model than the first one are left out, with a warning.
 
-    def log_message(self, format: str, *values: object) -> None:
-        pass
+    Raises:
+      SaeError: there is none.
+    """
+    entries: list[Entry] = []
+    store: ModelStore | None = None
+    for path in sorted(folder.glob("*.sae")):
+        data = files.read_bytes(path)
+        found = parse(data)
+        if found.family.kind != "progressive" or (store and found.family != store.family):
+            warnings.warn(f"{path} is of {found.family.name}; it is left out.", stacklevel=2)
+            continue
+        store = store or ModelStore(found.family, Path(checkpoints))
+        originals = [path.with_suffix(s) for s in images.SUFFIXES]
+        original = next((images.read(one) for one in originals if one.exists()), None)
+        entries.append(Entry(path.name, data, original))
+    if store is None:
+        raise SaeError(f"There is no page and no progressive stream in {folder}.")
+    return entries, store
 
 
 def _require_build() -> None:

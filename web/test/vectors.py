@@ -21,22 +21,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import tensorflow as tf
 
 from sae import images
-from sae.coding import container, export, range_coder
+from sae.coding import export, range_coder
+from sae.coding import progressive_container as container
 from sae.coding.progressive_codec import ProgressiveDecoder, compress
-from sae.config import LAYER_NAMES
 from sae.model import families
-from sae.model.families import Family
 from sae.model.model_store import ModelStore, StoredModel
 from sae.model.progressive import ProgressiveModel
 from tests.progressive_models import TINY
 
-FAMILY = Family("progressive-mse", 5, "progressive", "mse", LAYER_NAMES)
-
-
-def register() -> None:
-    """Adds the progressive family where it is not released yet."""
-    if families.of_code(FAMILY.code) is None:
-        families.FAMILIES = (FAMILY, *families.FAMILIES)
+FAMILY = families.named("progressive-mse")
 
 
 def random_model() -> StoredModel:
@@ -146,7 +139,6 @@ def main() -> None:
     parser.add_argument("--image", type=Path)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    register()
     write_codes(options.folder)
     store = ModelStore(FAMILY, options.folder / "checkpoints")
     store.save(random_model(), {})
