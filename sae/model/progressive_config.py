@@ -41,7 +41,7 @@ class ProgressiveConfig:
     plane_depths: tuple[int, ...] = (320, 512, 640)
     hidden_filters: int = 128
     step: float = 1.1
-    slices: tuple[int, ...] = (4, 16, 44, 96)
+    slices: tuple[int, ...] = (6, 14, 44, 96)
     context_filters: int = 96
     slice_embedding: int = 48
     plane_filters: int = 128
