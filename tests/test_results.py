@@ -304,9 +304,9 @@ def test_the_names_of_layers_lie_on_no_curve(log):
 
 def test_lines_tell_codecs_apart(folder):
     chosen = results.select(results.curves(folder), ["residual-mse", "published/*"])
-    for one, look in zip(chosen, figures.looks(chosen)):
-        assert (look["linestyle"] == "-") == one.scalable
-        assert (look.get("markerfacecolor") == "white") == (one.kind == "published")
+    for one, style in zip(chosen, figures.line_styles(chosen)):
+        assert (style["linestyle"] == "-") == one.scalable
+        assert (style.get("markerfacecolor") == "white") == (one.kind == "published")
 
 
 def test_figures_ask_for_what_there_is(folder, tmp_path):

@@ -24,7 +24,15 @@ TOP = {
     "CHANGELOG.md": "CHANGELOG.md",
 }
 # Documents that come first in the navigation, if they exist.
-FIRST = ("CLI.md", "TRAINING.md", "RESULTS.md", "ARCHITECTURE.md", "FORMAT.md", "ELSEWHERE.md", "ABLATIONS.md")
+FIRST = (
+    "CLI.md",
+    "TRAINING.md",
+    "RESULTS.md",
+    "ARCHITECTURE.md",
+    "FORMAT.md",
+    "ELSEWHERE.md",
+    "ABLATIONS.md",
+)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 

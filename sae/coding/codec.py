@@ -67,9 +67,7 @@ def compress(
       SaeError: the image cannot be read or is too large, the family is not trained, or a limit
         cannot be kept.
     """
-    for name, limit in (("bpp", max_bpp), ("PSNR", psnr), ("bytes", max_bytes)):
-        if limit is not None and not 0 < limit < math.inf:
-            raise SaeError(f"A limit of {name} is a number above 0, not {limit}.")
+    _require_limits({"bpp": max_bpp, "PSNR": psnr, "bytes": max_bytes})
     if effort not in range(len(EFFORTS)):
         raise SaeError(f"The effort is 0 to {len(EFFORTS) - 1}, not {effort}.")
     store = stores.store(family, checkpoints)
@@ -94,6 +92,12 @@ def compress(
     if max_bytes is not None or max_bpp is not None:
         data = truncate(data, max_bytes=max_bytes, max_bpp=max_bpp, max_pixels=max_pixels)
     return data
+
+
+def _require_limits(limits: dict[str, float | None]) -> None:
+    for name, limit in limits.items():
+        if limit is not None and not 0 < limit < math.inf:
+            raise SaeError(f"A limit of {name} is a number above 0, not {limit}.")
 
 
 def decompress(

@@ -17,7 +17,7 @@ Shape = Sequence[Union[int, str]]
 
 
 class Graph:
-    """A graph under construction; tensors are known by their names."""
+    """A graph under construction, whose tensors have names."""
 
     def __init__(self) -> None:
         self._nodes: list[onnx.NodeProto] = []

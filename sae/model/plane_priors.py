@@ -82,7 +82,7 @@ class SliceContext(tf.Module):
         ]
 
     def parameters(self, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns means and scale indices of all elements of a known plane 0.
+        """Returns means and scale indices of all elements of a plane 0 that is decoded.
 
         Args:
           q: rounded latent, [B, h, w, depth].
@@ -279,9 +279,9 @@ def digit_cost(digits, parents, y, means, scales):
     bits = tf.reduce_sum(log_own - tf.math.log(total), (1, 2, 3)) / -math.log(2.0)
 
     position = y - parents
-    around = _bounds(parents + digits, means, scales)[0]
+    digit_bounds = _bounds(parents + digits, means, scales)[0]
     side = tf.sign(position - digits)
-    neighbor = _neighbor_log_mass(around, side, 1.0)
+    neighbor = _neighbor_log_mass(digit_bounds, side, 1.0)
     slope = _slope(position - digits, 1.0, _NEAR_DIGIT, log_own, neighbor)
     parent_slope = _slope(
         position,

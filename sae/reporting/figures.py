@@ -282,7 +282,7 @@ def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
         patches, values = zip(*losses[name])
         color, _ = _OURS[name.split()[0]]
         axes.plot([count / 1000 for count in patches], values, color=color, linewidth=1)
-        # The first scores, of a layer that knows nothing yet, would flatten the rest.
+        # The first scores, of weights without training, would flatten the rest.
         axes.set_ylim(0.98 * min(values), min(max(values), 1.3 * min(values)))
         axes.set_title(f"{name}: {values[-1]:.4g}".replace(" ", "\n", 1), fontsize=7)
     figure.supxlabel("thousand patches", fontsize=8)
@@ -387,13 +387,13 @@ def _panel(
 ) -> dict[str, Line2D]:
     """Draws curves into axes; returns their lines by key."""
     drawn, in_sight = {}, []
-    for curve, look in zip(curves, looks(curves)):
+    for curve, style in zip(curves, line_styles(curves)):
         points = curve.points(quality)
         if not any(bpp[0] <= rate <= bpp[1] for rate, *_ in points):
             continue
         rates, values, _ = zip(*points)
         (drawn[curve.key],) = axes.plot(
-            rates, values, markevery=1 if len(rates) < 12 else 0.07, **look
+            rates, values, markevery=1 if len(rates) < 12 else 0.07, **style
         )
         in_sight += points
     axes.set(xlabel="bits per pixel", ylabel=QUALITIES[quality], xlim=bpp)
@@ -420,11 +420,11 @@ def _label_layers(axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple)
     ours = [curve for curve in curves if curve.regular]
     named = [c for c in ours if _QUALITY_OF[c.optimised_for].startswith(quality)] or ours
     names, colors = [], []
-    for curve, look in zip(curves, looks(curves)):
+    for curve, style in zip(curves, line_styles(curves)):
         if curve in named:
             inside = [p for p in curve.points(quality) if bpp[0] <= p[0] <= bpp[1] and p[2]]
             names += inside
-            colors += [look["color"]] * len(inside)
+            colors += [style["color"]] * len(inside)
     if names:
         lines: list[tuple[Any, Any]] = [line.get_data() for line in axes.lines]
         rates, qualities, layers = zip(*names)
@@ -456,13 +456,13 @@ def limits_of(
     return min(qualities) - 0.1 * span, max(qualities) + 0.05 * span
 
 
-def looks(curves: Sequence[Curve]) -> list[dict]:
-    """Returns how each curve is drawn; the look of others than ours goes by their order."""
+def line_styles(curves: Sequence[Curve]) -> list[dict]:
+    """Returns the style of each curve's line; that of other codecs goes by their order."""
     others = itertools.count()
-    return [_look(curve, others) for curve in curves]
+    return [_line_style(curve, others) for curve in curves]
 
 
-def _look(curve: Curve, others: Iterator[int]) -> dict:
+def _line_style(curve: Curve, others: Iterator[int]) -> dict:
     if curve.family:
         color, marker = _OURS[curve.family.name]
         return {
@@ -473,7 +473,7 @@ def _look(curve: Curve, others: Iterator[int]) -> dict:
             "zorder": 3,
         }
     index = next(others)
-    # Markers shift with each cycle of the colors, so that no two curves look alike.
+    # Markers shift with each cycle of the colors, so that no two curves are drawn alike.
     turn = index + index // len(_OTHERS)
     return {
         "color": _OTHERS[index % len(_OTHERS)],

@@ -24,7 +24,7 @@ def write(target: str | Path, template: str, data: object, **parts: str) -> Path
 
     Args:
       target: the HTML file.
-      template: name of a file beside this one, with {{name}} for each part, for "data" and
+      template: name of a file next to this one, with {{name}} for each part, for "data" and
         for "quality".
       data: JSON value for the page's scripts.
       **parts: HTML.

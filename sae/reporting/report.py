@@ -90,7 +90,7 @@ def _curves(curves: Sequence[Curve]) -> str:
     titles = results.titles(curves)
     for quality in ("psnr", "ms-ssim-db"):
         figure, drawn = go.Figure(), []
-        for curve, look in zip(curves, figures.looks(curves)):
+        for curve, style in zip(curves, figures.line_styles(curves)):
             if not (points := curve.points(quality)):
                 continue
             rates, qualities, labels = zip(*points)
@@ -103,7 +103,7 @@ def _curves(curves: Sequence[Curve]) -> str:
                 name=html.escape(titles[curve.key]),
                 mode="lines+markers",
                 line={
-                    "color": look["color"],
+                    "color": style["color"],
                     "dash": "solid" if curve.scalable else "dash",
                     "width": 3 if curve.kind == "ours" else 1.5,
                 },

@@ -29,7 +29,7 @@ def remove_curves(folder: Path) -> None:
 
 
 class Progress:
-    """Progress bar and TensorBoard curves; silent without a writer.
+    """Progress bar and TensorBoard curves; neither without a writer.
 
     Args:
       title: title of the bar.
