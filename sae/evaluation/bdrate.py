@@ -9,7 +9,7 @@ polynomials and hold for the range that the two curves share, which is stated.
 A curve is the mean of a set of images, setting by setting, so a delta between
 two also shows how each codec shares its bits among the images: one that gives
 all of them the same rate gains PSNR on smooth ones, which is cheap there, in the
-mean. The mean of every image's own deltas does not know of that.
+mean. The mean of per-image deltas does not depend on that.
 """
 
 from __future__ import annotations
