@@ -3,7 +3,7 @@
 #   PYTHON   the Python 3.9, 3.10 or 3.11 to make .venv with [searched for]
 #   DATA     folder of training photos, or several: DATA="a b"; of several, quote those with
 #            spaces once more: DATA="a 'my photos'"
-#   FAMILY   residual-mse, conditional-mse, residual-ms-ssim or conditional-ms-ssim
+#   FAMILY   residual-mse, residual-ms-ssim, progressive-mse or progressive-ms-ssim
 #   CHECKPOINTS  folder to train into, and of the lower layers
 #   OPTIONS  further options of the training scripts, such as --preset paper
 #   STEPS    number of steps of each layer in make reproduce, for a trial

@@ -7,7 +7,7 @@ busy machine slows all of them alike, and the median round counts:
 
 - soap: the project's step, fed by its input pipeline, as in train_base.py;
 - adam: the same with Adam on Fourier kernels;
-- bare: the same Keras layers, the same loss, Adam; no pipeline, no cascade;
+- bare: the same Keras layers, the same loss, Adam; no pipeline, no layers below;
 - library: likewise, with tensorflow-compression's layers as they come, whose
   kernels are transformed by FFT.
 """
@@ -31,24 +31,25 @@ import tensorflow_compression as tfc
 from sae import images
 from sae.config import LayerConfig
 from sae.model import families
-from sae.model.cascade import Cascade
-from sae.model.layer import build
-from sae.model.objective import Objective
-from sae.model.presets import defaults
-from sae.model.transforms import TRANSFORMS
+from sae.model.rate_distortion import RateDistortionLoss
+from sae.model.residual import ResidualModel
+from sae.model.residual_layer import ResidualLayer
+from sae.model.residual_transforms import make_analysis, make_synthesis
+from sae.training import presets
 from sae.training.optimizer import SOAP
 from sae.training.patches import Patches
-from sae.training.step import make_step
+from sae.training.residual_step import make_step
 
-ARCHITECTURE, TRAINING = defaults("base", families.published("mse"))
+ARCHITECTURE, TRAINING = presets.residual("base", families.published("mse"))
 FOURIER = dataclasses.replace(ARCHITECTURE, kernel="fourier")
 
 
 def sae_loop(folders: list[Path], architecture: LayerConfig, optimizer) -> Callable[[int], None]:
     """Returns a function that takes so many steps of the project's training."""
-    objective = Objective("mse", TRAINING.lmbda)
-    step = make_step(Cascade(), build(architecture), objective, optimizer, TRAINING.quantization)
-    batches = iter(Patches(folders, TRAINING).dataset(TRAINING.batchsize))
+    loss, layer = RateDistortionLoss("mse", TRAINING.lmbda), ResidualLayer(architecture)
+    step = make_step(ResidualModel(), layer, loss, optimizer, TRAINING.quantization)
+    patches = Patches(folders, TRAINING.patchsize, TRAINING.smallest_scale, TRAINING.seed)
+    batches = iter(patches.dataset(TRAINING.batchsize))
 
     def loop(steps):
         for _ in range(steps):
@@ -126,11 +127,11 @@ def main() -> None:
         if not options.data:
             for name, photo in images.sample_photos().items():
                 images.write_png(photo, Path(samples) / f"{name}.png")
-        folders, transforms = options.data or [Path(samples)], TRANSFORMS[FOURIER.transforms]
+        folders = options.data or [Path(samples)]
         loops = {
             "soap": sae_loop(folders, ARCHITECTURE, SOAP()),
             "adam": sae_loop(folders, FOURIER, tf.keras.optimizers.Adam()),
-            "bare": bare_loop(transforms.analysis(FOURIER), transforms.synthesis(FOURIER)),
+            "bare": bare_loop(make_analysis(FOURIER), make_synthesis(FOURIER)),
             "library": bare_loop(*library_transforms()),
         }
         seconds = {name: [] for name in loops}

@@ -94,6 +94,14 @@ def test_crops_of_any_shape(measured, tiny_store, crop):
     assert max(figure.get_size_inches()) < 20
 
 
+def test_layers_of_a_progressive_stream(measured, progressive_store):
+    original = images.read(measured / "set" / "coffee.png")
+    figure = comparison.compare(original, (0, 0, 240, 200), progressive_store, ())
+    captions = [axes.get_title() for axes in figure.axes if "/" in axes.get_title()]
+    names = [caption.split("\n")[0] for caption in captions]
+    assert names == ["base", "+EL1", "+EL2", "+EL3", "+EL4"]
+
+
 def page(measured, checkpoints, target, **options):
     return report.write(
         target, measured / "results" / "set", measured / "set", checkpoints, **options

@@ -53,6 +53,12 @@ def test_all_released_layers_are_counted():
         assert encode == sorted(encode) and min(encode) > 0
 
 
+def test_families_without_weights_are_passed_over(tiny_checkpoints, capsys):
+    complexity.main(["--checkpoints", str(tiny_checkpoints)])
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["residual-mse"] * 5
+
+
 def test_an_unknown_kernel_is_not_left_out():
     with pytest.raises(SaeError, match="synthesis/conv_9/kernel"):
         complexity.count({"synthesis/conv_9/kernel": (3, 3, 8, 8)})

@@ -105,9 +105,10 @@ def test_every_option_is_listed():
 def test_presets_are_those_of_the_configurations():
     table = command_line.presets()
     cells = {row.split(" | ")[0]: row.split(" | ")[2:] for row in table.splitlines()}
-    assert cells["| `--patchsize`"] == ["256", "MSE 256; MS-SSIM 176", "MSE 256; MS-SSIM 176 |"]
+    assert cells["| `--patchsize`"] == ["256", "MSE 256; MS-SSIM 176", "MSE 128; MS-SSIM 176 |"]
     assert cells["| `--last_step`"][1] == "base 20000, above 15000"
-    assert cells["| `--warm_start`"] == ["none", "none", "base none, above below |"]
+    assert cells["| `--clip`"] == ["0", "MSE base 0, above 2; MS-SSIM 2", "2 |"]
+    assert cells["| `--cuts`"] == ["-", "-", "1 |"]
 
 
 @pytest.mark.parametrize("kept", [(), ("residual-ms-ssim",), ("residual-mse", "anchors")])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sae import __main__, scripts
-from sae.config import LAYER_NAMES, LayerConfig, TrainingConfig
-from sae.model.families import FAMILIES
-from sae.model.presets import defaults
+from sae.config import LAYER_NAMES, LayerConfig, ProgressiveTrainingConfig, TrainingConfig
+from sae.model.families import FAMILIES, Family
+from sae.model.progressive_config import ProgressiveConfig
+from sae.training import presets as training_presets
 from tools import reproduce
 from tools.result_tables import table
 
@@ -20,8 +22,9 @@ This file is made of the programs' own parsers by `make results`. `sae` is `pyth
 clone, `. .venv/bin/activate` prepares a shell for both. An error ends a command with one sentence
 and exit status 2. If some files of a folder fail, the others are processed and the status is 1.
 """
-# The tables show the options' values for these presets and kinds of layers.
-_COLUMNS = (("paper", "residual"), ("default", "residual"))
+# The table shows the options' values for these presets and kinds of families.
+_COLUMNS = (("paper", "residual"), ("default", "residual"), ("default", "progressive"))
+_CONFIGURATIONS = LayerConfig, TrainingConfig, ProgressiveConfig, ProgressiveTrainingConfig
 _MAKE = """\
 ## make
 
@@ -110,34 +113,40 @@ def presets() -> str:
     """Returns the options of a training, with the values of each preset."""
     parser = scripts.training_parser(LAYER_NAMES[0])
     formatter, rows = parser._get_formatter(), []
-    fields = {
-        field.name for of in (LayerConfig, TrainingConfig) for field in dataclasses.fields(of)
-    }
+    fields = {field.name for of in _CONFIGURATIONS for field in dataclasses.fields(of)}
     for action in parser._actions:
         if action.dest in fields:
             name = "lambda" if action.dest == "lmbda" else action.dest
             values = [_values(action.dest, *columns) for columns in _COLUMNS]
             rows.append([f"`--{name}`", _meaning(action, formatter), *values])
-    titles = ["option", "meaning", "`--preset paper`", "default, residual"]
+    titles = ["option", "meaning", "`--preset paper`", "default, residual", "default, progressive"]
     return table(titles, rows, texts=5)
 
 
 def _values(field: str, preset: str, kind: str) -> str:
-    """Returns the values of an option from the base up, for both metrics where they differ."""
+    """Returns the values of an option, for both metrics where they differ; - where there are none.
+
+    Those of a residual family are from the base up.
+    """
     by_metric = {}
-    for family in FAMILIES:
-        if family.kind == kind:
-            values = []
-            for layer in family.layers:
-                found = {}
-                for config in defaults(layer, family, preset):
-                    found.update(vars(config))
-                values.append(found[field])
-            by_metric[family.metric] = values
+    for family in (family for family in FAMILIES if family.kind == kind):
+        found = _configurations(family, preset)
+        if field not in found[0]:
+            return "-"
+        by_metric[family.metric] = [values[field] for values in found]
     mse, ms_ssim = by_metric["mse"], by_metric["ms-ssim"]
     if mse[: len(ms_ssim)] == ms_ssim:
         return _shortened(mse)
     return f"MSE {_shortened(mse)}; MS-SSIM {_shortened(ms_ssim)}"
+
+
+def _configurations(family: Family, preset: str) -> list[dict[str, Any]]:
+    """Returns the fields of each training of a family."""
+    if family.kind == "residual":
+        found = [training_presets.residual(layer, family, preset) for layer in family.layers]
+    else:
+        found = [training_presets.progressive(family, preset)]
+    return [{**vars(architecture), **vars(training)} for architecture, training in found]
 
 
 def _shortened(values: Sequence) -> str:
