@@ -144,13 +144,13 @@ class LayerConfig:
 
     Attributes:
       name: "base", "el1", ...
-      latent_depth: channels of the latent y.
-      hidden_filters: channels between the convolutions.
+      latent_depth: number of latent channels.
+      hidden_filters: number of channels between the convolutions.
       gdn: "simplified", y = x / (beta + gamma |x|), or "paper",
         y = x / sqrt(beta + gamma x^2) as in the publication.
-      kind: class of `sae.model.layer` that codes the layer, "residual".
-      kernel: what is learned of a convolution: "plain", its taps, or "fourier",
-        their Fourier coefficients.
+      kind: kind of the layer, always "residual".
+      kernel: parameterization of a convolution: "plain", its taps, or "fourier", their Fourier
+        coefficients.
 
     A field added here needs a default: weights that were saved without it have that.
     """
@@ -168,29 +168,27 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How one layer is trained; the loss is distortion + lmbda * rate.
+    """The training of one layer; the loss is distortion + lmbda * rate.
 
     A field added here needs a default: trainings recorded without it had that.
 
     Attributes:
-      lmbda: weight of the rate in bits per pixel. The distortion beside it is
-        described in `sae.model.rate_distortion`.
+      lmbda: weight of the rate in bits per pixel; `sae.model.rate_distortion` has the distortion.
       last_step: number of steps.
-      batchsize: patches per step, over all replicas.
+      batchsize: number of patches per step, over all replicas.
       patchsize: side of the square patches in pixels, a multiple of 16.
       small_until: fraction of the steps before `decoder_from` whose patches have
         half that side, which makes four steps of one.
       optimizer: "adam" or "soap" (`sae.training.optimizer`).
-      clip: the norm of a variable's gradient is cut to so many times its moving average;
-        0 to leave gradients as they are. For SOAP.
-      learning_rate: of the optimizer, for the first third of these steps.
-      final_learning_rate: reached at the last step along half a cosine.
+      clip: limit of gradient norms as a multiple of their moving average, for SOAP; 0 for none.
+      learning_rate: learning rate for the first 30 % of these steps.
+      final_learning_rate: learning rate at the last step, reached along half a cosine.
       noise: half width of uniform noise added to the patches, images in [0, 1].
       quantization: method of `sae.model.quantization.quantized` until `decoder_from`.
       decoder_from: fraction of the steps after which the synthesis transform and
         the prior train alone, on rounded latents.
-      smallest_scale: photos are shrunk by a random factor between this and 1.
-      seed: of the initial weights, the noise and the order of the patches.
+      smallest_scale: smallest of the random factors up to 1 by which photos are shrunk.
+      seed: seed of the initial weights, the noise and the order of the patches.
     """
 
     lmbda: float

@@ -215,8 +215,8 @@ def test_bd_rate_refuses_what_does_not_overlap():
 @pytest.mark.parametrize("format", TABLE_FORMATS)
 def test_bd_rate_tables(folder, capsys, format):
     options = argparse.Namespace(
-        results=folder, against="published/sae-2019-mse", curves=None, format=format,
-        each_image=False,
+        results=folder, against="published/sae-2019-mse", format=format, each_image=False,
+        curves=["residual-mse", "residual-ms-ssim", "published/sae-2019-mse-as-printed"],
     )  # fmt: skip
     bdrate.run(options)
     text = capsys.readouterr().out

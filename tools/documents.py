@@ -45,7 +45,7 @@ _FIRST_CURVES = {
     "published/jpeg-2000-openjpeg": "JPEG 2000 (OpenJPEG)",
     "published/bpg-dense": "BPG",
 }
-# Curves in addition to those of `sae plot`, of which the curve of printed rates is left out.
+# Curves in addition to those of `sae plot`.
 _FURTHER_CURVES = ("published/dpict-2022-ms-ssim",)
 
 
@@ -209,8 +209,7 @@ def _first_curves(found: Sequence[Curve]) -> list[Curve]:
 
 
 def _all_curves(found: Sequence[Curve]) -> list[Curve]:
-    shown = [c for c in results.default(found) if not c.key.endswith("-as-printed")]
-    return shown + [curve for curve in found if curve.key in _FURTHER_CURVES]
+    return results.default(found) + [curve for curve in found if curve.key in _FURTHER_CURVES]
 
 
 def _losses(sources: Sources) -> dict[str, list[tuple[float, float]]]:

@@ -41,7 +41,6 @@ SHOWN_EFFORTS = 0, len(EFFORTS) - 1
 DEFAULT_CURVES = (
     *(curve_key(family, effort) for family in FAMILIES for effort in SHOWN_EFFORTS),
     "published/sae-2019-mse",
-    "published/sae-2019-mse-as-printed",
     "published/jpeg-dense",
     "published/jpeg-2000-openjpeg",
     "published/bpg-dense",
