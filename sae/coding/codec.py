@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Image = Union[np.ndarray, images.Source]
 Folder = Union[str, Path]
-# Called with the number of steps done, and of all there are.
+# A function of the number of steps taken and the number of all steps.
 Progress = Callable[[int, int], object]
 
 
@@ -51,17 +51,17 @@ def compress(
 
     Args:
       image: uint8 [H, W, 3], or an image file, by name or open.
-      layers: largest number of named layers; all that are trained by default.
-      family: name of the family; or a metric, "mse" or "ms-ssim", for the best family of it.
+      layers: largest number of named layers; all trained layers by default.
+      family: name of a family; or a metric, "mse" or "ms-ssim", for the best trained family of it.
       checkpoints: folder of all checkpoints.
       max_bytes: largest number of bytes.
       max_bpp: largest number of bits per pixel.
-      psnr: PSNR in dB of the 8-bit decoded image, at which the stream may end. A stream that does
-        not reach it is whole.
+      psnr: PSNR in dB of the 8-bit decoded image at which the stream ends; a stream that does not
+        reach it is whole.
       effort: effort of the latent optimization of residual families, an index of `EFFORTS`.
-      max_pixels: larger images are refused.
-      background: color behind transparent pixels, as CSS writes it.
-      progress: called after each step of the optimization.
+      max_pixels: largest number of pixels of an image.
+      background: color behind transparent pixels, in CSS notation.
+      progress: function that is called after each step of the optimization.
 
     Raises:
       SaeError: the image cannot be read or is too large, the family is not trained, or a limit
@@ -106,14 +106,14 @@ def decompress(
     checkpoints: Folder = DEFAULT_FOLDER,
     max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
-    """Decodes a stream, or as much of it as there is.
+    """Decodes a stream, whole or cut.
 
     Args:
-      data: stream, or its file, by name or open. One that is damaged is decoded up to there, and a
-        residual one that is cut up to its last complete layer, with a warning.
+      data: stream, or its file, by name or open. With a warning, a damaged stream is decoded up to
+        the damage, and a cut residual stream up to its last complete layer.
       layers: largest number of named layers; all in the stream by default.
       checkpoints: folder of all checkpoints.
-      max_pixels: larger images are refused.
+      max_pixels: largest number of pixels of an image.
 
     Returns:
       The image, uint8 [H, W, 3].
@@ -149,11 +149,11 @@ def decompress(
 
 
 class Decoder:
-    """Decodes a stream as its bytes come.
+    """Decodes a stream as its bytes arrive.
 
     Args:
       checkpoints: folder of all checkpoints.
-      max_pixels: larger images are refused.
+      max_pixels: largest number of pixels of an image.
     """
 
     def __init__(self, checkpoints: Folder = DEFAULT_FOLDER, max_pixels: int = MAX_PIXELS):
@@ -190,7 +190,7 @@ class Decoder:
 
     @property
     def header(self) -> residual_container.Header | progressive_container.Header | None:
-        """Family and size of the image, None until they have come."""
+        """Family and size of the image, None until they have arrived."""
         return None if self._decoder is None else self._decoder.header
 
     @property
@@ -200,7 +200,7 @@ class Decoder:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole stream has come and is sound."""
+        """Whether the whole stream has arrived without damage."""
         return self._decoder is not None and self._decoder.complete
 
     @property
@@ -222,7 +222,7 @@ def decode_points(
 
 
 def _shortest(data: bytes, image: np.ndarray, psnr: float, checkpoints: Folder) -> bytes:
-    """Returns the shortest beginning of a progressive stream that reaches a PSNR, by bisection."""
+    """Returns the shortest prefix of a progressive stream that reaches a PSNR, by bisection."""
     smallest, largest = stream.parse(data).smallest, len(data)
     if metrics.psnr(image, decompress(data, checkpoints=checkpoints)) < psnr:
         return data

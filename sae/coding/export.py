@@ -1,4 +1,4 @@
-"""A progressive model as files that a page fetches: `model.json` describes `weights.bin`."""
+"""A progressive model as files for a web page: `model.json` describes `weights.bin`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from sae.model.model_store import StoredModel
 
 FORMAT = 1
 
-# Offsets are multiples of this, so that typed arrays of any kind begin there.
+# Offsets are multiples of this, as typed arrays of all types require.
 _ALIGNMENT = 8
-# A decoder does without the analysis transform.
+# Decoders do not use the analysis transform.
 _LEFT_OUT = "analysis/"
 
 
 def write(folder: str | Path, model: StoredModel, family: Family) -> None:
-    """Writes the parts of a model that a decoder needs.
+    """Writes the parts of a model that a decoder uses.
 
     Args:
       folder: folder of the two files.
-      model: the model.
+      model: model to write.
       family: family of the model.
     """
     arrays, parts, offset = [], list[bytes](), 0
     for name, array in model.arrays.items():
         if name.startswith(_LEFT_OUT):
             continue
-        # Browsers read the order of bytes of their machine, which is little-endian on all of them.
+        # Typed arrays have the byte order of the machine, which is little-endian for all browsers.
         data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
         described = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
         arrays.append({**described, "offset": offset})

@@ -7,8 +7,8 @@
     plane_P.onnx                     integers of the planes below -> means and scales
     tables.npz, settings.json        tables and constants of `sae.coding.plane_coder`
 
-The priors compute in float32 on integers below 2^24, so that a sum has the same result in any
-order. Runtimes that convolve in lower precision or by transformed kernels are not exact.
+The context models compute in float32 on integers below 2^24, so that a sum has the same result in
+any order. Runtimes that convolve in lower precision or by transformed kernels are not exact.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def export(store: ModelStore, folder: Path) -> None:
     """Writes the model of a checkpoint.
 
     Args:
-      store: the checkpoint.
-      folder: folder of the files, made if there is none.
+      store: checkpoint to export.
+      folder: folder of the files; it is made if there is none.
 
     Raises:
-      SaeError: the checkpoint cannot be read, or a file not be written.
+      SaeError: the checkpoint cannot be read, or a file cannot be written.
     """
     model = store.load()
     for name, graph in graphs(model):

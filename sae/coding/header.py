@@ -1,4 +1,4 @@
-"""What the headers of all streams have in common: magic, version, family, size of the image."""
+"""The common parts of all headers: magic, version, family, size of the image."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MEMORY = {"residual": 230, "progressive": 100}
 
 
 def version(data: bytes) -> int | None:
-    """Returns the version of a stream, None where it has not come.
+    """Returns the version of a stream, None where it has not arrived.
 
     Raises:
-      SaeError: this is no stream.
+      SaeError: the data are no stream.
     """
     if data[:_VERSION] != MAGIC[: len(data)]:
         raise SaeError("This is not an .sae stream; make one with `python -m sae compress`.")

@@ -1,8 +1,8 @@
-"""Latent optimization: better latents of one image, for more time at encoding.
+"""Latent optimization: better latents of one image, for more encoding time.
 
-The latent of a layer descends the gradient of the layer's own loss, while each element is rounded
-at random, up or down, ever more surely to the nearer side (`sae.model.quantization.annealed`).
-Streams are ordinary ones and take no longer to decode.
+The latent of a layer descends the gradient of the layer's own loss. Meanwhile each element is
+rounded up or down at random, at the end to the nearer integer (`sae.model.quantization.annealed`).
+The streams have the usual format and decoding time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from sae.model.quantization import annealed
 from sae.model.rate_distortion import RateDistortionLoss
 from sae.model.residual_layer import ResidualLayer
 
-# Learning rates of Adam, in units of the rounding: half a cosine down to a tenth of it. With so few
-# steps, its averages should decay sooner than usual. For MSE its average of squares is one of all
-# elements, whose errors cost alike; MS-SSIM is most easily had where there is little contrast.
+# Learning rates of Adam, in quantization steps; they fall along half a cosine to a tenth. Averages
+# decay sooner than usual, since there are few steps. For MSE, errors of all elements cost the same,
+# and all share one average of squares. For MS-SSIM, an error costs less where contrast is high.
 _LEARNING_RATES, _BETA_1, _BETA_2 = {"mse": 0.01, "ms-ssim": 0.02}, 0.8, 0.999
 # First and last temperature of the relaxed choice between two integers.
 _TEMPERATURES = {"mse": (1.0, 0.4), "ms-ssim": (0.7, 0.3)}
-# So often the latent is rounded for good and measured.
+# Number of times the latent is rounded to integers and its loss measured.
 _TRIALS = 10
-# Sides in positions of the latent. The margin of a window is not optimized: the pixels that the
-# optimized positions reach lie within.
+# Sides in positions of the latent. The margin of a window is not optimized, so that the window
+# covers all pixels within reach of the optimized positions.
 _WINDOW, _MARGIN = 64, 4
 
 
@@ -45,20 +45,20 @@ def optimized(
     size: tuple[int, int] | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> tf.Tensor:
-    """Returns a rounded latent, by the loss no worse than that of the analysis.
+    """Returns a rounded latent with a loss no larger than that of the rounded analysis.
 
     A latent that is larger than a window is optimized window by window.
 
     Args:
       x: image, float32 [1, H, W, 3] in [0, 1], with sides that are multiples of the stride.
-      x_hat: its reconstruction by the layers below.
+      x_hat: reconstruction of the image by the layers below.
       y: latent of the analysis, not rounded.
       layer: layer of the latent.
       loss: loss of that layer.
       effort: index of `EFFORTS`.
-      size: (height, width) of the image, where x is padded at the bottom and right; the
+      size: (height, width) of the image within x, which may be padded at the bottom and right; the
         reconstruction of the padding does not count.
-      progress: called after each step.
+      progress: function that is called after each step.
     """
     y_hat = tf.round(y).numpy()
     height, width = size or x.shape[1:3]
@@ -86,7 +86,7 @@ def count_steps(effort: int, size: Sequence[int]) -> int:
 
 
 class Span(NamedTuple):
-    """Rows or columns of a latent: those of a window, and those that are optimized in it."""
+    """Rows or columns of a latent: a window, and the part of it that is optimized."""
 
     start: int
     stop: int
@@ -98,13 +98,13 @@ class Span(NamedTuple):
         return slice(self.start * scale, self.stop * scale)
 
     def optimized(self) -> tf.Tensor:
-        """Returns 1 for each that is optimized, 0 for the others, float32 [stop - start]."""
+        """Returns 1 for the optimized positions, 0 for the others, float32 [stop - start]."""
         position = tf.range(self.start, self.stop)
         return tf.cast((position >= self.first) & (position < self.last), tf.float32)
 
 
 def windows(sides: Sequence[int]) -> list[tuple[Span, Span]]:
-    """Returns windows of one size, whose optimized parts make up a latent of two sides."""
+    """Returns windows of one size whose optimized parts cover a latent of these sides."""
     return list(itertools.product(*map(_spans, sides)))  # type: ignore[arg-type]
 
 
@@ -112,7 +112,7 @@ def _spans(side: int) -> list[Span]:
     window = min(side, _WINDOW)
     count = 1 + math.ceil((side - window) / (_WINDOW - 2 * _MARGIN))
     starts = [k * (side - window) // max(count - 1, 1) for k in range(count)]
-    # Half way through what two windows share, which is two margins or more.
+    # These bounds halve the overlap of two windows, which is two margins or more.
     bounds = [0, *((a + window + b) // 2 for a, b in zip(starts, starts[1:])), side]
     return [
         Span(start, start + window, first, last)
@@ -137,7 +137,7 @@ class _Part(NamedTuple):
 
 
 class _State(NamedTuple):
-    """The latent in a window, and Adam's averages of its gradient and of the square of that."""
+    """The latent in a window, and Adam's averages of its gradient and squared gradient."""
 
     y: tf.Tensor
     mean: tf.Tensor
@@ -203,7 +203,7 @@ def _functions(layer: ResidualLayer, loss: RateDistortionLoss) -> tuple[Callable
 def _mirrored(
     x: tf.Tensor, x_hat: tf.Tensor, bits: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns an image, its reconstruction and its bits, all doubled until MS-SSIM has room."""
+    """Returns image, reconstruction and bits, doubled until sides suffice for MS-SSIM."""
     for axis in (1, 2):
         while x.shape[axis] < SMALLEST_MS_SSIM_SIDE:
             x, x_hat = (tf.concat([v, tf.reverse(v, [axis])], axis) for v in (x, x_hat))

@@ -1,11 +1,11 @@
-"""Latents to bytes and back, plane by plane; any prefix of the bytes is a coarser latent.
+"""Latents to bytes and back, plane by plane; any prefix of the bytes gives a coarser latent.
 
-All planes are one code. The elements of a part of plane 0, and those of a plane above it, come in
-the order of the expected fall of the squared error per bit, ties in raster order. A prefix
-determines some of the symbols; elements that have not come have their expectation.
+All planes are one code. Elements of a part of plane 0, and of a plane above it, are ordered by the
+expected reduction of the squared error per bit. Ties are in raster order. A prefix determines some
+of the symbols; elements without symbols have their expectation.
 
-Encoder and decoder run one procedure, `_State.code`. It yields the probabilities of the next
-symbols and is sent the symbols.
+Encoder and decoder run the same generator, `_State.code`. It yields the probabilities of the next
+symbols and receives the symbols.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sae.model.progressive_config import PLANES, RATIO
 LARGEST_DISTANCE = 64
 # Named layers end after these shares of the expected bits of a plane above 0.
 LAYER_SHARES = (2 / 3, 1.0)
-# So many digits are coded at once.
+# Number of digits that are coded at once.
 _BLOCK = 1 << 16
 
 
@@ -32,7 +32,7 @@ class Code(NamedTuple):
     """The code of a latent.
 
     Attributes:
-      string: bytes.
+      string: bytes of the code.
       ends: number of bytes that determine the latent up to the end of each named layer.
       planes: integers of each plane, int16 [h, w, channels of the plane].
     """
@@ -46,8 +46,8 @@ class Decoded(NamedTuple):
     """A partly decoded latent, in steps of plane 0.
 
     Attributes:
-      y_hat: centers of the intervals, means where nothing has come, float32 [h, w, depth].
-      expected: how far the mean of an element in its interval lies from the center, likewise.
+      y_hat: centers of the intervals, means before any symbol, float32 [h, w, depth].
+      expected: distance of the mean of an element in its interval from the center, of that shape.
       level: plane up to which the latent is decoded, fractional within a plane above 0.
     """
 
@@ -76,7 +76,7 @@ class PlaneCoder:
         bound = float(np.iinfo(np.int16).max // RATIO)
         targets = []
         for plane, depth in enumerate(self.context.depths):
-            # Rounding by odd ratios, one after the other, is one rounding.
+            # Successive rounding by odd ratios equals a single rounding.
             scaled = np.rint(y[..., :depth] * np.float32(RATIO**plane))
             targets.append(np.clip(scaled, -bound, bound).astype(np.int16))
         height, width, _ = y.shape
@@ -99,7 +99,7 @@ class PlaneCoder:
 
 
 class PlaneDecoder:
-    """Decodes a latent as bytes come.
+    """Decodes a latent as bytes arrive.
 
     Args:
       coder: coder of the latent.
@@ -132,7 +132,7 @@ class PlaneDecoder:
             self._symbols = []
 
     def decoded(self) -> Decoded:
-        """Returns what is known of the latent so far."""
+        """Returns the partly decoded latent."""
         symbols = np.concatenate(self._symbols) if self._symbols else np.zeros(0, np.uint8)
         return self._state.decoded(symbols)
 
@@ -141,7 +141,7 @@ class _Request(NamedTuple):
     """Trits to be coded.
 
     Attributes:
-      low, high: cumulative probabilities, as the range coder takes them.
+      low, high: cumulative probabilities, in the units of the range coder.
       symbols: trits of the encoder, None in a decoder.
       layer: whether a named layer ends with them.
     """
@@ -153,7 +153,7 @@ class _Request(NamedTuple):
 
 
 def _sent(run: Generator[_Request, np.ndarray, None], symbols: np.ndarray) -> _Request | None:
-    """Returns the next request of a procedure, None at its end."""
+    """Returns the next request of a generator, None at its end."""
     try:
         return run.send(symbols)
     except StopIteration:
@@ -161,7 +161,7 @@ def _sent(run: Generator[_Request, np.ndarray, None], symbols: np.ndarray) -> _R
 
 
 class _State:
-    """What is coded of a latent so far.
+    """The coded part of a latent.
 
     Args:
       coder: coder of the latent.
@@ -184,7 +184,7 @@ class _State:
         """Codes a latent.
 
         Args:
-          targets: integers of the planes that are wanted, for an encoder.
+          targets: integers of the planes, for an encoder; None for a decoder.
         """
         parts = self._context.parts(*self._size)
         part = next(parts)
@@ -205,14 +205,14 @@ class _State:
             del index, sign, below
             yield from self._digits.code(None if targets is None else targets[plane])
             self.planes.append(self._digits.refined())
-            # Its arrays are most of the memory, and the next plane has its own.
+            # Arrays of digits take most of the memory; only one plane has them at a time.
             self._digits = None
 
     def decoded(self, symbols: np.ndarray) -> Decoded:
-        """Returns what is known of the latent.
+        """Returns the partly decoded latent.
 
         Args:
-          symbols: those that are known of the last request.
+          symbols: decoded symbols of the last request.
         """
         if self._digits is not None:
             y_hat, expected, level = self._digits.decoded(symbols)
@@ -227,7 +227,7 @@ class _State:
         return Decoded(y_hat, expected, level)
 
     def _first_plane(self, symbols):
-        """Goes through plane 0 with the means of what has not come."""
+        """Returns plane 0, with means in place of elements that are not decoded."""
         y_hat = np.zeros((*self._size, self._context.depths[0]), np.float32)
         parts = self._context.parts(*self._size)
         part, number = next(parts), 0
@@ -259,7 +259,7 @@ class _Integers:
         self._order = _ordered(tables.value_order.take(self._index))
         coded = self._index[self._order]
         self._low, self._high = tables.value_low.take(coded), tables.value_high.take(coded)
-        # Distances from the rounded means, None until all sides are known.
+        # Distances from the rounded means are None until all sides are decoded.
         self._distance: np.ndarray | None = None
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
@@ -288,7 +288,7 @@ class _Integers:
         return (self._origin + self._distance).astype(np.int16).reshape(self._shape)
 
     def known(self, symbols: np.ndarray) -> np.ndarray:
-        """Returns what is known, float32 of that shape: integers, or means."""
+        """Returns decoded integers, and means of the other elements, float32 of that shape."""
         if self._distance is not None:
             return self.values().astype(np.float32)
         found, order = self._means.copy(), self._order[: len(symbols)]
@@ -297,7 +297,7 @@ class _Integers:
 
 
 def _outward(tables, parameters, below):
-    """Returns the elements of a plane above 0 as tables have them, whose digits count outward.
+    """Returns the elements of a plane above 0 as indices of tables, whose digits count outward.
 
     Args:
       tables: tables of probabilities.
@@ -305,11 +305,12 @@ def _outward(tables, parameters, below):
       below: integers of the plane below, of the same shape.
 
     Returns:
-      Indices of the tables, uint16, and signs of the outward direction, int8, in raster order.
+      index: indices of the tables, uint16, in raster order.
+      sign: signs of the outward direction, int8, in raster order.
     """
     index, sign = np.empty(below.size, np.uint16), np.empty(below.size, np.int8)
     arrays = [x.ravel() for x in (below, *parameters)]
-    # Whole planes in 32 bits would take more memory than all that is kept of them.
+    # Whole planes in 32 bits would take more memory than the results.
     for start in range(0, below.size, _BLOCK):
         block = slice(start, start + _BLOCK)
         parents, means, scales = (x[block].astype(np.int32) for x in arrays)
@@ -325,7 +326,7 @@ class _Digits:
 
     Args:
       tables: tables of probabilities.
-      index, sign: elements of the plane, as `_outward` returns them.
+      index, sign: results of `_outward`.
       below: integers of the plane below.
       plane: number of the plane.
     """
@@ -377,7 +378,7 @@ class _Digits:
         self._count += len(order)
 
     def _bits(self, order):
-        """Returns the expected bits of elements, added up."""
+        """Returns the cumulative expected bits of elements."""
         return np.cumsum(self._tables.digit_entropy.take(self._index[order]), dtype=np.int64)
 
     def _digits(self, symbols):
@@ -392,7 +393,7 @@ class _Digits:
         return values.reshape(self._below.shape)
 
     def decoded(self, symbols: np.ndarray) -> Decoded:
-        """Returns what is known of this plane's channels."""
+        """Returns the partly decoded latent in this plane's channels."""
         step = np.float32(RATIO**-self._plane)
         y_hat = self.refined() * step
         expected = self._tables.digit_expected.take(self._index) * self._sign
@@ -417,12 +418,12 @@ def _layer_end() -> _Request:
 
 
 def _ordered(gains: np.ndarray) -> np.ndarray:
-    """Returns the indices of elements, greatest gain first, ties in order, int32 [n].
+    """Returns the indices of elements, largest gain first, ties in raster order, int32 [n].
 
     Args:
-      gains: uint8 [n].
+      gains: gains of the elements, uint8 [n].
     """
-    # A counting sort in blocks takes less memory than the indices of 64 bits that NumPy gives.
+    # A counting sort in blocks takes less memory than NumPy's indices of 64 bits.
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(gains), _BLOCK)]
     counts = np.array([np.bincount(~gains[block], minlength=256) for block in blocks])
     ranks = np.cumsum(counts, 0) - counts

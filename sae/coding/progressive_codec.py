@@ -1,7 +1,7 @@
 """Images to progressive streams, and any prefix of them back to an image.
 
 Latents are coded in integers, the same on every machine. The transforms compute in floating point:
-another machine may change single values of a decoded image by 1. They are run by onnxruntime;
+on another machine, single values of a decoded image may differ by 1. onnxruntime runs them;
 TensorFlow is not imported.
 """
 
@@ -30,8 +30,8 @@ class ProgressiveCodec:
     """The codec of one model.
 
     Args:
-      model: the model.
-      threads: number of threads of the transforms, 0 for one per core.
+      model: stored model.
+      threads: number of threads of the transforms; 0 stands for one per core.
     """
 
     def __init__(self, model: StoredModel, threads: int = 0):
@@ -76,7 +76,7 @@ def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # The arena would keep the memory of the largest strip.
+    # An arena would retain the memory of the largest strip.
     options.enable_cpu_mem_arena = False
     return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
 
@@ -87,7 +87,7 @@ def _loaded(store: ModelStore, fingerprint: str) -> ProgressiveCodec:
 
 
 def load(store: ModelStore) -> tuple[ProgressiveCodec, bytes]:
-    """Returns the codec of a checkpoint, loaded once while it stays the same, and its fingerprint.
+    """Returns codec and fingerprint of a checkpoint, which is loaded again only after a change.
 
     Raises:
       SaeError: as `ModelStore.load`.
@@ -107,11 +107,11 @@ def compress(image: np.ndarray, store: ModelStore) -> bytes:
 
 
 class ProgressiveDecoder:
-    """Decodes a stream as its bytes come.
+    """Decodes a stream as its bytes arrive.
 
     Args:
       checkpoints: folder of all checkpoints.
-      max_pixels: larger images are refused.
+      max_pixels: largest number of pixels of an image.
     """
 
     def __init__(self, checkpoints: str | Path = DEFAULT_FOLDER, max_pixels: int = MAX_PIXELS):
@@ -122,24 +122,24 @@ class ProgressiveDecoder:
 
     @property
     def header(self) -> Header | None:
-        """Properties of the stream, None until they have come."""
+        """Properties of the stream, None until they have arrived."""
         return self._reader.header
 
     @property
     def damaged(self) -> bool:
-        """Whether a checksum was wrong; the code ends before the chunk that it is of."""
+        """Whether a checksum is wrong; the code ends before its chunk."""
         return self._reader.damaged
 
     @property
     def complete(self) -> bool:
-        """Whether the whole stream has come and is sound."""
+        """Whether the whole stream has arrived without damage."""
         return self._reader.complete
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes, and decodes what they determine.
 
         Raises:
-          SaeError: this is no stream of a progressive family, or its model is not here.
+          SaeError: the data are no stream of a progressive family, or its model is missing.
         """
         self._reader.feed(data)
         if self.header is None:
@@ -156,7 +156,7 @@ class ProgressiveDecoder:
             self._codec = codec
         code = self._reader.code
         if self._planes is None or len(code) < self._taken:
-            # What was decoded of a damaged chunk is dropped.
+            # After a damaged chunk, the verified code is decoded anew.
             height, width = (-(-side // STRIDE) for side in (self.header.height, self.header.width))
             self._planes, self._taken = self._codec.coder.decoder(height, width), 0
         self._planes.feed(code[self._taken :])
@@ -173,7 +173,7 @@ class ProgressiveDecoder:
         return 0.0 if self._planes is None else self._planes.decoded().level
 
     def image(self) -> np.ndarray | None:
-        """Returns the image that the bytes so far give, uint8 [H, W, 3]; None before the header."""
+        """Returns the image of the bytes so far, uint8 [H, W, 3]; None before the header."""
         if self._codec is None or self._planes is None or self.header is None:
             return None
         decoded = self._planes.decoded()

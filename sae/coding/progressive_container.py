@@ -1,7 +1,8 @@
 """The .sae container of progressive families, version 4: a header and one code, cut anywhere.
 
-Header and code form a sequence of bytes. After every 2,044 of them stands their CRC-32, and so it
-does after the last; docs/FORMAT.md gives every byte. Any prefix of a stream is a stream.
+Header and code form a sequence of data bytes. A CRC-32 of all data bytes so far stands after every
+2,044 of them, and after the last. docs/FORMAT.md describes every byte. Any prefix of a stream that
+includes the header is a stream.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ VERSION = 4
 _CHUNK = 2048
 _CHECKSUM = struct.Struct("<I")
 _DATA = _CHUNK - _CHECKSUM.size
-# Magic, version, code of the family, fingerprint of the model; sizes follow.
+# Magic, version, code of the family, and fingerprint of the model; sizes follow.
 _START = struct.Struct(f"<3sBB{FINGERPRINT_BYTES}s")
-# CRC-CCITT of the header before it.
+# CRC-CCITT of the header up to it.
 _HEADER_CHECKSUM = struct.Struct("<H")
 _LARGEST_NUMBER = 2**32
 
@@ -52,7 +53,7 @@ class Header(NamedTuple):
         return packed + _HEADER_CHECKSUM.pack(binascii.crc_hqx(packed, 0))
 
     def size(self, code_bytes: int) -> int:
-        """Returns the length of the shortest prefix of the stream with so much of the code.
+        """Returns the length of the shortest prefix of the stream with a part of the code.
 
         Args:
           code_bytes: number of bytes of the code, at most `ends[-1]`.
@@ -80,14 +81,14 @@ def pack(header: Header, code: bytes) -> bytes:
 
 
 class Reader:
-    """Reads a stream as its bytes come.
+    """Reads a stream as its bytes arrive.
 
     Args:
-      max_pixels: larger images are refused.
+      max_pixels: largest number of pixels of an image.
 
     Attributes:
-      header: properties of the stream, None until they have come.
-      damaged: whether a checksum was wrong; all that follows is ignored.
+      header: properties of the stream, None until they have arrived.
+      damaged: whether a checksum is wrong; all that follows is ignored.
     """
 
     def __init__(self, max_pixels: int = MAX_PIXELS):
@@ -95,7 +96,7 @@ class Reader:
         self.damaged = False
         self._max_pixels = max_pixels
         self._verified = bytearray()
-        # Bytes after the last verified chunk; number of bytes of data before them, and checksum.
+        # Bytes after the last verified chunk; number and checksum of the data bytes before them.
         self._rest = bytearray()
         self._before = self._checksum = 0
         self._header_bytes = 0
@@ -104,14 +105,14 @@ class Reader:
     def code(self) -> bytes:
         """The code so far.
 
-        Its last bytes, in a chunk that is not complete, are not verified. They are removed where
-        the chunk turns out to be damaged.
+        Its last bytes, in an incomplete chunk, are not verified. They are removed if the complete
+        chunk is damaged.
         """
         return bytes(self._verified) + self._of_code(self._rest[: self._chunk_bytes()])
 
     @property
     def complete(self) -> bool:
-        """Whether the whole code has come and is verified."""
+        """Whether the whole code has arrived and is verified."""
         return self.header is not None and len(self._verified) == self.header.ends[-1]
 
     def feed(self, data: bytes) -> None:
@@ -135,13 +136,13 @@ class Reader:
                 del self._rest[: size + _CHECKSUM.size]
 
     def _chunk_bytes(self):
-        """Returns the number of bytes of data in the next chunk, 0 where there is none."""
+        """Returns the number of data bytes in the next chunk, 0 where there is none."""
         if self.header is None or self.damaged:
             return 0
         return min(_DATA, self._header_bytes + self.header.ends[-1] - self._before)
 
     def _of_code(self, data):
-        """Returns what is code of the data after the verified chunks."""
+        """Returns the bytes of the code in data that follow the verified chunks."""
         return bytes(data[max(0, self._header_bytes - self._before) :])
 
     def _read_header(self) -> None:
@@ -171,7 +172,7 @@ class Reader:
 
 
 def _varint(number: int) -> bytes:
-    """Returns seven bits a byte, lowest first; the highest bit marks that more follow."""
+    """Returns a number in groups of seven bits, lowest first, with a high bit where more follow."""
     packed = bytearray()
     while number > 127:
         packed.append(number & 127 | 128)
@@ -181,7 +182,7 @@ def _varint(number: int) -> bytes:
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int | None, int]:
-    """Returns a number and the position after it; None where it has not come.
+    """Returns a number and the position after it; None where it has not arrived.
 
     Raises:
       SaeError: the number is larger than any in a header.

@@ -1,12 +1,12 @@
-"""The range coder of trits, symbols with three values, and what a prefix of its bytes determines.
+"""The range coder of trits, symbols with three values, which decodes any prefix of its bytes.
 
 Probabilities are multiples of 2^-16, given as cumulative sums `low` and `high`: P(0) is low / 2^16,
 and P(0) + P(1) is high / 2^16. The coder is the default range coder of constriction (Bamler, 2022,
-arXiv 2201.01741): a state of 64 bits and words of 32, here with the most significant byte first.
-docs/FORMAT.md has its integer arithmetic.
+arXiv 2201.01741). It has a state of 64 bits and words of 32 bits, here with the most significant
+byte first. docs/FORMAT.md has its integer arithmetic.
 
-A code is arithmetic: its bytes are the digits of a number in an interval that shrinks with every
-symbol. A prefix determines a symbol where all its continuations lie in the symbol's interval.
+The bytes of a code are the digits of a number in an interval, which shrinks with every symbol. A
+prefix determines a symbol where all its continuations lie in the symbol's interval.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 _MODEL = constriction.stream.model.Categorical(perfect=False)
 _WORD_BYTES, _STATE_BYTES = 4, 8
-# So many symbols are coded at once; a decoder has fewer where the bytes end.
+# Number of symbols that are coded at once; a decoder has fewer where the bytes end.
 _BLOCK = 1 << 14
 
 
@@ -30,8 +30,8 @@ class Encoder:
         """Appends symbols.
 
         Args:
-          symbols: 0, 1 or 2, integers [n].
-          low, high: cumulative probabilities, integers [n], 0 <= low <= high <= 65536.
+          symbols: trits 0, 1 or 2, integers [n].
+          low, high: cumulative probabilities in 65536ths, integers [n], 0 <= low <= high <= 65536.
         """
         for start in range(0, len(symbols), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -59,8 +59,8 @@ class Position:
     """The state of a coder between two symbols.
 
     Args:
-      words: number of words before the first that later symbols can change, apart from carries.
-      lower: lower bound of the interval, as the two words from there, modulo 2^64.
+      words: number of leading words that later symbols can change only by carries.
+      lower: lower bound of the interval, as the next two words, modulo 2^64.
       width: width of the interval.
     """
 
@@ -68,10 +68,10 @@ class Position:
         self.words, self.lower, self.width = words, lower, width
 
     def bytes_needed(self, data: bytes) -> int:
-        """Returns the length of the shortest prefix of data that determines all symbols before.
+        """Returns the length of the shortest prefix of data that determines all earlier symbols.
 
         Args:
-          data: bytes of a code that goes on here, possibly cut; zeros are appended.
+          data: bytes of a code that continues here, possibly cut; zeros are appended.
         """
         start = _WORD_BYTES * self.words
         tail = data[start : start + _STATE_BYTES].ljust(_STATE_BYTES, b"\0")
@@ -92,8 +92,8 @@ class Position:
 class Decoder:
     """Decodes the trits that the bytes so far determine.
 
-    Bytes may be appended at any time. What was decoded is encoded again to find the state of the
-    coder from which decoding goes on.
+    Bytes may be appended at any time. Decoded symbols are encoded again, which gives the state of
+    the coder from which decoding resumes.
     """
 
     def __init__(self) -> None:
@@ -107,11 +107,11 @@ class Decoder:
     def decode(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Returns the next symbols, uint8, at most n.
 
-        Where there are fewer, the bytes do not determine the next one, or it is in no code that
-        `Encoder` writes. The caller then asks again for the remaining symbols, after more bytes.
+        Where there are fewer, the bytes do not determine the next one, or no code of `Encoder` has
+        it. After more bytes, the caller requests the remaining symbols again.
 
         Args:
-          low, high: as of `Encoder.encode`.
+          low, high: cumulative probabilities, like those of `Encoder.encode`.
         """
         parts = []
         for start in range(0, len(low), _BLOCK):
@@ -129,7 +129,7 @@ class Decoder:
             mirror = self._mirror.copy()
             mirror.encode(symbols, low, high)
             if _WORD_BYTES * mirror.position().words + _STATE_BYTES <= len(self._data):
-                # No symbol depended on a byte that has not come.
+                # No symbol depends on bytes that are missing.
                 self._mirror = mirror
                 return symbols
         # All continuations of the bytes lie between these two.
@@ -141,10 +141,10 @@ class Decoder:
         return symbols
 
     def _decoded(self, probabilities, padding):
-        """Returns the symbols that the bytes give with a continuation, until one is invalid."""
+        """Returns the symbols of the bytes with a continuation, up to the first invalid one."""
         position = self._mirror.position()
         start = _WORD_BYTES * position.words
-        # No block reads more words than this.
+        # No block takes more words than this.
         stop = start + 8 * len(probabilities) + _STATE_BYTES
         data = bytes(self._data[start:stop])
         data += padding * (-len(data) % _WORD_BYTES + _STATE_BYTES)

@@ -1,7 +1,7 @@
 """Images to streams of residual families, and back layer by layer.
 
-Encoder and decoder add up the same reconstructions, which follow from the rounded latents alone.
-All of it runs on the CPU, since a GPU adds in another order.
+Encoder and decoder sum the same reconstructions, functions of the rounded latents alone. All of
+them run on the CPU, since a GPU sums in another order.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from sae.model.residual_layer import ResidualLayer
 from sae.model.residual_transforms import REACH
 from sae.model.tiling import in_strips
 
-# Called with the number of steps done, and of all there are.
+# A function of the number of steps taken and the number of all steps.
 Progress = Callable[[int, int], object]
 
-# Larger latents are synthesized in strips of so many positions, 3 megapixels.
+# Largest number of positions of a latent that is not synthesized in strips, 3 megapixels.
 _POSITIONS = 12_000
-# A range coder leaves out bytes at the end of a string that it can do without.
+# A range coder omits redundant bytes at the end of a string.
 _SLACK_BYTES = 8
 
-# In which order floating-point numbers are added up depends on the number of threads. With always
-# the same, every process decodes alike, whatever number of cores the machine gives it.
+# The order of floating-point sums depends on the number of threads. A fixed number makes every
+# process decode alike, on any number of cores.
 _THREADS = 8
 
 # Restored layers, by their store and fingerprints.
@@ -58,10 +58,10 @@ def compress(
     Args:
       image: uint8 [H, W, 3].
       store: checkpoints of the layers.
-      layers: largest number of layers; all that are trained by default.
-      psnr: PSNR in dB at which the first layer to reach it is the last.
+      layers: largest number of layers; all trained layers by default.
+      psnr: PSNR in dB; the first layer to reach it is the last.
       effort: effort of the latent optimization, an index of `EFFORTS`.
-      progress: called after each step of the optimization.
+      progress: function that is called after each step of the optimization.
 
     Raises:
       SaeError: a layer is not trained, or the memory does not suffice.
@@ -79,7 +79,7 @@ def compress(
             y = layer.analysis(x - x_hat)
             y_hat = tf.round(y)
         if effort:
-            # On a GPU where there is one, since no decoder has to repeat it.
+            # This may run on a GPU, since no decoder has to repeat it.
             y_hat = optimized(
                 x,
                 x_hat,
@@ -101,11 +101,11 @@ def compress(
 
 
 class ResidualDecoder:
-    """Decodes a stream as its bytes come; see `sae.coding.codec.Decoder`.
+    """Decodes a stream as its bytes arrive, like `sae.coding.codec.Decoder`.
 
     Args:
       checkpoints: folder of all checkpoints.
-      max_pixels: larger images are refused.
+      max_pixels: largest number of pixels of an image.
     """
 
     def __init__(self, checkpoints: str | Path = DEFAULT_FOLDER, max_pixels: int = MAX_PIXELS):
@@ -114,22 +114,22 @@ class ResidualDecoder:
 
     @property
     def header(self) -> Header | None:
-        """Properties of the stream, None until they have come."""
+        """Properties of the stream, None until they have arrived."""
         return self._reader.header
 
     @property
     def damaged(self) -> bool:
-        """Whether a checksum was wrong; all that follows is ignored."""
+        """Whether a checksum is wrong; all that follows is ignored."""
         return self._reader.damaged
 
     @property
     def complete(self) -> bool:
-        """Whether all layers of the family have come."""
+        """Whether all layers of the family have arrived."""
         return self._reader.complete
 
     @property
     def cut(self) -> bool:
-        """Whether bytes have come of a layer that is not complete."""
+        """Whether the stream ends within a layer so far."""
         return self._reader.pending > 0
 
     @property
@@ -141,7 +141,7 @@ class ResidualDecoder:
         """Takes the next bytes, and decodes the layers that they complete.
 
         Raises:
-          SaeError: the header or a string is damaged, or the weights are not here.
+          SaeError: the header or a string is damaged, or the weights are missing.
         """
         for record in self._reader.feed(data):
             if self._state is None:
@@ -155,7 +155,7 @@ class ResidualDecoder:
 
 
 class _State:
-    """What a decoder has of an image: the sum of the reconstructions so far."""
+    """The state of a decoder: the sum of the reconstructions so far."""
 
     def __init__(self, header: Header, base: Record, checkpoints: Path):
         require_memory(header.family, header.width, header.height)
@@ -175,8 +175,8 @@ class _State:
 
         Args:
           record: layer of the stream.
-          count: number of layers that have come. Only their weights are loaded, since others may
-            await a training.
+          count: number of layers that have arrived. Only their weights are loaded, since others may
+            not be trained.
         """
         index, name = self._done, self._header.family.layers[self._done]
         if index == len(self._layers):
@@ -186,7 +186,7 @@ class _State:
             self._layers, self._prefixes = _load(self._store, min(count, trained))
         _require_weights(index, record, self._prefixes)
         layer = self._layers[index]
-        # Before anything is allocated for an image that the string cannot fill.
+        # This check precedes the allocation of memory for an image that the string cannot fill.
         if len(record.string) + _SLACK_BYTES < layer.smallest_bytes(self._size):
             raise SaeError(
                 f"Layer {name} is damaged: {len(record.string)} bytes cannot fill "
@@ -207,7 +207,7 @@ class _State:
 
 
 def _synthesis(layer: ResidualLayer, y_hat: tf.Tensor) -> tf.Tensor:
-    """Returns the reconstruction of one latent, [1, H, W, 3]."""
+    """Returns the synthesis of one latent, [1, H, W, 3]."""
     _, height, width, _ = y_hat.shape
     if height * width <= _POSITIONS:
         return layer.synthesis(y_hat)
@@ -225,7 +225,7 @@ def _pixels(x_hat: tf.Tensor, height: int, width: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def use_fixed_threads() -> None:
-    """Sets TensorFlow's number of threads; warns where it cannot be set any more."""
+    """Sets TensorFlow's number of threads; warns where it can no longer be set."""
     try:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
     except RuntimeError:
@@ -237,7 +237,7 @@ def use_fixed_threads() -> None:
 
 
 def _fingerprints(store: LayerStore) -> list[bytes]:
-    """Returns the beginnings of the trained layers' fingerprints, as records have them."""
+    """Returns the fingerprints of the trained layers, shortened as in records."""
     return [
         bytes.fromhex(entry["fingerprint"])[:FINGERPRINT_BYTES]
         for entry in store.all_metadata().values()

@@ -1,7 +1,7 @@
 """The .sae container of residual families, version 3: a header, then one record per layer.
 
-docs/FORMAT.md gives every byte. Nothing in the header depends on the number of layers, so that a
-stream cut after a record is the stream of fewer layers.
+docs/FORMAT.md describes every byte. Nothing in the header depends on the number of layers. A stream
+cut after a record is therefore the stream of fewer layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HEADER = struct.Struct("<3sBBIIB")
 _LAST_BYTE = 8
 # Length of the string, fingerprint of the layer; the string follows.
 _RECORD = struct.Struct(f"<I{FINGERPRINT_BYTES}s")
-# CRC-32 of all that stands before it, other CRCs left out.
+# CRC-32 of all bytes before it, except other CRCs.
 _CHECKSUM = struct.Struct("<I")
 
 HEADER_BYTES = _HEADER.size
@@ -77,17 +77,17 @@ def pack(header: Header, records: Iterable[Record]) -> bytes:
 
 
 class Reader:
-    """Reads a stream as its bytes come.
+    """Reads a stream as its bytes arrive.
 
-    Nothing is allocated beyond the bytes that were fed.
+    Only the bytes that were fed take memory.
 
     Args:
-      max_pixels: larger images are refused.
+      max_pixels: largest number of pixels of an image.
 
     Attributes:
-      header: properties of the stream, None until they have come.
-      records: complete layers so far, their checksums verified.
-      damaged: whether a checksum was wrong; all that follows is ignored.
+      header: properties of the stream, None until they have arrived.
+      records: complete layers so far, with verified checksums.
+      damaged: whether a checksum is wrong; all that follows is ignored.
     """
 
     def __init__(self, max_pixels: int = MAX_PIXELS):
@@ -100,12 +100,12 @@ class Reader:
 
     @property
     def pending(self) -> int:
-        """Number of bytes that have come of a layer that is not complete."""
+        """Number of bytes of an incomplete layer."""
         return 0 if self.complete else len(self._buffer)
 
     @property
     def complete(self) -> bool:
-        """Whether all layers of the family have come."""
+        """Whether all layers of the family have arrived."""
         return self.header is not None and len(self.records) == len(self.header.family.layers)
 
     def feed(self, data: bytes) -> list[Record]:

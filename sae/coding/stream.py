@@ -1,4 +1,4 @@
-"""What a stream holds, and shorter streams of it, without decoding and without TensorFlow."""
+"""The contents of a stream, and cuts of it, without decoding and without TensorFlow."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Stream(NamedTuple):
       width, height: size of the image in pixels.
       ends: number of bytes up to the end of each named layer. A progressive stream has all of them
         in its header, even where it is cut; a residual one has those of its complete layers.
-      smallest: number of bytes of the shortest beginning that can be decoded.
-      size: number of bytes that are sound.
-      damaged: whether a checksum is wrong; it follows these bytes.
+      smallest: number of bytes of the shortest prefix that can be decoded.
+      size: number of bytes before the damage, if any.
+      damaged: whether the checksum after these bytes is wrong.
     """
 
     family: Family
@@ -59,7 +59,7 @@ class Stream(NamedTuple):
 
 
 def require_version(version: int) -> None:
-    """Raises SaeError where this program does not read a version."""
+    """Raises SaeError where this program cannot decode a version."""
     if version not in _READERS:
         raise SaeError(
             f"This .sae stream is of version {version}, and this program reads versions "
@@ -68,10 +68,10 @@ def require_version(version: int) -> None:
 
 
 def parse(data: bytes, max_pixels: int = MAX_PIXELS) -> Stream:
-    """Returns what a stream holds.
+    """Returns the contents of a stream.
 
     Raises:
-      SaeError: this is no stream, its header is damaged or not complete, or its image has more
+      SaeError: the data are no stream, its header is damaged or not complete, or its image has more
         pixels than the limit.
     """
     if not data:
@@ -117,7 +117,7 @@ def truncate(
     max_bpp: float | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> bytes:
-    """Returns the longest beginning of a stream within limits, which is a stream.
+    """Returns the longest prefix of a stream within limits, itself a stream.
 
     A progressive stream is cut at any byte after its header, a residual one after a layer.
 
@@ -126,11 +126,11 @@ def truncate(
       layers: largest number of named layers.
       max_bytes: largest number of bytes.
       max_bpp: largest number of bits per pixel.
-      max_pixels: larger images are refused.
+      max_pixels: largest number of pixels of an image.
 
     Raises:
-      SaeError: as `parse`, the stream is damaged before the cut or has fewer layers, or nothing
-        that can be decoded is within the limits.
+      SaeError: as `parse`, the stream is damaged before the cut or has fewer layers, or no prefix
+        within the limits can be decoded.
     """
     data = files.read_bytes(data)
     found = parse(data, max_pixels)
@@ -144,7 +144,7 @@ def truncate(
             )
         size = found.ends[layers - 1]
     if max_bpp is not None:
-        # A rate that was computed from a number of bytes means that number.
+        # A rate computed from a number of bytes has to give that number.
         limit = math.floor(max_bpp * found.width * found.height / 8 + 1e-6)
         max_bytes = limit if max_bytes is None else min(limit, max_bytes)
     if max_bytes is not None:

@@ -1,7 +1,7 @@
 """The codec on files and folders: the commands compress, decompress, info and truncate.
 
-A name of "-" is standard input or output. Each command returns its exit status; messages go to
-standard error. The networks are imported only where images are coded.
+A name of "-" stands for standard input or output. Each command returns its exit status; messages go
+to standard error. The networks are imported only where images are coded.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def decompress(options: argparse.Namespace) -> int:
             images.write_png(image, target)
         _say(f"{source}: {image.shape[1]} x {image.shape[0]} pixels to {target}")
         found = stream.parse(data, options.max_pixels)
-        # Damage after the layers that were asked for does not matter.
+        # Damage after the requested layers has no effect.
         return int(found.damaged and (options.layers is None or found.layers < options.layers))
 
     return _each(jobs, run)
@@ -101,7 +101,7 @@ def truncate(options: argparse.Namespace) -> int:
         _write(target, cut)
         _report(source, cut)
         found = stream.parse(data, options.max_pixels)
-        # Damage after the layers that were asked for does not matter.
+        # Damage after the requested layers has no effect.
         damaged = found.damaged and options.layers is None and len(cut) == found.size
         if damaged:
             warnings.warn("The stream is damaged; what comes before is kept.", stacklevel=2)
@@ -111,7 +111,7 @@ def truncate(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> int:
-    """Prints what a stream holds."""
+    """Prints the contents of a stream."""
     with _telling(options.source), _naming(options.source):
         found = stream.parse(_read(options.source), options.max_pixels)
         print(f"{found.width} x {found.height} pixels, {found.family.name}")
@@ -161,7 +161,7 @@ def _jobs(source: str, target: str, find: Callable[[str], list[Path]], suffix: s
         if key in made:
             raise SaeError(f"{path} and {made[key]} would both become {other}; rename one.")
         made[key] = path
-        # A stream may be replaced by the next one, but a picture near it may be the original.
+        # A stream may be replaced by a new one, but an image next to it may be the original.
         if suffix != ".sae" and os.path.exists(key) and _inside(key, source):
             raise SaeError(
                 f"{other}, in the folder of its stream, would be replaced; name another folder."

@@ -1,1 +1,1 @@
-"""The model: layers, their families and their checkpoints."""
+"""The models: networks, families, and checkpoints."""

@@ -1,4 +1,4 @@
-"""Arrays in .npz files, in which weights and states of trainings are stored."""
+"""Arrays in .npz files, which store weights and states of trainings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads arrays; raises SaeError where the file has none."""
+    """Returns the arrays of a file; raises SaeError where it has none."""
     try:
         with np.load(path, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}

@@ -14,27 +14,27 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-# Finer than the library's defaults (12 bits, 2^-8): a latent channel that is nearly always zero
-# costs next to nothing only where the tables have such probabilities.
+# These tables are finer than the library's defaults (12 bits, 2^-8), so that a latent channel that
+# is nearly always zero costs next to nothing.
 _TABLES = {"tail_mass": 2**-12, "range_coder_precision": 16}
-# Beyond any latent of an image; the library codes larger ones without end.
+# No latent of an image is as large; the library's escape codes have no end.
 _LARGEST = 2**24
 
 
 class EntropyBottleneck(tf.Module):
     """The prior of a latent y [B, h, w, depth] and the coder of its rounded values.
 
-    Strings can be coded once there are integer tables: `build_tables` derives them from the prior
-    after training, `set_tables` restores them. They are never rebuilt for decoding, since floating
-    point may differ between machines.
+    Coding requires integer tables: `build_tables` derives them from the prior after training, and
+    `set_tables` restores them. They are never rebuilt for decoding, since floating point may differ
+    between machines.
 
     Args:
       depth: number of latent channels.
       scope: prefix of the variables' names.
 
     Attributes:
-      cdf, cdf_offset: tables as the library's range coder reads them, int32 [N] and [depth]; None
-        before there are any.
+      cdf, cdf_offset: tables in the layout of the library's range coder, int32 [N] and [depth];
+        None before there are any.
     """
 
     def __init__(self, depth: int, scope: str):
@@ -49,8 +49,8 @@ class EntropyBottleneck(tf.Module):
     def bits(self, y: tf.Tensor) -> tf.Tensor:
         """Returns the bits [B] of a latent, differentiable.
 
-        Of a rounded latent they estimate the string; with uniform noise in place of rounding, they
-        are an upper bound.
+        For a rounded latent they estimate the length of the string. With uniform noise in place of
+        rounding they are an upper bound.
         """
         return tf.reduce_sum(self._prior.log_prob(y), axis=(1, 2, 3)) / -math.log(2)
 
@@ -59,15 +59,19 @@ class EntropyBottleneck(tf.Module):
         return self._coder.compress(y_hat)
 
     def decompress(self, strings: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
-        """Returns the rounded latent [B, h, w, depth] of strings [B], shape = (h, w).
+        """Returns the rounded latent [B, h, w, depth] of strings [B].
+
+        Args:
+          strings: strings, [B].
+          shape: height and width of the latent.
 
         Raises:
-          tf.errors.InvalidArgumentError: a string is of no such latent.
+          tf.errors.InvalidArgumentError: no latent of this shape has such a string.
         """
         symbols = shape[0] * shape[1] * self._depth
-        # Past the end of a string the library reads zeros, and of a damaged one
-        # might read an endless escape code. A sound string needs a few zeros;
-        # ones after them end any code, at less than three bytes per symbol.
+        # Past the end of a string the library reads zeros, which may be an endless escape code of a
+        # damaged string. A valid string requires a few zeros; ones after them end any code, at less
+        # than three bytes per symbol.
         padding = bytes(16) + b"\xff" * (3 * symbols + 16)
         y_hat = self._coder.decompress(tf.strings.join([strings, padding]), shape)
         message = "a string is of no such latent"
@@ -103,7 +107,7 @@ class EntropyBottleneck(tf.Module):
             prior_shape=(self._depth,),
             cdf=cdf,
             cdf_offset=cdf_offset,
-            # `decompress` has a stricter one.
+            # The check in `decompress` is stricter.
             decode_sanity_check=False,
         )
 
@@ -114,7 +118,7 @@ class EntropyBottleneck(tf.Module):
 
     def smallest_bits(self) -> float:
         """Returns the smallest number of bits in which one position of a latent can be coded."""
-        # A table is -precision, then its cdf from 0 to 2^precision.
+        # Each table is -precision, then its cdf from 0 to 2^precision.
         starts = np.flatnonzero(self.cdf < 0)
         stops = np.append(starts[1:], len(self.cdf))
         steps = np.append(np.diff(self.cdf), 0)

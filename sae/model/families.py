@@ -1,4 +1,4 @@
-"""Families: the models that are released, under names and codes that are never given again."""
+"""Families: the released models, under names and codes that are never used again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Family:
     """A kind of model and a metric.
 
     Attributes:
-      name: name on command lines, and of its folder in checkpoints/.
-      code: code in the header of a stream; 1, 3 and 4 are spent.
+      name: name on command lines, and name of its folder in checkpoints/.
+      code: code in the header of a stream; 1, 3 and 4 belong to earlier families.
       kind: "residual", layers of the paper, or "progressive", one latent refined plane by plane.
       metric: metric of the training, "mse" or "ms-ssim".
       layers: names of the layers, where streams are cut, lowest first.
@@ -32,7 +32,7 @@ class Family:
         return f"{self.kind}, {self.metric.upper()}"
 
 
-# The better one of a metric comes first.
+# Of two families for a metric, the better one comes first.
 FAMILIES = (
     Family("progressive-mse", 5, "progressive", "mse", LAYER_NAMES),
     Family("residual-mse", 0, "residual", "mse", LAYER_NAMES),

@@ -1,10 +1,10 @@
 """The context models of the planes in integers: the same on every machine, without TensorFlow.
 
-Encoder and decoder need the same means and scales to the last bit. Kernels, inputs and activations
-are therefore integers, small enough for float32 to hold every sum of products exactly, so that the
-order of the terms does not matter (Balle et al., ICLR 2019, for integer networks). Between two
-layers a sum is scaled by a power of two, rounded and clipped. Training has the same clipping in
-floating point (`sae.model.plane_priors`); `integer_kernels` rounds its weights once.
+Encoder and decoder require the same means and scales to the last bit. Kernels, inputs and
+activations are therefore integers (Balle et al., ICLR 2019, for integer networks). They are small
+enough for float32 to hold every sum of products exactly, whatever the order. Between two
+convolutions a sum is scaled by a power of two, rounded and clipped. Training has the same clipping
+in floating point (`sae.model.plane_priors`); `integer_kernels` rounds its weights once.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from sae.model.tiling import in_strips
 
 # Rows and columns modulo two of the passes, in the order of coding.
 PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))
-# Latents are clipped to this magnitude before a network reads them.
+# Inputs of the networks are latents clipped to this magnitude.
 LARGEST_INPUT = 64.0
 # Activations are max(x, SLOPE x), clipped to this magnitude.
 SLOPE, LARGEST_ACTIVATION = 0.125, 16.0
-# Means are multiples of 1 / MEANS. Scales are SMALLEST_SCALE * RATIO^k, k = 0 .. SCALES - 1. A
-# network gives 0 for the scale with index SCALE_ONE, and n / SCALE_STEPS for the n-th above it.
+# Means are multiples of 1 / MEANS. Scales are SMALLEST_SCALE * SCALE_RATIO^k, k = 0 .. SCALES - 1.
+# An output of 0 stands for the scale of index SCALE_ONE, n / SCALE_STEPS for the n-th above it.
 MEANS = 8
 SMALLEST_SCALE, SCALE_RATIO, SCALES = 0.03, 1.125, 64
 SCALE_ONE, SCALE_STEPS = 30.0, 8.0
 
-# Units of activations, and of the features that several convolutions add to.
+# Units of activations, and of features, which are sums over several convolutions.
 ACTIVATION_STEP, FEATURE_STEP = 2.0**-5, 2.0**-7
 _LEVELS = int(LARGEST_ACTIVATION / ACTIVATION_STEP)
 # float32 holds all integers up to this.
 _EXACT = 2.0**24
 # Means, in eighths, are within these bounds.
 LARGEST_MEAN = 2**15 - 1
-# So many positions are convolved at once, for the memory that their neighborhoods take.
+# Number of positions that are convolved at once, which limits the memory for neighborhoods.
 _STRIP = 1 << 12
 
 
@@ -45,7 +45,7 @@ class _Layer(NamedTuple):
     Attributes:
       kernel: [height, width, channels, filters], float32.
       bias: [filters], float32.
-      factor: powers of two [filters] that bring sums to the unit of the result, float32.
+      factor: powers of two that convert sums to the unit of the result, float32 [filters].
     """
 
     kernel: np.ndarray
@@ -54,14 +54,15 @@ class _Layer(NamedTuple):
 
 
 def integer_kernels(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the context models of trained weights as integers, to be stored.
+    """Returns the trained context models as integers, for storage.
 
     Args:
       weights: weights of a progressive model by name.
 
     Returns:
-      For each convolution NAME of the planes `NAME/kernel`, int16, `NAME/bias`, int32, and
-      `NAME/exponent`, int8, binary logarithms of the factors; and `NAME/pass_bias`, int32.
+      For each convolution NAME of the planes: `NAME/kernel`, int16, `NAME/bias`, int32, and
+      `NAME/exponent`, int8, the binary logarithms of the factors. For each slice NAME of plane 0:
+      `NAME/pass_bias`, int32.
     """
     found: dict[str, np.ndarray] = {}
     for name, weight in weights.items():
@@ -79,18 +80,18 @@ def integer_kernels(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _rounded(name, kernel, bias):
-    """Returns a convolution in the finest units, one for each filter, whose sums are exact."""
+    """Returns a convolution in integers, in the finest unit of each filter with exact sums."""
     step, bound = (1.0, LARGEST_INPUT) if name == "embed" else (ACTIVATION_STEP, LARGEST_ACTIVATION)
     writes = np.full(len(bias), ACTIVATION_STEP)
     if name == "spatial" or name.startswith("channel_context"):
         writes[:] = FEATURE_STEP
     elif name == "output":
-        # Its first half are means, its second half scale indices, both in integers.
+        # The first half of the filters are means, the second half scale indices.
         writes = np.repeat([1 / MEANS, 1 / SCALE_STEPS], len(bias) // 2)
         bias = bias + np.repeat([0.0, SCALE_ONE / SCALE_STEPS], len(bias) // 2)
     count = kernel[..., 0].size
     total = np.abs(kernel).sum((0, 1, 2)) + np.abs(bias) / bound
-    # Each rounded weight may be half a unit larger, and so may the bias.
+    # Rounding may enlarge each weight, and the bias, by half a unit.
     room = _EXACT * step / bound - count / 2 - 1
     largest = np.maximum(total / room, np.abs(kernel).max((0, 1, 2)) / 32767)
     exponent = np.ceil(np.log2(np.maximum(largest, 2.0**-40)))
@@ -112,8 +113,8 @@ class Parameters(NamedTuple):
     """Means and scales of the elements of a latent, of one shape.
 
     Attributes:
-      means: in eighths of a quantization step, int16.
-      scales: indices in [0, SCALES), uint8.
+      means: means in eighths of a quantization step, int16.
+      scales: indices of scales in [0, SCALES), uint8.
     """
 
     means: np.ndarray
@@ -124,7 +125,7 @@ class Part(NamedTuple):
     """The elements of plane 0 that are coded together.
 
     Attributes:
-      where: their index in the plane [h, w, depth].
+      where: index of the elements in the plane [h, w, depth].
       parameters: their means and scales.
     """
 
@@ -136,7 +137,7 @@ class IntegerContext:
     """The context models of all planes.
 
     Args:
-      arrays: what `integer_kernels` returns.
+      arrays: result of `integer_kernels`.
 
     Attributes:
       depths: number of channels of each plane.
@@ -162,13 +163,13 @@ class IntegerContext:
             self.depths.append(len(output.bias) // 2)
 
     def parts(self, height: int, width: int) -> Generator[Part, np.ndarray, np.ndarray]:
-        """Goes through the parts of plane 0 in the order of coding.
+        """Yields the parts of plane 0 in the order of coding.
 
         Args:
           height, width: size of the latent.
 
         Yields:
-          Each part; the values of its elements are sent, integers of the shape of its means.
+          Each part. The caller sends the values of its elements, integers shaped like its means.
 
         Returns:
           The plane, int16 [height, width, depth].
@@ -224,7 +225,7 @@ class IntegerContext:
         return _split(_rounded_parameters(_product(x, self._layers[f"plane_0/slice_{k}/output"])))
 
     def of_plane(self, planes: Sequence[np.ndarray]) -> Parameters:
-        """Returns the parameters of the plane above those given.
+        """Returns the parameters of the plane above the given planes.
 
         Args:
           planes: integers of all planes below, lowest first, [h, w, depth].
@@ -239,7 +240,7 @@ class IntegerContext:
         )
         shape = (height, width, self.depths[len(planes)])
         found, row = Parameters(np.empty(shape, np.int16), np.empty(shape, np.uint8)), 0
-        # Sums of integers are exact, so that strips have the values of the whole.
+        # Sums of integers are exact: strips have the values of the whole plane.
         for strip in map(_split, strips):
             rows = slice(row, row + len(strip.means))
             found.means[rows], found.scales[rows] = strip
@@ -263,7 +264,7 @@ def _clipped(q):
 
 
 def _activation(x, factor):
-    """Returns the activation of x in its unit, for x in units of `factor` of that; changes x."""
+    """Returns the activation of x in its unit; overwrites x, whose unit is `factor` of that."""
     x *= np.float32(factor)
     np.maximum(x, np.float32(SLOPE) * x, out=x)
     np.rint(x, out=x)
@@ -294,7 +295,7 @@ def _convolved(padded, layer):
 
 
 def _rounded_parameters(x):
-    """Returns means and scales one after the other, int16 [..., 2 depth]."""
+    """Returns means, then scales, int16 [..., 2 depth]."""
     depth = x.shape[-1] // 2
     np.clip(x[..., :depth], -LARGEST_MEAN, LARGEST_MEAN, out=x[..., :depth])
     np.clip(x[..., depth:], 0, SCALES - 1, out=x[..., depth:])

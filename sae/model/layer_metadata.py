@@ -14,7 +14,7 @@ from sae.model import families
 
 FORMAT = 1
 
-# Fields that version 1 stored, by their only values in residual layers that can still be used.
+# Fields that version 1 stored, with the only values that residual layers had.
 _RETIRED = {
     "transforms": "paper",
     "latent_support": 5,
@@ -77,12 +77,12 @@ def _damaged(path: Path, reason: str) -> SaeError:
 
 
 def layer_config(found: dict) -> LayerConfig:
-    """Returns the architecture that a valid description holds."""
+    """Returns the architecture in valid metadata."""
     return LayerConfig(**{k: v for k, v in found["layer"].items() if k not in _RETIRED})
 
 
 def _fault(found: object) -> str | None:
-    """Returns the first fault of a description, None where it has none."""
+    """Returns the first fault of metadata, None where there is none."""
     if not isinstance(found, dict):
         return "it is no object of JSON"
     expected = ("format", "family", "layer", "fingerprint", "below", "training")

@@ -1,9 +1,9 @@
 """Residual layers as files, each saved alone.
 
-A checkpoint is a folder, checkpoints/<family>/<layer>/, with two files: `weights.npz`, weights and
-int32 tables as plain arrays, and `layer.json`, the layer's configuration, its fingerprint, the
-fingerprint of the layer below, on which it was trained, and the record of its training. Nothing in
-them can run code. Metadata is read without TensorFlow, which takes seconds to import.
+A checkpoint is a folder, checkpoints/<family>/<layer>/, with two files. `weights.npz` has weights
+and int32 tables as plain arrays. `layer.json` has the layer's configuration and fingerprint, the
+fingerprint of the layer below, and the record of the training. Nothing in them can run code.
+Metadata is read without TensorFlow, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class LayerStore:
         self._require_stack(self.all_metadata(count))
 
     def _require_stack(self, metadata: dict[str, dict]) -> None:
-        """Raises SaeError where a layer was trained on another one than that below it."""
+        """Raises SaeError where a layer was not trained on the layer below it."""
         below, lower = None, "layer"
         for name, entry in metadata.items():
             if entry["below"] != below:
@@ -170,9 +170,9 @@ class LayerStore:
         """Writes one layer.
 
         Args:
-          layer: with its integer tables.
-          below: fingerprint of the layer under it, None for the base.
-          training: JSON record of how it was trained.
+          layer: layer with integer tables.
+          below: fingerprint of the layer below, None for the base.
+          training: JSON record of the training.
         """
         target = self.path(layer.name)
         found = {
@@ -183,7 +183,7 @@ class LayerStore:
             "below": below,
             "training": training,
         }
-        # The description last: a checkpoint without one does not exist.
+        # The metadata comes last: a checkpoint without it does not exist.
         (target / "layer.json").unlink(missing_ok=True)
         save_arrays(target / "weights.npz", {k: _small(a) for k, a in layer.arrays().items()})
         files.write_bytes(target / "layer.json", (json.dumps(found, indent=1) + "\n").encode())
@@ -191,11 +191,11 @@ class LayerStore:
     def load(
         self, count: int | None = None, metadata: dict[str, dict] | None = None
     ) -> ResidualModel:
-        """Returns the model of the first layers, each on the layer that it was trained on.
+        """Returns the model of the first layers, each on the layer on which it was trained.
 
         Args:
           count: number of layers; all that are trained by default.
-          metadata: result of `all_metadata` where it is known.
+          metadata: result of `all_metadata`, which is else read.
 
         Raises:
           SaeError: as `require`, or weights are damaged.

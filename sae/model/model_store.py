@@ -1,7 +1,7 @@
-"""A progressive model as two files: `weights.npz`, plain arrays, and `model.json`, what they are.
+"""A progressive model as two files: `weights.npz`, plain arrays, and `model.json`, metadata.
 
-`weights.npz` has the transforms in float16, and the context models and tables in integers, as the
-codec takes them. Nothing in the files can run code, and neither is read with TensorFlow.
+`weights.npz` has the transforms in float16, and context models and tables in the integers of the
+codec. Nothing in the files can run code, and neither is read with TensorFlow.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class StoredModel:
 
     @classmethod
     def rounded(cls, config: ProgressiveConfig, weights: Mapping[str, np.ndarray]) -> StoredModel:
-        """Returns a model with trained weights, rounded to what files have.
+        """Returns a model of trained weights, rounded to the types of files.
 
         Args:
           config: architecture of the model.
-          weights: its weights by name, float32.
+          weights: trained weights by name, float32.
         """
         arrays = {
             name: weight.astype(np.float16)
@@ -95,8 +95,8 @@ class ModelStore:
         """Writes a model.
 
         Args:
-          model: the model.
-          training: JSON record of how it was trained.
+          model: model to write.
+          training: JSON record of the training.
         """
         metadata = {
             "format": FORMAT,
@@ -105,7 +105,7 @@ class ModelStore:
             "fingerprint": model.fingerprint,
             "training": training,
         }
-        # The description comes last: a checkpoint without one does not exist.
+        # The metadata comes last: a checkpoint without it does not exist.
         (self.path / "model.json").unlink(missing_ok=True)
         save_arrays(self.path / "weights.npz", model.arrays)
         text = json.dumps(metadata, indent=1) + "\n"

@@ -1,7 +1,7 @@
 """Modules of the progressive model: convolution, GDN, and tables over the planes.
 
-Each takes the scope of its variables, whose names are those in stored weights. Convolutions may
-compute in bfloat16, with float32 inputs, weights and results.
+Each module takes the scope of its variables; their names are those in stored weights. Convolutions
+may compute in bfloat16, with inputs, weights and results in float32.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Convolution(tf.Module):
 
     Args:
       scope: prefix of the variables' names.
-      support: kernel size.
+      support: side of the kernel.
       channels: number of input channels.
       filters: number of output channels.
       stride: downsampling factor, or upsampling factor of a transposed convolution.
       transposed: whether it is the transpose of a convolution from `filters` to `channels`.
-      bias: whether a bias is added.
+      bias: whether it adds a bias.
       zero: whether the kernel is zero-initialized.
       compute_dtype: type of the products, float32 or bfloat16.
     """
@@ -46,7 +46,7 @@ class Convolution(tf.Module):
     ):
         super().__init__()
         shape = (support, support, *((filters, channels) if transposed else (channels, filters)))
-        # A transposed kernel is initialized as the convolution whose transpose it is.
+        # A transposed kernel is initialized like that of the convolution.
         initial = tf.zeros(shape) if zero else tf.keras.initializers.VarianceScaling()(shape)
         self.kernel = variable(scope, "kernel", initial)
         self.bias = variable(scope, "bias", tf.zeros(filters)) if bias else None
@@ -79,7 +79,7 @@ class GDN(tf.Module):
     Args:
       scope: prefix of the variables' names.
       channels: number of channels.
-      inverse: whether x is multiplied in place of divided.
+      inverse: whether x is multiplied instead of divided.
       compute_dtype: type of the products, as in `Convolution`.
     """
 
@@ -111,7 +111,7 @@ class PlaneTable(tf.Module):
       scope: name of the variable.
       planes: number of planes.
       channels: length of a vector.
-      initial: value of all elements.
+      initial: initial value of all elements.
     """
 
     def __init__(self, scope: str, planes: int, channels: int, initial: float):

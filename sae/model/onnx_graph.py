@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-# All versions of onnxruntime since 1.12 read these.
+# All versions of onnxruntime since 1.12 support these.
 _IR_VERSION, _OPSET = 8, 17
 
-# Numbers of its axes, or names of those of any length.
+# Lengths of the axes, or names of axes of any length.
 Shape = Sequence[Union[int, str]]
 
 
@@ -36,9 +36,9 @@ class Graph:
 
         Args:
           name: name of the output.
-          value: name of the tensor that it has.
+          value: name of the tensor.
           dtype: type of its elements.
-          shape: its shape.
+          shape: lengths or names of its axes.
         """
         self._nodes.append(helper.make_node("Identity", [value], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, _type(dtype), list(shape)))
@@ -54,8 +54,8 @@ class Graph:
 
         Args:
           operator: name of the operator.
-          inputs: names of its inputs, or float32 scalars; "" for one that is left out.
-          attributes: integers, lists of integers and texts by name.
+          inputs: names of its inputs, or float32 scalars; "" stands for an omitted one.
+          attributes: attributes by name: integers, lists of integers, or texts.
         """
         names = [
             value if isinstance(value, str) else self.constant(np.array(value, np.float32))
@@ -82,7 +82,7 @@ class Graph:
         return self("Transpose", value, perm=(0, 2, 3, 1))
 
     def serialized(self) -> bytes:
-        """Returns the graph as an ONNX file has it."""
+        """Returns the bytes of an ONNX file."""
         graph = helper.make_graph(self._nodes, "sae", self._inputs, self._outputs, self._constants)
         opset = [helper.make_opsetid("", _OPSET)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=_IR_VERSION)

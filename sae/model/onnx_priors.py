@@ -1,4 +1,4 @@
-"""The context models of the planes as ONNX graphs, to the integers of `integer_context`.
+"""The context models of the planes as ONNX graphs, with the integers of `integer_context`.
 
 Tensors between operators are float32 and have integer values.
 """
@@ -24,17 +24,17 @@ from sae.model.model_store import StoredModel
 from sae.model.onnx_graph import Graph
 
 _LEVELS = LARGEST_ACTIVATION / ACTIVATION_STEP
-# Slices that end here end with the tensor.
+# This end of a slice is beyond every tensor.
 _END = 2**31 - 1
 
 
 def slice_parameters(model: StoredModel, k: int) -> bytes:
     """Returns the graph of means and scales of one pass of a slice of plane 0.
 
-    Its inputs are `values`, int16 [1, h, w, channels of the slice], those of later passes ignored;
-    `pass`, int64 [1], the number of a pass that has positions; and, except in slice 0, `context`,
-    float32 [1, h, w, filters]. Its outputs are `means`, int16, and `scales`, uint8, of the
-    positions of the pass.
+    Its input `values`, int16 [1, h, w, channels of the slice], may have any values in later passes.
+    `pass`, int64 [1], is the number of a pass that has positions. Slices above 0 have a further
+    input `context`, float32 [1, h, w, filters]. The outputs are `means`, int16, and `scales`,
+    uint8, of the positions of the pass.
 
     Args:
       model: the model.
@@ -65,7 +65,7 @@ def channel_context(model: StoredModel, k: int) -> bytes:
 
     Args:
       model: the model.
-      k: number of the slice, which is not the last one.
+      k: number of the slice, not of the last one.
     """
     g = _Networks(model.arrays)
     values = g.values("values", model.config.slice_sizes[k])
@@ -103,7 +103,7 @@ def plane_parameters(model: StoredModel, plane: int) -> bytes:
 
 
 class _Networks(Graph):
-    """A graph with the steps of `IntegerContext`.
+    """A graph with the operations of `IntegerContext`.
 
     Args:
       arrays: stored integers.
@@ -114,7 +114,7 @@ class _Networks(Graph):
         self._arrays = arrays
 
     def values(self, name: str, depth: int) -> str:
-        """Returns clipped integers of a latent, which are an input."""
+        """Returns an input of latent values, clipped."""
         values = self.input(name, np.int16, (1, "rows", "columns", depth))
         x = self.cast(self.channels_first(values), np.float32)
         return self("Clip", x, -LARGEST_INPUT, LARGEST_INPUT)
@@ -152,12 +152,12 @@ class _Networks(Graph):
         return self("Slice", x, first, self.axes(_END, _END), axes, steps)
 
     def activation(self, x: str) -> str:
-        """Returns the activation of x, which is in its unit."""
+        """Returns the activation of x, in the unit of activations."""
         x = self("Round", self("Max", x, self("Mul", x, SLOPE)))
         return self("Clip", x, -_LEVELS, _LEVELS)
 
     def output_parameters(self, scope: str, x: str, depth: int) -> None:
-        """Declares means and scales, which a last convolution gives, as outputs."""
+        """Declares the means and scales of a last convolution as outputs."""
         x = self.channels_last(self.convolution(scope, x))
         for name, dtype, part, low, high in (
             ("means", np.int16, (0, depth), -LARGEST_MEAN, LARGEST_MEAN),
@@ -178,7 +178,7 @@ class _Networks(Graph):
 
 
 def _earlier_taps(number):
-    """Returns 1 for the taps of a kernel that are in passes before one, else 0, [3, 3]."""
+    """Returns 1 for the taps of a kernel on passes before a number, 0 for the others, [3, 3]."""
     row, column = PASSES[number]
     passes = [
         [PASSES.index(((row + y) % 2, (column + x) % 2)) for x in (-1, 0, 1)] for y in (-1, 0, 1)

@@ -1,8 +1,8 @@
-"""The transforms of the progressive model as ONNX graphs, made of stored weights.
+"""The transforms of the progressive model as ONNX graphs with stored weights.
 
-`sae.model.progressive_transforms` has the same transforms for training, with names and order of
-the weights. Graphs have channels before rows and columns, as onnxruntime computes convolutions;
-what goes in and comes out has them last.
+`sae.model.progressive_transforms` has the same transforms for training, under the same names of
+weights. Graphs have channels before rows and columns, as onnxruntime computes convolutions; inputs
+and outputs have them last.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def synthesis(model: StoredModel) -> bytes:
         h = g("Add", g.scaled(f"gain_{k}", h), g.plane_table(f"bias_{k}"))
     detail = g("DepthToSpace", g.convolution("conv_2", h), blocksize=BLOCK)
     x_hat = g("Add", g("Add", g.linear_backward(linear), 0.5), g("Mul", detail, TO_IMAGE))
-    # Clipped values are converted the same everywhere.
+    # Runtimes convert values outside the range of uint8 in different ways, hence the clipping.
     pixels = g("Clip", g("Round", g("Mul", x_hat, 255.0)), 0.0, 255.0)
     image = g.channels_last(g.cast(pixels, np.uint8))
     g.output("image", image, np.uint8, (1, "height", "width", 3))
@@ -95,7 +95,7 @@ class _Modules(Graph):
     def convolution(self, name: str, x: str, stride: int = 1) -> str:
         """Returns a convolution with padding "same", of sides that are multiples of the stride."""
         kernel = self._array(f"{name}/kernel")
-        # Of an odd number of rows and columns more are padded below and to the right.
+        # The larger half of an odd padding is below and to the right.
         before, odd = divmod(len(kernel) - stride, 2)
         return self(
             "Conv",
@@ -109,8 +109,8 @@ class _Modules(Graph):
     def transposed_convolution(self, name: str, x: str, stride: int) -> str:
         """Returns the transpose of such a convolution.
 
-        Every row and column modulo the stride is a convolution of x with a part of the kernel,
-        which onnxruntime computes in half the time of its own transposed convolution.
+        Each phase of rows and columns modulo the stride is a convolution of x with a part of the
+        kernel. This takes half the time of onnxruntime's own transposed convolution.
         """
         kernel = self._array(f"{name}/kernel")
         size, before = len(kernel), (len(kernel) - stride) // 2
@@ -151,7 +151,7 @@ class _Modules(Graph):
     def set_level(self, level: str) -> None:
         """Sets the plane up to which the latent is decoded, float32 [1]."""
         distance = self("Abs", self("Sub", level, self.constant(np.arange(PLANES, dtype="f4"))))
-        # Weights of the planes, of which two are not zero between planes.
+        # These are linear weights of the planes, nonzero for the two next to the level.
         self._level = self("Unsqueeze", self("Relu", self("Sub", 1.0, distance)), self.axes(0))
 
     def plane_table(self, name: str) -> str:
@@ -167,10 +167,10 @@ class _Modules(Graph):
         return self._arrays[f"{self._scope}/{name}"]
 
     def _bias(self, name):
-        """Returns the input that gives a convolution its bias, none where it has none."""
+        """Returns the bias input of a convolution, nothing where it has none."""
         bias = self._arrays.get(f"{self._scope}/{name}/bias")
         return [] if bias is None else [self._weight(bias)]
 
     def _weight(self, array):
-        """Returns a stored array, which onnxruntime converts once, when it loads the graph."""
+        """Returns a stored array in float32; onnxruntime converts it once, with the graph."""
         return self.cast(self.constant(array), np.float32)

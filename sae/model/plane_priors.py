@@ -1,18 +1,18 @@
 """Entropy models of the planes: means and scales of every element, and the bits of its digits.
 
-An element of the latent y is logistic. In plane 0, `SliceContext` gives mean and scale of its
-integer in the order of coding: the channels in slices, lowest frequencies first, and the positions
-of a slice in four passes, those of a grid of 2 x 2. Later slices read all earlier ones near
-their position, later passes also the earlier passes of their own slice. (He et al., CVPR 2022,
+An element of the latent y has a logistic distribution. In plane 0, `SliceContext` gives mean and
+scale of its integer in the order of coding: channels in slices, lowest frequencies first, and the
+positions of a slice in four checkerboard passes. Later slices are conditioned on all earlier ones
+near their position, later passes also on the earlier passes of their slice. (He et al., CVPR 2022,
 for slices of growing size; He et al., CVPR 2021, for passes in place of single positions.) Slices
-before passes: after the first slice there is a picture of all positions.
+come before passes, so that the first slice gives an image of all positions.
 
     pass of each position      0 2 0 2
                                3 1 3 1
                                0 2 0 2
 
-In a plane above, `PlaneContext` gives mean and scale of all elements in one pass over the
-decoded planes. Both networks read embeddings, since a scale depends on magnitudes.
+In a plane above, `PlaneContext` gives mean and scale of all elements in one pass over the decoded
+planes. Both networks embed the latents first, since a scale depends on magnitudes.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from sae.model.integer_context import (
 )
 from sae.model.modules import Convolution, variable
 
-# A mass that float32 holds, and that no interval is below.
+# This smallest mass of an interval keeps logarithms finite in float32.
 _TINY = 1e-30
-# Elements are near a boundary within this share of an interval's width: in plane 0, and above it.
+# Share of an interval's width within which elements are near a boundary, in plane 0 and above it.
 _NEAR_INTEGER, _NEAR_DIGIT = 0.25, 0.15
 
 
@@ -48,7 +48,7 @@ class SliceContext(tf.Module):
 
     Args:
       scope: prefix of the variables' names.
-      sizes: number of channels of each slice, in the order of coding.
+      sizes: numbers of channels of the slices, in the order of coding.
       filters: number of channels of the features that give means and scales.
       embedding: number of channels of an embedded slice.
       compute_dtype: type of the products, as in `Convolution`.
@@ -82,13 +82,13 @@ class SliceContext(tf.Module):
         ]
 
     def parameters(self, q: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns means and scale indices of all elements of a plane 0 that is decoded.
+        """Returns means and scale indices of all elements of plane 0.
 
         Args:
           q: rounded latent, [B, h, w, depth].
 
         Returns:
-          Two tensors of its shape: means, in steps, and scale indices in [0, 63], not rounded.
+          Two tensors like q: means, in steps, and scale indices in [0, 63], not rounded.
         """
         context, parts = tf.zeros(()), []
         for k, part in enumerate(tf.split(q, self._sizes, -1)):
@@ -118,7 +118,7 @@ class _SliceNetwork(tf.Module):
         self._output = _ParameterHead(f"{scope}/output", filters, size, compute_dtype)
 
     def embed(self, part):
-        """Returns the features by which other elements are conditioned on a slice."""
+        """Returns the embedding of a slice, on which other elements are conditioned."""
         return _activation(self._embed(_clipped(part)))
 
     def spatial_context(self, embedded):
@@ -130,7 +130,7 @@ class _SliceNetwork(tf.Module):
             x = tf.zeros(size) + self._pass_bias[number]
             if number:
                 kernel = self._spatial.kernel * _earlier_taps(number)
-                # Two rows and columns of padding below and to the right fit a kernel on any latent.
+                # Two rows and columns of padding at the end fit a kernel on latents of any size.
                 padded = tf.pad(embedded, ((0, 0), (1 - row, 2), (1 - column, 2), (0, 0)))
                 taps = self._spatial.product(padded, kernel, "VALID")
                 x += taps[:, : size[1], : size[2]]
@@ -146,11 +146,11 @@ class _SliceNetwork(tf.Module):
 
 
 class PlaneContext(tf.Module):
-    """The context model of a plane above 0: one pass over the planes before it.
+    """The context model of a plane above 0: one pass over the planes below.
 
     Args:
       scope: prefix of the variables' names.
-      channels: number of channels of all planes before it together.
+      channels: total number of channels of the planes below.
       depth: number of channels of the plane.
       filters: number of channels between the convolutions.
       compute_dtype: type of the products, as in `Convolution`.
@@ -181,7 +181,7 @@ class PlaneContext(tf.Module):
         """Returns means and scale indices, [B, h, w, depth], in steps of this plane.
 
         Args:
-          planes: integers of the planes before, lowest first.
+          planes: integers of the planes below, lowest first.
         """
         inputs = [v for q in reversed(planes) for v in (_clipped(q), _clipped(tf.abs(q)))]
         x = _activation(self._embed(tf.concat(inputs, -1)))
@@ -201,7 +201,7 @@ class _ParameterHead(tf.Module):
 
     def __call__(self, x):
         means, scales = tf.split(self._convolution(x), 2, -1)
-        # Beyond the bounds, only gradients that lead back into them are kept.
+        # Beyond the bounds, only gradients towards them are kept.
         scales = tfc.lower_bound(SCALE_STEPS * scales + SCALE_ONE, 0.0)
         return means, tfc.upper_bound(scales, SCALES - 1.0)
 
@@ -211,7 +211,7 @@ class Digits(NamedTuple):
 
     Attributes:
       expected: mean in [-1, 1].
-      variance: expected fall of the squared error with the digit, in squared steps of the plane.
+      variance: expected reduction of the squared error by the digit, in squared steps of the plane.
       entropy: expected number of bits.
     """
 
@@ -225,8 +225,8 @@ class Cost(NamedTuple):
 
     Attributes:
       bits: number of bits [B], differentiable in the parameters.
-      slope: derivative of each element's bits by the latent in steps of the plane, without
-        gradient, [B, h, w, depth]; see `_slope`.
+      slope: derivative of each element's bits by the latent in steps of the plane, as `_slope`
+        gives it, without gradient, [B, h, w, depth].
     """
 
     bits: tf.Tensor
@@ -240,7 +240,7 @@ def integer_cost(q, y, means, scales):
 
     Args:
       q: integers, [B, h, w, depth].
-      y: latent in the same unit, whose rounded value q is.
+      y: latent in the same unit; q is its rounded value.
       means: means of the logistics, in the unit of q.
       scales: indices of their scales.
     """
@@ -263,12 +263,12 @@ def digit_cost(digits, parents, y, means, scales):
       digits: digits -1, 0 or 1, [B, h, w, depth].
       parents: three times the integers of the plane below, of the same shape.
       y: latent in steps of the plane.
-      means, scales: as of `integer_cost`.
+      means, scales: means and scale indices, like those of `integer_cost`.
 
     Returns:
-      The cost, whose slope is that of the interval of the digit; the slope of the parent's
-      interval, which is to be subtracted where the parent can change; and the `Digits`, without
-      gradient.
+      cost: `Cost` of the digits, with the slope of their own intervals.
+      parent_slope: slope of the parents' intervals, to be subtracted where a parent can change.
+      digits: expectations of the digits, without gradient.
     """
     bounds, _ = _bounds(parents, means, scales)
     edges = [bounds(offset) for offset in (-1.5, -0.5, 0.5, 1.5)]
@@ -300,9 +300,9 @@ def digit_cost(digits, parents, y, means, scales):
 def _slope(distance, width, share, own, neighbor):
     """Returns the derivative by y of the bits of intervals of a width.
 
-    Bits change with y only at the boundaries of intervals. The difference to the neighbor is
-    spread over the elements near a boundary: in the middle of a coarse interval, bits of its plane
-    do not move what finer planes code.
+    Bits change with y only at the boundaries of intervals. The difference to the neighbor is spread
+    over the elements near a boundary. In the middle of a coarse interval, bits of its plane thus
+    have no effect on finer planes.
 
     Args:
       distance: distance of y from the center of its interval.
@@ -338,10 +338,7 @@ def _bounds(center, means, scales):
 
 
 def _mass(low, high):
-    """Returns the mass between two bounds, but for a factor of their distance and scale.
-
-    The factor is 1 - e^(-distance / scale).
-    """
+    """Returns the mass between two bounds, up to the factor 1 - e^(-distance / scale)."""
     return high.below * low.above + _TINY
 
 
@@ -357,7 +354,7 @@ def _neighbor_log_mass(bounds, side, width):
 
 
 def interleave(parts: Sequence[tf.Tensor], size: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    """Returns [B, h, w, C] whose positions of each pass are given, [B, about h/2, about w/2, C]."""
+    """Returns [B, h, w, C] from the positions of each pass, [B, about h/2, about w/2, C]."""
     height, width = ((side + 1) // 2 for side in size)
     # With odd sizes, the last row or column of some passes lies outside and is cut off.
     padded = [
@@ -370,7 +367,7 @@ def interleave(parts: Sequence[tf.Tensor], size: tuple[tf.Tensor, tf.Tensor]) ->
 
 
 def _activation(x):
-    """Returns the activation of x, with a slope below zero, where units would else never learn."""
+    """Returns the activation of x; its slope below zero keeps units from dying."""
     return tfc.upper_bound(tf.maximum(x, SLOPE * x), LARGEST_ACTIVATION)
 
 
@@ -379,7 +376,7 @@ def _clipped(x):
 
 
 def _earlier_taps(number):
-    """Returns which taps of a 3 x 3 kernel lie on passes before one, float32 [3, 3, 1, 1]."""
+    """Returns a mask of the taps of a kernel on passes before a number, float32 [3, 3, 1, 1]."""
     row, column = PASSES[number]
     taps = [
         [PASSES.index(((row + dy) % 2, (column + dx) % 2)) < number for dx in (-1, 0, 1)]

@@ -1,11 +1,12 @@
-"""Tables by which elements of a latent are coded: probabilities, entropies and gains.
+"""Tables for coding the elements of a latent: probabilities, entropies and gains.
 
-An element is logistic. `sae.model.integer_context` gives its mean in eighths of a step and the
-index of its scale. All else is looked up here, so that no logarithm or exponential of one machine
-has to agree with that of another. The tables are computed once and stored with the weights.
+An element has a logistic distribution. `sae.model.integer_context` gives its mean in eighths of a
+step and the index of its scale. All else comes from these tables, so that logarithms and
+exponentials of different machines need not agree. They are computed once and stored with the
+weights.
 
-Plane 0: an integer is coded by its side of the rounded mean, a trit, then by trits that say whether
-its distance from there ends (0) or goes on (1). Planes above: the digit is the trit.
+In plane 0, the first trit of an integer is its side of the rounded mean. The next trits are 0 where
+its distance from there ends, and 1 where it is larger. In planes above, the digit is the trit.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import numpy as np
 
 from sae.model.integer_context import MEANS, SCALE_RATIO, SCALES, SMALLEST_SCALE
 
-# Probabilities are multiples of 2^-16, and none is smaller than this many.
+# Probabilities are multiples of 2^-16; the smallest is four of them.
 _TOTAL, _SMALLEST = 1 << 16, 4
-# Parents further from their mean, in steps of the digit's plane, are coded as from here.
+# Largest distance of a parent from its mean in the tables, in steps of the digit's plane.
 _LARGEST_OFFSET = 40
-# From this distance on, the probability that it ends no longer changes.
+# From this distance on, the probability that the distance ends is constant.
 _DISTANCES = 16
 # Units of stored entropies and expected digits.
 ENTROPY_UNIT, EXPECTED_UNIT = 2.0**-11, 2.0**-14
-# Logarithms of gains take these many values.
+# Number of values of a gain's logarithm.
 _GAINS = 256
 
 
@@ -32,20 +33,20 @@ _GAINS = 256
 class PlaneTables:
     """The tables.
 
-    Those of digits are indexed by the distance of the parent's center from the mean, in eighths
-    of a step, and the scale; a digit counts outward from the mean. Those of plane 0 are indexed by
-    the mean less its rounded value, in eighths plus 4, and the scale.
+    Tables of digits are indexed by the distance of the parent's center from the mean, in eighths of
+    a step, and by the scale. Their digits count outward from the mean. Tables of plane 0 are
+    indexed by the mean minus its rounded value, in eighths plus 4, and by the scale.
 
     Attributes:
       digit_low, digit_high: cumulative probabilities of the digits -1, and -1 and 0, uint16.
       digit_entropy: expected bits of a digit, uint16.
       digit_expected: expectation of the digit, int16.
-      digit_order: logarithm of the expected fall of the squared error per bit, uint8.
+      digit_order: logarithm of the expected reduction of the squared error per bit, uint8.
       value_low, value_high: cumulative probabilities of the sides below and at the rounded mean.
       value_stop: probability that the distance ends, by the side (below, above), mean and scale as
-        one index, and the distance less one.
+        one index, and the distance minus one.
       value_entropy: expected bits of an integer.
-      value_order: as `digit_order`.
+      value_order: logarithm of the gain of an integer, like `digit_order`.
     """
 
     digit_low: np.ndarray
@@ -61,7 +62,7 @@ class PlaneTables:
 
     @classmethod
     def computed(cls) -> PlaneTables:
-        """Returns tables for storage, computed in floating point."""
+        """Returns the tables, computed in floating point, for storage."""
         return cls(**_digits(), **_values())
 
 
@@ -101,7 +102,7 @@ def _values():
     for tail in (p[..., :reach][..., ::-1], p[..., reach + 1 :]):
         beyond = np.cumsum(tail[..., ::-1], -1)[..., ::-1]
         hazard = tail[..., :_DISTANCES] / np.maximum(beyond[..., :_DISTANCES], 1e-300)
-        # Where the tail is below the smallest number, the distance ends.
+        # Where the tail underflows, the distance ends.
         hazard = np.where(beyond[..., :_DISTANCES] < 1e-200, 1.0, hazard)
         stop.append(np.clip(np.rint(hazard * _TOTAL), _SMALLEST, _TOTAL - _SMALLEST))
     return {
@@ -115,12 +116,12 @@ def _values():
 
 def _mass(low, high, scales):
     """Returns the mass of logistics of mean 0 in intervals, accurate in both tails."""
-    # The mass right of zero is that left of zero, mirrored.
+    # The mass right of zero is the mirrored mass left of zero.
     mirrored = low + high > 0
     low, high = np.where(mirrored, -high, low) / scales, np.where(mirrored, -low, high) / scales
     # F(high) - F(low) = F(high) (1 - F(low)) (1 - e^(low - high)), by logarithms.
     log = -np.logaddexp(0, -high) - np.logaddexp(0, low) + np.log(-np.expm1(low - high))
-    # The largest mass may be below the smallest number.
+    # Without this factor, even the largest mass may underflow.
     return np.exp(log - log.max(-1, keepdims=True))
 
 

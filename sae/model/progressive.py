@@ -5,10 +5,10 @@
     plane 0: the integers q_0; plane p above: the digits q_p - 3 q_{p-1} in {-1, 0, 1}
     x_hat = synthesis(y_hat, level)
 
-A ratio of three nests uniform quantizers in one another, at no loss against the best scalar
-quantizer of each plane. The level is the plane up to which the latent is decoded; between two
-planes' ends it is fractional. Lower planes have fewer channels: in coarse steps, high frequencies
-are zero.
+A ratio of three nests uniform quantizers in one another. Per element, this costs at most 0.01 bit
+more than the best scalar quantizer of each plane. The level is the plane up to which the latent is
+decoded; within a plane it is fractional. Lower planes have fewer channels, since high frequencies
+are zero in coarse steps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sae.model.quantization import nested, widened
 
 
 class Planes(NamedTuple):
-    """The planes of a latent; each has its own number of channels.
+    """The planes of a latent, each with its own number of channels.
 
     Attributes:
       integers: rounded latent of each plane, [B, h, w, depth].
@@ -50,7 +50,7 @@ class Planes(NamedTuple):
     def cut(self, plane: int, share: tf.Tensor) -> Decoded:
         """Returns the latent decoded to a cut within a plane above 0.
 
-        Digits are ordered by the expected fall of the squared error per bit.
+        Digits are ordered by the expected reduction of the squared error per bit.
 
         Args:
           plane: number of the plane.
@@ -72,12 +72,12 @@ class Planes(NamedTuple):
         )
 
     def _widened(self, values):
-        """Appends channels of zeros to those of a lower plane."""
+        """Appends channels of zeros to the values of a lower plane."""
         return widened(values, self.integers[-1].shape[-1])
 
 
 class ProgressiveModel(tf.Module):
-    """The model; images are float32 [B, H, W, 3] in [0, 1], H and W multiples of 16.
+    """The model, for images float32 [B, H, W, 3] in [0, 1], H and W multiples of 16.
 
     Args:
       config: architecture of the model.
@@ -88,7 +88,7 @@ class ProgressiveModel(tf.Module):
         super().__init__()
         self.config = config
         depths = config.plane_depths
-        # Without a plane, the sum of all digits of a channel is below half a step of that plane.
+        # The digits of a channel add up to less than half a step of the last plane without it.
         first = np.searchsorted(depths, np.arange(depths[-1]), side="right")
         self._bounds = np.where(first > 0, 0.499 * RATIO ** (1.0 - first), np.inf).astype(
             np.float32
@@ -112,8 +112,8 @@ class ProgressiveModel(tf.Module):
     def analysis(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the latent of x in steps of plane 0, [B, H/16, W/16, depth], not rounded.
 
-        Channels that lower planes do not have are within what the digits above can give; beyond
-        these bounds, only gradients that lead back into them are kept.
+        Channels that lower planes lack are limited to the range of the digits above. Beyond these
+        bounds, only gradients towards them are kept.
         """
         y = self._analysis(x)
         return tfc.upper_bound(tfc.lower_bound(y, -self._bounds), self._bounds)
@@ -121,18 +121,18 @@ class ProgressiveModel(tf.Module):
     def code(self, y: tf.Tensor, gradient_scales: Sequence[tf.Tensor] | None = None) -> Planes:
         """Returns the planes of a latent, with their bits.
 
-        Contexts are rounded latents, without gradient. Bits are those of rounded latents; near the
+        Contexts are rounded latents, without gradient. Bits, too, are of rounded latents; near the
         boundaries of intervals they have a gradient to y.
 
         Args:
           y: latent that `analysis` returns.
-          gradient_scales: factor [B] for each plane of the gradient from its bits to y.
+          gradient_scales: factors [B] of the gradient from the bits of each plane to y.
         """
         depths = self.config.plane_depths
         integers = nested(y, depths, RATIO)
 
         def with_slope(plane, bits, slope):
-            """Returns bits, with the gradient to y that slopes in steps of plane 0 give."""
+            """Returns bits with a gradient to y; slopes are per step of plane 0."""
             part = y[..., : slope.shape[-1]]
             change = tf.reduce_sum(slope * (part - tf.stop_gradient(part)), (1, 2, 3))
             return bits + (change if gradient_scales is None else change * gradient_scales[plane])
@@ -150,7 +150,7 @@ class ProgressiveModel(tf.Module):
                 unit * fixed[..., : depths[p]],
                 *context.parameters(integers[:p]),
             )
-            # The parent of a channel that the plane below does not have never changes.
+            # A channel that the plane below lacks has a constant parent.
             parent_slope = widened(parent_slope[..., : depths[p - 1]], depths[p])
             bits.append(with_slope(p, cost.bits, unit * (cost.slope - parent_slope)))
             digits.append(expected)

@@ -10,30 +10,30 @@ from sae.config import STRIDE
 
 # The number of planes, and the ratio of their quantization steps.
 PLANES, RATIO = 3, 3
-# The convolutional paths of the transforms read and write blocks of so many pixels squared.
+# Side in pixels of the blocks at the image's end of the transforms' convolutional paths.
 BLOCK = 4
-# Steps of optimizers suit weights near one, to which the first of these factors brings the linear
-# paths. Because of the others the convolutional paths contribute little at first.
+# Steps of optimizers suit weights near one, and the first of these factors scales the linear paths
+# to that. The others keep the contribution of the convolutional paths small at first.
 LINEAR_SCALE = (3 * STRIDE**2) ** -0.5
 TO_LATENT, FROM_LATENT, TO_IMAGE = 0.1, 0.25, 0.1
-# Rows of the latent above and below one on which its rows of the image depend, and the reverse:
-# half a kernel of each convolution, 1/4 + 2/4 + 2/4 rows.
+# Receptive field of the transforms, in rows of the latent above and below one: half a kernel of
+# each convolution, 1/4 + 2/4 + 2/4 rows.
 REACH = 2
-# Added to what GDN divides by.
+# This is added to the divisor of GDN.
 GDN_FLOOR = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class ProgressiveConfig:
-    """The architecture.
+    """The architecture of a progressive model.
 
     Attributes:
-      plane_depths: number of latent channels in each plane, not falling; channels that a plane
-        does not have are zero in it.
+      plane_depths: number of latent channels in each plane, nondecreasing; further channels are
+        zero in a plane.
       hidden_filters: number of channels between the convolutions of the transforms.
       step: quantization step of plane 0, on the scale of images in [0, 1].
-      slices: number of channels of each slice of plane 0; the remaining channels are one more.
-      context_filters: number of channels of the features of plane 0's context model.
+      slices: number of channels of each slice of plane 0; the other channels form a last slice.
+      context_filters: number of channels of the features in plane 0's context model.
       slice_embedding: number of channels of an embedded slice.
       plane_filters: number of channels of the context models of the planes above.
     """
@@ -58,7 +58,7 @@ class ProgressiveConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ProgressiveConfig:
-        """Returns the configuration of a JSON object, whose lists are tuples here.
+        """Returns the configuration of a JSON object; its lists become tuples.
 
         Raises:
           TypeError: fields are missing or unknown.

@@ -1,8 +1,8 @@
 """The transforms of the progressive model.
 
 Both transforms have a linear path in parallel to a convolutional one (Li et al., ICLR 2025, arXiv
-2501.13751, have wavelets there). It begins as a cosine transform of blocks, and the convolutional
-path is zero-initialized: before its first step the model is a transform codec.
+2501.13751, with wavelets). It is initialized to a cosine transform of blocks, the convolutional
+path to zero. Before the first step the model is thus a block transform codec.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Decoded(NamedTuple):
 
     Attributes:
       y_hat: centers of the intervals.
-      expected: how far the mean of an element in its interval lies from the center, under the
+      expected: distance of the mean of an element in its interval from the center, under the
         distribution that codes the next digit.
     """
 
@@ -39,7 +39,7 @@ class Decoded(NamedTuple):
 
 
 class Linear(tf.Module):
-    """A matrix between blocks of 16 x 16 pixels and the latent, initially a cosine transform."""
+    """A matrix from blocks of 16 x 16 pixels to the latent, initially a cosine transform."""
 
     def __init__(self, scope, depth):
         super().__init__()
@@ -69,7 +69,7 @@ class Analysis(tf.Module):
         scope, filters, depth = "analysis", config.hidden_filters, config.latent_depth
         dtype = {"compute_dtype": compute_dtype}
         self._step, self._linear = config.step, Linear(scope, depth)
-        # On blocks of 4 x 4 pixels, this covers a 9 x 9 convolution in a third of the time.
+        # On blocks of 4 x 4 pixels, the first kernel covers 9 x 9 pixels in a third of the time.
         self._convolutions = [
             Convolution(f"{scope}/conv_0", 3, 3 * BLOCK**2, filters, **dtype),
             Convolution(f"{scope}/conv_1", 5, filters, filters, 2, **dtype),
@@ -86,14 +86,14 @@ class Analysis(tf.Module):
 
 
 class Synthesis(tf.Module):
-    """The synthesis transform; see `Analysis`."""
+    """The synthesis transform, with the arguments of `Analysis`."""
 
     def __init__(self, config: ProgressiveConfig, compute_dtype: tf.DType = tf.float32):
         super().__init__()
         scope, filters, depth = "synthesis", config.hidden_filters, config.latent_depth
         up = {"transposed": True, "compute_dtype": compute_dtype}
         self._step, self._linear = config.step, Linear(scope, depth)
-        # Each path has gains of two inputs: decoded centers, and the distances of means from them.
+        # Each path has gains for two inputs: decoded centers, and distances of means from them.
         self._linear_gains, self._latent_gains = (
             [
                 PlaneTable(f"{scope}/{path}_gain", PLANES, depth, 1.0),

@@ -1,4 +1,4 @@
-"""Every way in which latents are quantized, in training, coding and latent optimization."""
+"""The quantizers of latents in training, coding and latent optimization."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-# Steepness of the chance of rounding up over the fraction that is rounded, in logits.
+# Slope of the logit of rounding up over the logit of the fraction that is rounded.
 _STEEPNESS = 6.0
 
 
 class Quantized(NamedTuple):
-    """A latent in place of y.
+    """A quantized latent.
 
     Attributes:
-      rate: values of which the entropy model gives the bits.
-      y_hat: values that the synthesis reads.
+      rate: input of the entropy model.
+      y_hat: input of the synthesis.
     """
 
     rate: tf.Tensor
@@ -25,13 +25,13 @@ class Quantized(NamedTuple):
 
 
 def quantized(y: tf.Tensor, method: str, seed: tf.Tensor | None = None) -> Quantized:
-    """Returns the latent that stands for y.
+    """Returns the quantized latent of y.
 
     Args:
-      y: latent, any float32.
-      method: "rounded": integers, and no gradient reaches y. "noise": y with uniform noise in
-        place of rounding (Balle et al., ICLR 2017). "mixed": noise for the rate, and integers for
-        the synthesis, whose gradient passes unchanged (Minnen and Singh, ICIP 2020).
+      y: latent, float32 of any shape.
+      method: "rounded": integers, without gradient to y. "noise": y with uniform noise in place
+        of rounding (Balle et al., ICLR 2017). "mixed": noise for the rate, and integers with a
+        straight-through gradient for the synthesis (Minnen and Singh, ICIP 2020).
       seed: int [2], seed of the noise.
     """
     if method == "rounded":
@@ -44,22 +44,22 @@ def quantized(y: tf.Tensor, method: str, seed: tf.Tensor | None = None) -> Quant
 def uniform_noise(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns float32 noise, uniform in [-0.5, 0.5].
 
-    The same seed, int32 or int64 [2], gives the same noise in every process, on
-    every device and under XLA: the generator's integers agree there, and are
-    scaled here because the library's conversions to floats do not agree.
+    The same seed, int32 or int64 [2], gives the same noise in every process, on every device and
+    under XLA. The generator's integers agree there, unlike the library's conversions to floats,
+    hence the scaling here.
     """
     bits = tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg="philox")
     return tf.cast(bits, tf.float32) * 2.0**-32
 
 
 def annealed(y: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Returns y rounded at random, up or down, the more surely the lower the temperature.
+    """Returns y rounded up or down at random; with falling temperature, to the nearer integer.
 
     Stochastic Gumbel annealing (Yang, Bamler and Mandt, NeurIPS 2020), with the scaled sigmoid of
     Perugachi-Diaz et al. (2024) for the chance of rounding up; differentiable.
 
     Args:
-      y: any float32.
+      y: latent, float32 of any shape.
       temperature: temperature of the relaxed choice.
       seed: int [2], seed of the noise.
     """
@@ -77,12 +77,12 @@ def _logit(probability):
 def nested(y: tf.Tensor, depths: Sequence[int], ratio: int) -> list[tf.Tensor]:
     """Returns the integers of every plane of a latent; no gradient passes.
 
-    The finest plane is rounded first, and each plane below is the rounded ratio of the one above:
-    every interval of a plane is made of `ratio` intervals of the next.
+    The finest plane is rounded first, and each plane below is the plane above divided by the ratio
+    and rounded. Every interval of a plane consists of `ratio` intervals of the next.
 
     Args:
       y: latent in steps of plane 0, [B, h, w, depths[-1]].
-      depths: number of channels of each plane, not falling.
+      depths: number of channels of each plane, nondecreasing.
       ratio: ratio of the steps of two planes, odd.
     """
     rounded = [tf.round(tf.stop_gradient(y) * float(ratio ** (len(depths) - 1)))]
@@ -90,7 +90,7 @@ def nested(y: tf.Tensor, depths: Sequence[int], ratio: int) -> list[tf.Tensor]:
         rounded.insert(0, tf.round(rounded[0] / ratio))
     planes = [rounded[0][..., : depths[0]]]
     for target, depth in zip(rounded[1:], depths[1:]):
-        # Where a plane below is zero for lack of the channel, digits may be too small.
+        # Where the plane below lacks the channel, the target may be out of the digits' range.
         parents = float(ratio) * widened(planes[-1], depth)
         limit = float(ratio // 2)
         planes.append(parents + tf.clip_by_value(target[..., :depth] - parents, -limit, limit))

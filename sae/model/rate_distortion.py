@@ -6,8 +6,8 @@ import dataclasses
 
 import tensorflow as tf
 
-# Weights of the five scales, finest first (Wang et al., Asilomar 2003), and the
-# window and constants of tf.image.ssim_multiscale.
+# Weights of the five scales, finest first (Wang et al., Asilomar 2003), and the window and the
+# constants of tf.image.ssim_multiscale.
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 
@@ -15,8 +15,8 @@ _WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
 def mse(x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
     """Returns the squared error of each image, [B].
 
-    On the scale of 0..255, summed over the three channels and averaged over
-    pixels: 3 * 255^2 * the usual mean squared error of images in [0, 1].
+    It is on the scale of 0..255, summed over channels and averaged over pixels. This is 3 * 255^2
+    times the mean squared error of images in [0, 1].
     """
     return tf.reduce_mean(tf.square(x - x_hat), axis=(1, 2, 3)) * (3 * 255.0**2)
 
@@ -29,10 +29,9 @@ def ms_ssim_loss(x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
 def ms_ssim(x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
     """Returns MS-SSIM over RGB, [B], for images [B, H, W, 3] in [0, 1].
 
-    The value of tf.image.ssim_multiscale for sides that are multiples of 16
-    and at least 176, and images that have something in common at every scale.
-    Unlike it, this has no conditional padding between the scales, whose
-    gradient XLA cannot compile for batches unknown in advance.
+    This is the value of tf.image.ssim_multiscale for sides that are multiples of 16 and at least
+    176, and images that correlate at every scale. There is no conditional padding between the
+    scales, whose gradient XLA cannot compile for batches of unknown size.
     """
     factors = []
     for scale in range(len(_SCALE_WEIGHTS)):
@@ -40,7 +39,7 @@ def ms_ssim(x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
             x, x_hat = (tf.nn.avg_pool2d(v, 2, 2, "VALID") for v in (x, x_hat))
         ssim, contrast = _ssim(x, x_hat)
         factors.append(contrast if scale < len(_SCALE_WEIGHTS) - 1 else ssim)
-    # Kept from 0, where the gradient of the power is infinite.
+    # Factors stay above 0, where the gradient of the power is infinite.
     factors = tf.maximum(tf.stack(factors, axis=-1), 1e-5)
     per_channel = tf.reduce_prod(factors ** tf.constant(_SCALE_WEIGHTS), axis=-1)
     return tf.reduce_mean(per_channel, axis=-1)
@@ -74,7 +73,7 @@ DISTORTIONS = {"mse": mse, "ms-ssim": ms_ssim_loss}
 
 @dataclasses.dataclass(frozen=True)
 class RateDistortionLoss:
-    """A loss.
+    """A rate-distortion loss.
 
     Attributes:
       metric: metric of the distortion, a key of `DISTORTIONS`.
@@ -88,7 +87,7 @@ class RateDistortionLoss:
         """Returns "loss", "bpp" and "distortion" of each image, all [B].
 
         Args:
-          x, x_hat: float32 [B, H, W, 3] in [0, 1].
+          x, x_hat: images and reconstructions, float32 [B, H, W, 3] in [0, 1].
           bits: number of bits of each image, [B].
         """
         shape = tf.shape(x)

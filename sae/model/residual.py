@@ -1,4 +1,4 @@
-"""The model of the paper: layers, each of which codes what the layers below miss.
+"""The model of the paper: layers, each of which codes the residual of the layers below.
 
 x_hat_0 = 0
 y = analysis(x - x_hat), x_hat += synthesis(round(y))        layer after layer

@@ -1,4 +1,4 @@
-"""A layer of the paper: the auto-encoder of what the layers below miss."""
+"""A layer of the paper: an auto-encoder of the residual of the layers below."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sae.model.residual_transforms import Compiled, make_analysis, make_synthesi
 
 
 class ResidualLayer(tf.Module):
-    """A layer.
+    """A residual layer.
 
-    Images are float32 [B, H, W, 3], sides multiples of 16; latents are float32
+    Images are float32 [B, H, W, 3] with sides that are multiples of 16; latents are float32
     [B, H/16, W/16, latent_depth].
 
     Args:
@@ -27,9 +27,9 @@ class ResidualLayer(tf.Module):
 
     Attributes:
       config: architecture of the layer.
-      analysis: map from the difference of an image and its reconstruction by the layers below,
-        of images in [0, 1], to the latent.
-      synthesis: map from the rounded latent to the reconstructed difference, not clipped.
+      analysis: analysis transform, from the residual to the latent. The residual is the difference
+        of an image in [0, 1] and its reconstruction by the layers below.
+      synthesis: synthesis transform, from the rounded latent to the residual, not clipped.
       entropy_model: prior of the latent.
     """
 
@@ -48,7 +48,7 @@ class ResidualLayer(tf.Module):
         Args:
           y: latent that `analysis` returns.
           quantization: method of `sae.model.quantization.quantized`.
-          seed: int [2], seed of its noise.
+          seed: int [2], seed of the noise.
         """
         latent = quantized(y, quantization, seed)
         return latent.y_hat, self.entropy_model.bits(latent.rate)
@@ -61,12 +61,12 @@ class ResidualLayer(tf.Module):
         """Returns the rounded latent of strings [B], for images of size (H, W).
 
         Raises:
-          tf.errors.InvalidArgumentError: a string is of no such latent.
+          tf.errors.InvalidArgumentError: no latent of this shape has such a string.
         """
         return self.entropy_model.decompress(strings, tuple(side // STRIDE for side in size))
 
     def smallest_bytes(self, size: tuple[int, int]) -> int:
-        """Returns a lower bound of the string's length for an image of size (H, W)."""
+        """Returns a lower bound of the length of a string in bytes, for images of size (H, W)."""
         positions = (size[0] // STRIDE) * (size[1] // STRIDE)
         return math.floor(positions * self.entropy_model.smallest_bits() / 8)
 
@@ -99,7 +99,7 @@ class ResidualLayer(tf.Module):
         return all(np.isfinite(array).all() for array in self.arrays().values())
 
     def round_weights(self) -> None:
-        """Rounds all weights to float16, in which a checkpoint then stores them."""
+        """Rounds all weights to float16, the type in checkpoints."""
         for variable in self.trainable_variables:
             variable.assign(tf.cast(tf.cast(variable, tf.float16), tf.float32))
 

@@ -10,7 +10,7 @@ import tensorflow_compression as tfc
 
 from sae.config import LayerConfig
 
-# Rows of the latent above and below a pixel on which it depends: 1 + 1/2 + 1/4.
+# Receptive field of a pixel, in rows of the latent above and below it: 1 + 1/2 + 1/4.
 REACH = 2
 
 # GDN is x / (beta + gamma |x|^alpha)^epsilon.
@@ -23,9 +23,9 @@ _GDN: dict[str, dict[str, float]] = {
 class FourierKernel(tfc.RDFTParameter):
     """The library's Fourier parameterization of a kernel, with a product in place of its FFT.
 
-    Adam does much better on Fourier coefficients than on the taps themselves.
-    But transforming thousands of tiny kernels by FFT costs a third of a
-    training step on a CPU, and decoding should not depend on an FFT.
+    Adam converges much faster on Fourier coefficients than on the taps. But the FFT of thousands of
+    tiny kernels takes a third of a training step on a CPU. A product avoids it, and decoding does
+    not depend on an FFT.
 
     Args:
       support: side of the kernel.
@@ -37,7 +37,7 @@ class FourierKernel(tfc.RDFTParameter):
         initial = tf.keras.initializers.VarianceScaling()((support, support, channels, filters))
         super().__init__(initial, name="kernel")
         units = np.eye(support * (support // 2 + 1)).reshape(-1, support, support // 2 + 1)
-        # Share of each coefficient in each tap, [coefficients, support^2].
+        # These are the shares of each coefficient in each tap, [coefficients, support^2].
         self._real, self._imag = (
             tf.constant(np.reshape(taps * support, (len(units), -1)), tf.float32)
             for taps in (np.fft.irfft2(part * units, units.shape[1:2] * 2) for part in (1, 1j))
@@ -83,12 +83,12 @@ class Transform(tf.Module):
 
 
 class Compiled(tf.Module):
-    """A map of images or latents as a graph, traced once for all sizes.
+    """A transform as a graph, traced once for all sizes.
 
-    It takes two thirds of the time that it would take operation by operation.
+    The graph takes two thirds of the time of eager operations.
 
     Args:
-      whole: map from [B, H, W, channels].
+      whole: transform of a tensor [B, H, W, channels].
       channels: number of channels of its input.
     """
 
@@ -99,7 +99,7 @@ class Compiled(tf.Module):
         self._traced = tf.function(whole, signature, autograph=False)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        # In another graph it becomes a part of that, with the sizes that are known there.
+        # Inside another graph it is a part of that, with static sizes where that has them.
         return self._traced(x) if tf.executing_eagerly() else self.whole(x)
 
 
@@ -117,8 +117,8 @@ def _convolution(
 class _FixedGDN(tfc.GDN):
     """The library's GDN, with exponents as numbers.
 
-    It chooses its formula by their values. The library has them as tensors, of which a
-    graph keeps every choice as a branch.
+    The library selects a formula by their values. Where these are tensors, a graph has a branch for
+    every formula.
     """
 
     @property
@@ -140,7 +140,7 @@ def make_analysis(config: LayerConfig) -> Transform:
 
     def conv(index, channels, filters, support, stride, bias=True):
         name = f"{scope}/conv_{index}"
-        # Padding of its own leaves the gradients to TensorFlow's fast kernels on a CPU.
+        # Without explicit padding, TensorFlow's fast CPU kernels compute the gradients.
         options = {"corr": True, "strides_down": stride, "use_explicit": False, "use_bias": bias}
         return _convolution(config, name, channels, filters, support, **options)
 

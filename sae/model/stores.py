@@ -18,7 +18,7 @@ def store(family: str = "mse", folder: str | Path = DEFAULT_FOLDER) -> Store:
     """Returns the checkpoints of a family.
 
     Args:
-      family: its name; or a metric, for the best family of that metric that is trained.
+      family: name of a family; or a metric, for the best trained family of that metric.
       folder: folder of the checkpoints of all families.
 
     Raises:

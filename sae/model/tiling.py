@@ -1,4 +1,4 @@
-"""Transforms of large images in strips, to the same values in less memory."""
+"""Transforms of large images in strips: the same values in less memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-# Strips have about so many positions of the latent, one megapixel.
+# Default number of positions of the latent in a strip, one megapixel.
 POSITIONS = 4096
 
 
@@ -20,9 +20,9 @@ def in_strips(
     """Yields the strips of a transform's result, from top to bottom.
 
     Args:
-      function: returns the result [H, W, channels] for a range of the latent's rows.
+      function: transform of a range of the latent's rows to a result [H, W, channels].
       height, width: size of the latent.
-      reach: number of rows above and below a row on which its result depends.
+      reach: receptive field, in rows of the latent above and below a row.
       positions: number of positions in a strip.
     """
     rows = max(2 * reach, positions // width)
