@@ -1,16 +1,15 @@
-"""Time, memory and file sizes of the codec, beside other codecs in the same run.
+"""Time, memory and file sizes of the codec, and of other codecs in the same run.
 
     python benchmarks/codec.py [--images kodak] [--family NAME]
         [--checkpoints DIR] [--cores 2] [--compressai-python PATH]
 
-Prints the tables of benchmarks/README.md. All codecs run on the same cores,
-image by image in turn, so that a busy machine slows all of them alike; of
-`--repeats` the fastest counts. Images are arrays in memory before encoding and
-after decoding, models are loaded, and the first, slower image is not counted.
+Prints the tables of benchmarks/README.md. All codecs run on the same cores, image by image in turn,
+so that a busy machine slows all of them alike. Of `--repeats` the fastest counts. Images are arrays
+in memory before encoding and after decoding, models are loaded, and the first, slower image is not
+counted.
 
-CompressAI is timed by another Python, one that has it installed, with
-bmshj2018_factorized of quality 4 and random weights, which make no difference
-to the time its networks take.
+CompressAI is timed in another Python that has it installed, with bmshj2018_factorized of quality 4.
+Its weights are random, which does not affect the time.
 """
 
 from __future__ import annotations
@@ -214,7 +213,7 @@ def one(options: argparse.Namespace) -> None:
 
 
 def startup(options: argparse.Namespace) -> None:
-    """Prints what a process takes to be ready for work, beside importing TensorFlow."""
+    """Prints the time of the start-up of a process, and that of importing TensorFlow."""
     loaded = (
         f"import sae.coding.codec; from sae.model.stores import store; "
         f"store({options.family!r}, {os.path.abspath(options.checkpoints)!r}).load()"

@@ -2,9 +2,9 @@
 
     python benchmarks/latent_optimization.py kodak/kodim05.png --family residual-mse
 
-Prints a row of a Markdown table: for each layer the seconds of 100 steps, without those that trace
-and compile, and seconds per megapixel for all layers. One core with the other busy, as in
-`sae evaluate`, is `taskset -c 0` with a second run beside it.
+Prints a row of a Markdown table: the seconds of 100 steps for each layer, without tracing and
+compilation, and the seconds per megapixel for all. For one core with the other busy, as in
+`sae evaluate`, run it under `taskset -c 0` at the same time as a second one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a training step costs beside a bare loop over the same Keras layers.
+"""Time of a training step, and of a bare loop over the same Keras layers.
 
     python benchmarks/train_step.py [--data DIR ...] [--steps 20] [--rounds 5]
 
-Base layer, batch 8, 256 x 256, 48 filters. The loops take turns, so that a
-busy machine slows all of them alike, and the median round counts:
+The model is the base layer, with batches of 8, 256 x 256 pixels and 48 filters. The loops take
+turns, so that a busy machine slows all of them alike, and the median round counts:
 
 - soap: the project's step, fed by its input pipeline, as in train_base.py;
 - adam: the same with Adam on Fourier kernels;

@@ -28,7 +28,7 @@ from sae.model.families import FAMILIES
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the parser of all commands; each sets `run`, a function of the options."""
+    """Returns the parser of all commands, each with `run`, a function of the options."""
     top = argparse.ArgumentParser(
         prog="sae", description="Scalable auto-encoder: layered image compression."
     )
@@ -69,7 +69,7 @@ def _add_codec(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_limits(parser: argparse._MutuallyExclusiveGroup) -> None:
-    """Adds the limits of a stream's length."""
+    """Adds limits of the length of a stream."""
     _add_layers(parser, "largest number of layers [all]")
     parser.add_argument("--bytes", type=_count, metavar="N", help="largest number of bytes [none]")
     parser.add_argument(
@@ -133,7 +133,7 @@ def _add_training(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_evaluation(commands: argparse._SubParsersAction) -> None:
-    """Adds the commands that measure."""
+    """Adds the commands that measure rate and quality."""
     evaluate = _command(commands, "evaluate", "Measure every layer on a folder of images.")
     anchors = _command(
         commands, "anchors", "Measure JPEG, JPEG 2000, WebP and AVIF on a folder of images."
@@ -154,8 +154,8 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
         type=_count,
         default=0,
         metavar="N",
-        help="number of cuts to measure in place of the layers, even in bytes from the end of base "
-        "to that of the last layer; of progressive families [none]",
+        help="number of cuts to measure in place of the layers, evenly spaced in bytes from the "
+        "end of base to that of the last layer (progressive families) [none]",
     )
     _add_family(evaluate)
     _add_written(evaluate, "--save_images", None, "folder for the decoded images [none]")
@@ -241,7 +241,7 @@ def _add_bdrate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_pages(commands: argparse._SubParsersAction) -> None:
-    """Adds the commands that present images and families."""
+    """Adds the commands that show images and families."""
     compare = _command(commands, "compare", "Compare an image at each layer with other codecs.")
     compare.add_argument("image", type=_file, metavar="IMAGE", help="image to code")
     compare.add_argument(
@@ -296,7 +296,7 @@ def _add_pages(commands: argparse._SubParsersAction) -> None:
 
 
 def _command(commands: argparse._SubParsersAction, name: str, help: str) -> argparse.ArgumentParser:
-    """Returns the parser of a new command, with one description in both places."""
+    """Returns the parser of a new command, with its help as description."""
     return commands.add_parser(name, help=help, description=help)
 
 
@@ -376,7 +376,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _crop(text: str) -> tuple[int, ...]:
-    """Reads four whole numbers."""
+    """Returns four whole numbers."""
     try:
         x, y, width, height = (int(number) for number in text.split(","))
     except ValueError:
@@ -385,19 +385,19 @@ def _crop(text: str) -> tuple[int, ...]:
 
 
 def _lazily(module: str, function: str) -> Callable[[argparse.Namespace], int | None]:
-    """Returns a function that imports `module` when it is called, not before."""
+    """Returns a function that imports its module only when it is called."""
     return lambda options: getattr(importlib.import_module(module), function)(options)
 
 
 def _count(text: str) -> int:
-    """Reads a whole number from 1 up."""
+    """Returns a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
     return int(text)
 
 
 def _port(text: str) -> int:
-    """Reads a port, 0 for any."""
+    """Returns a port; 0 stands for any."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port from 0 to 65535")
     return int(text)
@@ -420,7 +420,7 @@ def _number(name: str, above: float = -math.inf) -> Callable[[str], float]:
 
 
 class _Range(argparse.Action):
-    """Stores two numbers, of which the second must be larger."""
+    """Stores two numbers, of which the second has to be larger."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         if values[0] >= values[1]:
@@ -448,7 +448,7 @@ def _file(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit status, as `console.run` gives it."""
+    """Runs one command; returns the exit status of `console.run`."""
 
     def command() -> int | None:
         options = parser().parse_args(arguments)

@@ -16,21 +16,21 @@ from sae.errors import SaeError
 
 # Pixels per position of a latent, in each direction.
 STRIDE = 16
-# Larger images are refused by default.
+# Default of the largest number of pixels of an image.
 MAX_PIXELS = 10**9
 
 LAYER_NAMES = ("base", "el1", "el2", "el3", "el4")
 METRICS = ("mse", "ms-ssim")
 
-# Choices of the command line whose modules are slow to import: codecs that are measured beside
-# ours, qualities of a curve, formats of figures and of tables.
+# Modules of these choices are slow to import: other codecs, qualities of a curve, and formats of
+# figures and of tables.
 ANCHORS = ("jpeg", "jpeg2000", "webp", "avif")
 PEERS = ANCHORS[:3]
 QUALITIES = ("psnr", "ms-ssim", "ms-ssim-db")
 FIGURE_FORMATS = ("pdf", "pgf", "png")
 TABLE_FORMATS = ("markdown", "latex", "json")
 
-# Steps of the search for a layer's latent, by the effort asked for.
+# Number of steps of the latent optimization of a layer, by effort.
 EFFORTS = (0, 20, 30, 50, 70, 100, 130, 170, 230, 300)
 
 # The released weights and their results are inside the package in a wheel, and next to it in a
@@ -57,7 +57,7 @@ CHOICES = {
 
 
 class Range(NamedTuple):
-    """The numbers from `low` to `high`.
+    """An interval of numbers.
 
     Attributes:
       low: smallest number.
@@ -79,7 +79,7 @@ class Range(NamedTuple):
         return f"{'above ' if self.above else ''}{self.low:.10g} to {self.high:.10g}"
 
 
-# Beyond these ranges, a layer cannot be trained or cannot be coded.
+# Outside these ranges, a model cannot be trained or cannot be coded.
 RANGES = {
     "latent_depth": Range(1, 2048),
     "hidden_filters": Range(1, 2048),
@@ -109,11 +109,11 @@ RANGES = {
 
 
 def fault(name: str, value: object) -> str | None:
-    """Returns why a field of a configuration cannot have a value, None where it can.
+    """Returns the reason why a field of a configuration cannot have a value, None where it can.
 
     Args:
       name: name of the field.
-      value: value of any JSON type.
+      value: value, of any JSON type.
     """
     kinds: dict[str, tuple[type | tuple[type, ...], str]] = {
         "int": (int, "a whole number"),
@@ -143,16 +143,16 @@ class LayerConfig:
     """The architecture of one layer.
 
     Attributes:
-      name: "base", "el1", ...
+      name: name of the layer, "base", "el1", ...
       latent_depth: number of latent channels.
       hidden_filters: number of channels between the convolutions.
-      gdn: "simplified", y = x / (beta + gamma |x|), or "paper",
+      gdn: form of GDN: "simplified", y = x / (beta + gamma |x|), or "paper",
         y = x / sqrt(beta + gamma x^2) as in the publication.
       kind: kind of the layer, always "residual".
       kernel: parameterization of a convolution: "plain", its taps, or "fourier", their Fourier
         coefficients.
 
-    A field added here needs a default: weights that were saved without it have that.
+    A new field requires a default, which then holds for weights that were saved without it.
     """
 
     name: str
@@ -170,23 +170,23 @@ class LayerConfig:
 class TrainingConfig:
     """The training of one layer; the loss is distortion + lmbda * rate.
 
-    A field added here needs a default: trainings recorded without it had that.
+    A new field requires a default, which then holds for trainings recorded without it.
 
     Attributes:
       lmbda: weight of the rate in bits per pixel; `sae.model.rate_distortion` has the distortion.
       last_step: number of steps.
       batchsize: number of patches per step, over all replicas.
       patchsize: side of the square patches in pixels, a multiple of 16.
-      small_until: fraction of the steps before `decoder_from` whose patches have
-        half that side, which makes four steps of one.
+      small_until: fraction of the steps before `decoder_from` with patches of half that side, which
+        take a quarter of the time.
       optimizer: "adam" or "soap" (`sae.training.optimizer`).
       clip: limit of gradient norms as a multiple of their moving average, for SOAP; 0 for none.
-      learning_rate: learning rate for the first 30 % of these steps.
+      learning_rate: learning rate in the first 30 % of the steps before `decoder_from`.
       final_learning_rate: learning rate at the last step, reached along half a cosine.
-      noise: half width of uniform noise added to the patches, images in [0, 1].
+      noise: half width of uniform noise added to the patches, on the scale of [0, 1].
       quantization: method of `sae.model.quantization.quantized` until `decoder_from`.
-      decoder_from: fraction of the steps after which the synthesis transform and
-        the prior train alone, on rounded latents.
+      decoder_from: fraction of the steps after which synthesis transform and prior train alone, on
+        rounded latents.
       smallest_scale: smallest of the random factors up to 1 by which photos are shrunk.
       seed: seed of the initial weights, the noise and the order of the patches.
     """
@@ -212,30 +212,30 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ProgressiveTrainingConfig:
-    """The training of a progressive model; the loss is described in `sae.training.progressive`.
+    """The training of a progressive model; `sae.training.progressive` describes the loss.
 
     Attributes:
-      lmbda: weight of the rate in bits per pixel in plane 0; in each plane above it is a ninth of
-        that below.
+      lmbda: weight of the rate in bits per pixel in plane 0; each plane above has a ninth of the
+        weight below it.
       last_step: number of steps.
       batchsize: number of patches per step.
-      ends: number of planes at whose ends a patch is decoded in one step.
+      ends: number of planes at whose ends a patch is decoded in a step.
       cuts: number of patches in a batch that are decoded at a cut within a plane instead.
-      cuts_from: fraction of the steps after which they are.
+      cuts_from: fraction of the steps after which there are such patches.
       patchsize: side of a patch in pixels, a multiple of 16.
-      photo_side: smallest side to which photos are shrunk in pixels, and side of the held-out
-        patches.
+      photo_side: smallest side to which photos are shrunk, and side of the held-out patches, in
+        pixels.
       commitment: weight of the squared distance of a latent from its rounded value, as a multiple
-        of its share in the distortion. The gradient that passes the rounding unchanged takes
-        latents away from these values; a weight of one balances that.
-      rates: approximate bits per pixel at the planes' ends, for the weights of their losses.
-      learning_rate: learning rate from step `warmup` to step `constant`. Later it falls with the
-        inverse of the square root of the number of steps.
+        of its share in the distortion. The straight-through gradient moves latents away from these
+        values; a weight of one balances that.
+      rates: approximate rates at the planes' ends in bits per pixel, for the weights of the losses.
+      learning_rate: learning rate from step `warmup` to step `constant`. Later it is inversely
+        proportional to the square root of the number of steps.
       warmup: number of steps over which the learning rate rises.
-      constant: number of steps after which it falls.
-      decay_from: fraction of the steps after which it falls to zero.
+      constant: number of steps after which the learning rate falls.
+      decay_from: fraction of the steps after which the learning rate falls linearly to zero.
       decoder_from: fraction of the steps after which latents are fixed.
-      average: exponent of the average of weights; it spans about 1 / `average` of the steps.
+      average: exponent of the average of weights, which spans about 1 / `average` of the steps.
       clip: limit of gradient norms as a multiple of their moving average.
       smallest_scale: smallest of the random factors up to 1 by which photos are shrunk.
       compute_dtype: type of the products in convolutions.

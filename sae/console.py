@@ -1,4 +1,4 @@
-"""Common parts of all commands: the exit status, and lines that any terminal can show."""
+"""Common parts of all commands: exit status, errors and warnings as lines."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _INTERRUPTED, _PIPE_CLOSED = 130, 141
 
 
 def run(command: Callable[[], int | None], prefix: str = "sae: ") -> int:
-    """Runs a command; whatever ends it early is one line on standard error, or none.
+    """Runs a command; an error that ends it is one line on standard error.
 
     Args:
       command: function that returns the exit status, None for 0.
-      prefix: beginning of each line.
+      prefix: prefix of each line.
 
     Returns:
-      The exit status: 2 for a user's mistake and for what the machine cannot give, 130
-      after Ctrl-C, 141 where the reader of the output is gone.
+      The exit status: 2 for errors of the user and lack of resources, 130 after Ctrl-C, 141 where
+      the reader of the output is gone.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A terminal may lack a character, for which no result should be lost.
+        # No result should be lost because a terminal lacks a character.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace" if stream is sys.stderr else "replace")
     try:
@@ -35,7 +35,7 @@ def run(command: Callable[[], int | None], prefix: str = "sae: ") -> int:
             try:
                 return command() or 0
             finally:
-                # A failure to flush could not be reported at the interpreter's exit.
+                # At the interpreter's exit, a failure to flush could not be reported.
                 if sys.stdout:
                     sys.stdout.flush()
     except KeyboardInterrupt:
@@ -54,7 +54,7 @@ def run(command: Callable[[], int | None], prefix: str = "sae: ") -> int:
 
 
 def show_warnings(prefix: str = "sae: ") -> None:
-    """Shows warnings for users as lines, and no others, whatever filters Python has."""
+    """Shows warnings for users as lines, and no others, whatever the filters of Python."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", UserWarning)
     # The deprecation warnings of some packages are of both classes.

@@ -1,9 +1,8 @@
 """`make demo`: the whole method in a few minutes, on the photos at hand.
 
-Uses the released layers where there are some, and otherwise trains base to
-EL3 for a short while on the sample photos that ship inside scikit-image.
-Measures every layer on Kodak where kodak/ has it, else on sample photos that
-were not trained on.
+It uses the released layers where there are some. Otherwise it trains base to EL3 for a few steps on
+the sample photos of scikit-image. It measures every layer on Kodak where kodak/ has it, else on
+sample photos that are not used in training.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from sae.training import presets
 HELD_OUT = ("chelsea", "coffee")
 _FIGURE = Path("plots") / "demo.png"
 _LAYERS = ("base", "el1", "el2", "el3")
-# Small patches and few steps: a curve with the right shape, not a good one.
+# Small patches and few steps suffice for a curve of the right shape.
 _SHORT: dict[str, Any] = {"last_step": 400, "batchsize": 4, "patchsize": 128, "learning_rate": 3e-3}
 
 
@@ -51,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     evaluate.save(rows, test, store, folder / "results")
     print("\n" + tables.points(rows))
     curves = results.curves(results.folder(folder / "results", test))
-    # Published curves are of Kodak's images, while kodak/ may hold other images.
+    # Published curves are added only where kodak/ has the images of Kodak.
     if test != held_out and not image_set.difference(DEFAULT_RESULTS, images.find(test)):
         shown = results.default(results.curves(DEFAULT_RESULTS))
         curves += [curve for curve in shown if curve.kind == "published"]
@@ -72,7 +71,7 @@ def _train(store: LayerStore, photos: Path) -> None:
     from sae.coding.residual_codec import use_fixed_threads
     from sae.training.residual import train
 
-    # Their number cannot be set once TensorFlow runs.
+    # The number of threads cannot be set once TensorFlow runs.
     use_fixed_threads()
     for name in _LAYERS:
         architecture, training = presets.residual(name, store.family)
@@ -80,7 +79,7 @@ def _train(store: LayerStore, photos: Path) -> None:
 
 
 def _photos(folder: Path) -> tuple[Path, Path]:
-    """Writes the sample photos; returns the folders of those to train on and those held out."""
+    """Writes the sample photos; returns the folders of training and held-out photos."""
     trained, held_out = folder / "photos", folder / "held-out"
     for name, photo in images.sample_photos().items():
         target = (held_out if name in HELD_OUT else trained) / f"{name}.png"

@@ -1,4 +1,4 @@
-"""The one class of errors a user can cause, and other errors as short texts."""
+"""The class of all errors that users can cause, and other errors as short texts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ TENSORFLOW = ("tensorflow", "tensorflow_compression")
 
 
 class SaeError(Exception):
-    """Bad input or a missing file, in one sentence: what is wrong and what to do.
+    """An error that users can cause, in one sentence: what could not be done, why, and what to do.
 
-    The command line prints the sentence and exits with status 2. Any other
-    exception is a bug and keeps its traceback.
+    The command line prints the sentence and exits with status 2. Any other exception is a bug and
+    keeps its traceback.
     """
 
 

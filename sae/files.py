@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read wherever they are."""
+"""Files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ Bytes = Union[bytes, bytearray, memoryview, str, Path, BinaryIO]
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`, renamed to `path` if the block succeeds.
 
-    Whatever stood at `path` stays until then, and stays for good if the block
-    fails; a temporary file never survives. Missing parent folders are made. A
-    symbolic link stays, and what it points to is replaced; into a device or a
-    named pipe the bytes are written.
+    If the block fails, the file at `path` remains unchanged. The temporary file is always removed,
+    and missing parent folders are made. Of a symbolic link, the target is replaced. Bytes are
+    written into a device or a named pipe.
 
     Raises:
       SaeError: `path` is a folder, or cannot be written.
@@ -35,8 +34,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         if plain:
             target.parent.mkdir(parents=True, exist_ok=True)
-        # The name is short, since the target's may have the greatest length. The suffix stays, by
-        # which some writers choose the format.
+        # The name is short, since the target's may have the greatest length. It has the suffix of
+        # the target, by which some writers select the format.
         suffix = path.suffix if len(os.fsencode(path.suffix)) < 32 else ""
         descriptor, name = tempfile.mkstemp(
             prefix=".sae-", suffix=suffix, dir=target.parent if plain else None
@@ -67,10 +66,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def require_writable(folder: str | Path) -> None:
-    """Refuses a folder that cannot be written into; it need not exist yet.
+    """Refuses a folder that cannot be written into; it need not exist.
 
     Raises:
-      SaeError: a file stands in its place, or the system does not allow it.
+      SaeError: the path is a file, or the system does not allow writing.
     """
     path = Path(os.path.abspath(folder))
     existing = next(place for place in (path, *path.parents) if os.path.lexists(place))
@@ -85,7 +84,7 @@ def require_writable(folder: str | Path) -> None:
 
 
 def require_target(path: str | Path, sources: Iterable[str | Path | int] = ()) -> None:
-    """Refuses a target that `replacing` could not write, or that is a source.
+    """Refuses a target that `replacing` cannot write, or that is a source.
 
     Args:
       path: path of the file to write.
@@ -110,7 +109,7 @@ def require_target(path: str | Path, sources: Iterable[str | Path | int] = ()) -
 
 
 def require_apart(targets: Iterable[str | Path], sources: Iterable[str | Path | int]) -> None:
-    """Refuses targets that are sources, under any of their names; see `require_target`."""
+    """Refuses targets that are sources under any name, with the errors of `require_target`."""
     read = {found: source for source in sources if (found := _identity(source))}
     for target in targets:
         if (found := _identity(target)) in read:
@@ -128,12 +127,12 @@ def _identity(path: str | Path | int) -> tuple[int, int] | None:
 
 
 def _is_plain(path: str | Path) -> bool:
-    """Returns whether a path is a regular file or does not exist, unlike a device or a pipe."""
+    """Returns whether a path is a regular file or does not exist."""
     return os.path.isfile(path) or not os.path.exists(path)
 
 
 def read_bytes(source: Bytes) -> bytes:
-    """Returns the bytes of a file, by its name or open, or of an object that holds some.
+    """Returns the bytes of a file, by name or open, or of an object of bytes.
 
     Raises:
       SaeError: the file cannot be read.
@@ -150,6 +149,6 @@ def read_bytes(source: Bytes) -> bytes:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Writes `data` to `path`, whole or not at all; raises SaeError where it cannot."""
+    """Writes a file, whole or not at all; raises SaeError where it cannot be written."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -1,4 +1,4 @@
-"""Memory that the process may still take."""
+"""Memory available to the process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def require(count: int, task: str) -> None:
 
     Args:
       count: peak memory of the task in bytes.
-      task: name of the task, the subject of the error.
+      task: name of the task, as subject of the error.
 
     Raises:
-      SaeError: the process may not take as much.
+      SaeError: the memory does not suffice.
     """
     free = available()
     if count > free:
@@ -30,7 +30,7 @@ def require(count: int, task: str) -> None:
 
 
 def available() -> int:
-    """Returns the bytes that the process may take in addition to those it has.
+    """Returns the number of bytes that the process may take in addition.
 
     Limits are the machine's memory, the control groups (version 1 and 2) and the address space
     (ulimit -v). Memory of other processes is ignored.
@@ -47,7 +47,7 @@ def available() -> int:
 
 
 def _taken() -> tuple[int, int]:
-    """Returns the bytes of address space and of memory that the process has."""
+    """Returns the bytes of address space and of memory that the process takes."""
     try:
         mapped, resident = (_PROC / "statm").read_text().split()[:2]
     except (OSError, ValueError):
@@ -67,7 +67,7 @@ def _page() -> int:
 
 
 def _cgroups() -> list[int]:
-    """Returns the limits of the control groups that the process is in, and of those above them."""
+    """Returns the limits of the control groups of the process, and of those above them."""
     found = []
     with contextlib.suppress(OSError):
         for line in (_PROC / "cgroup").read_text().splitlines():
@@ -80,7 +80,7 @@ def _cgroups() -> list[int]:
                 continue
             group = Path(path.lstrip("/"))
             for folder in (group, *group.parents):
-                # In a container its own group is the root. The text "max" is skipped as no number.
+                # In a container, its own group is the root. The text "max", no number, is skipped.
                 with contextlib.suppress(OSError, ValueError):
                     found.append(int((root / folder / name).read_text()))
     return found

@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-# tf.image.ssim_multiscale halves the image four times and then needs 11 pixels.
+# tf.image.ssim_multiscale halves the image four times, and its window has 11 pixels.
 SMALLEST_MS_SSIM_SIDE = 176
 
 
 def psnr(x: np.ndarray, x_hat: np.ndarray) -> float:
     """Returns the PSNR in dB over all samples of two uint8 images [H, W, 3].
 
-    Infinite for identical images.
+    It is infinite for identical images.
     """
     mse = np.mean(np.square(x.astype(np.float64) - x_hat))
     return math.inf if mse == 0 else 10 * math.log10(255**2 / mse)
@@ -22,8 +22,8 @@ def psnr(x: np.ndarray, x_hat: np.ndarray) -> float:
 def ms_ssim(x: np.ndarray, x_hat: np.ndarray) -> float | None:
     """Returns MS-SSIM in [0, 1] over RGB of two uint8 images [H, W, 3].
 
-    As tf.image.ssim_multiscale gives it (Wang et al., Asilomar 2003). None
-    where a side is too small for its five scales, under 176 pixels.
+    It is the value of tf.image.ssim_multiscale (Wang et al., Asilomar 2003), None where a side is
+    too small for its five scales, under 176 pixels.
     """
     if min(x.shape[:2]) < SMALLEST_MS_SSIM_SIDE:
         return None

@@ -1,4 +1,4 @@
-"""What produced a number: versions, machine, date, commit."""
+"""The provenance of a number: versions, machine, date, commit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _version(package: str) -> str | None:
 def _commit() -> str | None:
     """Returns the commit of this clone, None outside one.
 
-    It is asked for once, before a command's own results make the clone a changed one.
+    It is requested only once, since a command's own results may change the clone.
     """
     try:
         return subprocess.run(

@@ -117,7 +117,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replacement of finished weights")
     for field in _options():
-        # Accepted with underscores, as in the original scripts, and with hyphens.
+        # Options have underscores, as in the original scripts, or hyphens.
         names = {field.name, _SPELLINGS.get(field.name, field.name)}
         names |= {name.replace("_", "-") for name in names}
         kind = {"int": int, "float": float, "str": str}[str(field.type)]
@@ -133,7 +133,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def _only(name: str) -> str:
-    """Returns the restriction of an option to one kind of family, "" where there is none."""
+    """Returns the restriction of an option to a kind of family, "" where there is none."""
     kinds = [kind for kind in _KINDS if name in _fields(kind)]
     return f" ({kinds[0]} families)" if len(kinds) == 1 else ""
 
@@ -229,13 +229,13 @@ def run_training(options: argparse.Namespace) -> None:
             train(architecture, training, store, options.data, options.save_every, options.force)
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
             raise SaeError(
-                "There is not enough memory for this training; take a smaller --batchsize, "
-                "--patchsize."
+                "There is not enough memory for this training; take a smaller --batchsize "
+                "or --patchsize."
             ) from error
 
 
 def _report_whole_model(store: Store, name: str) -> None:
-    """Prints that a layer of a progressive family is not trained alone.
+    """Prints that a layer of a progressive family has no training of its own.
 
     Raises:
       SaeError: the model is not trained.
@@ -245,7 +245,7 @@ def _report_whole_model(store: Store, name: str) -> None:
 
 
 def _strategy(name: str, batchsize: int) -> tf.distribute.Strategy:
-    """Returns the distribution strategy; must come before anything else of TensorFlow."""
+    """Returns the distribution strategy; it has to be made before TensorFlow is used."""
     from sae.training import cluster
 
     machines = cluster.configuration() if name in ("auto", "multiworker") else {}
@@ -260,7 +260,7 @@ def _strategy(name: str, batchsize: int) -> tf.distribute.Strategy:
     if name == "mirrored":
         return tf.distribute.MirroredStrategy()
     if name == "cores":
-        # One thread for each replica; TensorFlow's own division of operations gains less.
+        # Each replica has one thread, which gains more than TensorFlow's division of operations.
         replicas = max(n for n in range(1, (os.cpu_count() or 1) + 1) if batchsize % n == 0)
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(replicas)

@@ -1,7 +1,7 @@
-"""Other codecs, measured on the same images with the same metrics: files really written.
+"""Other codecs, measured on the same images with the same metrics, from written files.
 
-All of them through Pillow, at a range of settings. Published curves of further
-codecs are kept in results/<set>/published/, with their sources.
+All of them are used through Pillow, at a range of settings. Published curves of further codecs are
+in results/<set>/published/, with their sources.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sae.evaluation import image_set, results, workers
 
 
 class CannotCode(SaeError):
-    """A codec cannot code an image, or is missing."""
+    """A codec that cannot code an image, or is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Codec:
     """A codec of Pillow and the settings to measure, from few bytes to many.
 
     Attributes:
-      name: for legends.
-      description: a sentence on how its files are made.
-      suffix: of its files.
-      option: the option of Pillow's `save` that varies.
-      values: of that option.
-      fixed: the other options.
-      library: what Pillow calls the library behind it.
+      name: name in legends.
+      description: settings of the codec, in a phrase.
+      suffix: suffix of the codec's files.
+      option: name of the option of Pillow's `save` that varies.
+      values: values of that option.
+      fixed: the other options by name.
+      library: name of the library in Pillow.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Codec:
 CODECS = {
     "jpeg": Codec(
         name="JPEG (Pillow)",
-        description="JPEG with 4:2:0 subsampling and optimised Huffman tables",
+        description="JPEG with 4:2:0 subsampling and optimized Huffman tables",
         suffix=".jpg",
         option="quality",
         values=(5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95),
@@ -70,7 +70,7 @@ CODECS = {
     ),
     "jpeg2000": Codec(
         name="JPEG 2000 (Pillow)",
-        description="JPEG 2000, irreversible, with colour transform, one file per rate",
+        description="JPEG 2000, irreversible, with color transform, one file per rate",
         suffix=".jp2",
         option="quality_layers",
         # The first two are for smooth images, which need few bits.
@@ -102,7 +102,8 @@ CODECS = {
 def run(options: argparse.Namespace) -> int:
     """The command `anchors`: measures the codecs on a folder and writes their results.
 
-    Returns 1 where an image or a codec was left out, else 0.
+    Returns:
+      The exit status: 1 where an image or a codec was left out, else 0.
     """
     keys, faults = options.codecs or list(CODECS), []
     missing: dict[str, list[str]] = {}
@@ -135,14 +136,14 @@ def measure(
 ) -> Path:
     """Measures one codec on a folder of images.
 
-    Images that cannot be read, or that the codec cannot code, are left out: a
-    warning names them, and so does "left_out" in the results.
+    Images that cannot be read, or that the codec cannot code, are left out. A warning and
+    "left_out" in the results name them.
 
     Args:
-      key: key in `CODECS`.
+      key: key of the codec in `CODECS`.
       folder: folder of images.
       target: folder of all results.
-      found: paths of the readable images; None to find them.
+      found: paths of the readable images; those in the folder by default.
 
     Returns:
       The path of the results file, target/<name of folder>/anchors/<key>.json.
@@ -208,12 +209,12 @@ def coded(image: np.ndarray, key: str, value: float) -> tuple[int, np.ndarray]:
     """Writes an image as a file and reads it.
 
     Args:
-      image: uint8 [H, W, 3].
-      key: of `CODECS`.
-      value: the setting.
+      image: image, uint8 [H, W, 3].
+      key: key of the codec in `CODECS`.
+      value: value of the codec's option.
 
     Returns:
-      Bytes of the file, and the decoded image.
+      Number of bytes of the file, and the decoded image.
 
     Raises:
       CannotCode: the image is too large for the codec, or this Pillow lacks it.
@@ -233,12 +234,12 @@ def coded(image: np.ndarray, key: str, value: float) -> tuple[int, np.ndarray]:
 
 
 def nearest(image: np.ndarray, key: str, size: int) -> tuple[int, np.ndarray]:
-    """Returns bytes and decoded image of the setting whose file comes nearest to `size` bytes."""
+    """Returns bytes and decoded image of the file nearest to `size` bytes."""
     if CODECS[key].option == "quality_layers":
         ratio = image.nbytes / size
         found = [coded(image, key, ratio * factor) for factor in (0.96, 0.98, 1, 1.02, 1.04)]
     else:
-        # Sizes grow with quality: bisect, then compare the two neighbours.
+        # Sizes grow with quality: after a bisection, the nearer of two neighbors is the result.
         low, high = 1, 100
         while high - low > 1:
             middle = (low + high) // 2
@@ -251,7 +252,7 @@ def nearest(image: np.ndarray, key: str, size: int) -> tuple[int, np.ndarray]:
 
 
 def _rows(key: str, path: Path) -> list[dict] | list[str]:
-    """Returns a row for each setting of one image, or one sentence with the reason of a failure."""
+    """Returns a row for each setting of an image, or the reason of a failure in a sentence."""
     image = images.read(path)
     rows = []
     for value in CODECS[key].values:

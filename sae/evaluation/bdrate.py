@@ -1,15 +1,13 @@
 """Bjontegaard deltas between curves, through the `bjontegaard` package.
 
-BD-rate is the mean difference of the logarithm of the rate at equal quality,
-in per cent: negative where fewer bits are spent than by the anchor. BD-quality
-is the mean difference of the quality in dB over the logarithm of the rate
-(Bjontegaard, VCEG-M33, 2001). Both interpolate by piecewise cubic Hermite
-polynomials and hold for the range that the two curves share, which is stated.
+BD-rate is the mean difference of the logarithm of the rate at equal quality, in percent. It is
+negative where a curve spends fewer bits than the anchor. BD-quality is the mean difference of the
+quality in dB over the logarithm of the rate (Bjontegaard, VCEG-M33, 2001). Both interpolate by
+piecewise cubic Hermite polynomials, and cover the range that the two curves share.
 
-A curve is the mean of a set of images, setting by setting, so a delta between
-two also shows how each codec shares its bits among the images: one that gives
-all of them the same rate gains PSNR on smooth ones, which is cheap there, in the
-mean. The mean of per-image deltas does not depend on that.
+A curve is the mean of a set of images, setting by setting. A delta of averaged curves therefore
+depends on the allocation of bits among the images. With equal rates for all images, a codec gains
+PSNR on smooth ones, where it is cheap. The mean of per-image deltas does not depend on that.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ _METHOD = "pchip"
 
 
 class NoOverlap(SaeError):
-    """Two curves share no range of quality, or of rate."""
+    """Two curves that share no range of quality or of rate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +36,12 @@ class Delta:
     """The deltas of a curve against an anchor.
 
     Attributes:
-      rate: BD-rate in per cent.
-      quality: BD-PSNR, or BD-MS-SSIM, in dB.
-      overlap: the shared range of quality in dB, over which `rate` holds.
-      share: that range as a fraction of the smaller of both curves' ranges.
-      images: of how many images, and of how many there are, these are the means;
-        None where they are those of the curves.
+      rate: BD-rate in percent.
+      quality: BD-PSNR or BD-MS-SSIM in dB.
+      overlap: shared range of quality in dB, over which `rate` is computed.
+      share: shared range as a fraction of the smaller of both curves' ranges.
+      images: number of images behind means of per-image deltas, and number of all images; None for
+        deltas of averaged curves.
     """
 
     rate: float
@@ -84,12 +82,12 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     """Returns the deltas of a curve against an anchor.
 
     Args:
-      curve: the one to judge.
-      anchor: the one to compare with.
-      quality: "psnr" or "ms-ssim-db".
+      curve: curve under test.
+      anchor: curve of comparison.
+      quality: quality metric, "psnr" or "ms-ssim-db".
 
     Raises:
-      NoOverlap: they share no range of quality or of rate.
+      NoOverlap: the curves share no range of quality or of rate.
       SaeError: one has fewer than three points with this quality.
     """
     import bjontegaard
@@ -107,7 +105,7 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     rates = max(rate[0], anchor_rate[0]), min(rate[-1], anchor_rate[-1])
     if overlap[0] >= overlap[1] or rates[0] >= rates[1]:
         raise NoOverlap(f"{curve.key} and {anchor.key} do not overlap in {title}.")
-    # The share is printed with the number, in place of a warning.
+    # No overlap is too small, since tables state the range.
     options = {"method": _METHOD, "require_matching_points": False, "min_overlap": 0}
     ranges = [values[-1] - values[0] for values in (value, anchor_value)]
     with np.errstate(all="ignore"):
@@ -126,10 +124,9 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
 
 
 def each_image(curve: Curve, anchor: Curve, quality: str) -> Delta:
-    """Returns the means of what `delta` finds on each image, overlap and share included.
+    """Returns the means of the per-image results of `delta`, including overlap and share.
 
-    Images on which the two share no range are left out; `Delta.images` has their
-    number.
+    Images without a shared range are left out; `Delta.images` counts the others.
 
     Raises:
       SaeError: the two were not measured on the same images, or no image is left.
@@ -163,7 +160,7 @@ def rate_at(curve: Curve, quality: str, value: float) -> float | None:
 
 
 def _increasing(points: Sequence[tuple[float, float, str]]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns rates and qualities, without the points that spend more bits and gain nothing."""
+    """Returns rates and qualities, without points of a higher rate and no higher quality."""
     kept: list[tuple[float, float]] = []
     for rate, value, _ in points:
         if not kept or value > kept[-1][1]:

@@ -1,7 +1,7 @@
-"""A folder of images, measured: files really written, really decoded.
+"""Rate and quality of a family on a folder of images, from streams that are written and decoded.
 
-Each image is compressed once. At each point, a named layer or another cut, the image is decoded
-from the bytes up to it alone, rounded to 8 bits, and compared.
+Each image is compressed once. A point is a named layer or another cut. At each point, the image is
+decoded from the bytes up to it alone, rounded to 8 bits, and compared with the original.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def require_places(
     option: str = "--results",
     cuts: int = 0,
 ) -> None:
-    """Refuses unusable folders for results or decoded images, before anything is measured.
+    """Refuses unusable folders for results or decoded images, before the measurement.
 
     Args:
       folder: folder of images.
       target: folder of all results.
       save_images: folder for the decoded images.
-      option: command-line option for another `target`.
-      cuts: as of `evaluate`.
+      option: command-line option that names the target.
+      cuts: number of cuts, like that of `evaluate`.
 
     Raises:
       SaeError: there are no images, or a folder cannot be written into, holds results of
@@ -71,22 +71,21 @@ def evaluate(
     """Measures every point of the streams of a folder's images.
 
     Args:
-      folder: images of any size and mode.
+      folder: folder of images, of any size and mode.
       store: checkpoints of the family.
-      count: number of layers; all that are trained by default.
+      count: number of layers; all trained layers by default.
       save_images: folder for the decoded images, <image>_<label>.png. <image> is a name
         without its suffix, or with all suffixes where names would be equal without.
-      cache_path: file that keeps measurements, from which an interrupted call resumes.
-      effort: effort of the latent optimization, as of `codec.compress`.
-      cuts: number of cuts of a progressive stream, even in bytes from the end of the base to that
-        of the last layer, in place of the layers.
+      cache_path: file of finished measurements, from which an interrupted call resumes.
+      effort: effort of the latent optimization, like that of `codec.compress`.
+      cuts: number of cuts of a progressive stream in place of the layers. They are evenly spaced in
+        bytes from the end of the base to that of the last layer.
 
     Returns:
-      For each point's label a row per image, but for those that cannot be measured, which a
-      warning names: "image", "width", "height", "bytes" of the file up to the point, "bpp" =
-      8 * bytes / (width * height), "psnr-rgb" in dB, "ms-ssim-rgb", and the processor's seconds,
-      whatever else the machine does, for encoding the whole stream and for decoding up to this
-      point.
+      For each point's label a row per image. A row has "image", "width", "height", "bytes" of the
+      file up to the point, "bpp" = 8 * bytes / (width * height), "psnr-rgb" in dB, and
+      "ms-ssim-rgb". "encode-seconds", for the whole stream, and "decode-seconds", up to the point,
+      are processor time. Images that cannot be measured have no rows; a warning names them.
 
     Raises:
       SaeError: there are no images, none can be measured, or a layer is missing.
@@ -96,7 +95,7 @@ def evaluate(
         raise SaeError("Cuts within layers are of progressive families; leave out --cuts.")
     if effort and store.family.kind != "residual":
         raise SaeError("Latent optimization is of residual families; leave out --effort.")
-    # Here, so that a fault of the checkpoints is reported once and at first.
+    # This check comes first, so that a fault of the checkpoints is reported once.
     store.require(count)
     fingerprints = store.fingerprints(count)
     decoded = {}
@@ -126,7 +125,7 @@ def _cut_labels(cuts: int) -> list[str]:
 
 
 def _decoded_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Returns a distinct beginning of the names of each image's decoded versions."""
+    """Returns a distinct prefix for the names of each image's decoded versions."""
     stems = {path: path.stem for path in paths}
     if len({os.path.normcase(stem) for stem in stems.values()}) < len(paths):
         return {path: path.name for path in paths}
@@ -143,8 +142,8 @@ def save(
 ) -> Path:
     """Writes `target`/<name of folder>/<curve>.json; returns its path.
 
-    The curve is `results.curve_key` of family, effort and cuts. Points of higher layers that are in
-    the file stay where they are of the same weights and images.
+    The curve is `results.curve_key` of family, effort and cuts. Points of higher layers in the file
+    stay if they have the same weights and images.
     """
     family = store.family
     key = results.curve_key(family, effort, cuts)
@@ -174,7 +173,7 @@ def save(
 
 
 def left_out(points: dict[str, list[dict]], folder: str | Path) -> list[str]:
-    """Returns the names of the images in a folder of which there are no rows."""
+    """Returns the names of the images in a folder without rows."""
     measured = {row["image"] for rows in points.values() for row in rows}
     return [path.name for path in images.find(folder) if path.name not in measured]
 
@@ -182,7 +181,8 @@ def left_out(points: dict[str, list[dict]], folder: str | Path) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     """The command `evaluate`: measures all trained layers of a family and writes their results.
 
-    Returns 1 where images were left out, else 0.
+    Returns:
+      The exit status: 1 where images were left out, else 0.
     """
     effort, cuts = options.effort, options.cuts
     require_places(options.folder, options.results, options.save_images, cuts=cuts)

@@ -22,8 +22,8 @@ def digests(paths: Sequence[Path]) -> dict[str, str | None]:
 def require_own(target: str | Path, folder: str | Path, option: str = "--results") -> None:
     """Refuses a folder with results of other images.
 
-    A set remains the same if it only lost images or only gained some. It is another set if an
-    image changed, or if it both lost and gained images.
+    A set is the same if it only lost or only gained images. It is another set if an image changed,
+    or if it both lost and gained images.
 
     Args:
       target: path of results/<set>, which need not exist.
@@ -31,7 +31,7 @@ def require_own(target: str | Path, folder: str | Path, option: str = "--results
       option: command-line option for another folder of results.
 
     Raises:
-      SaeError: the results are of other images, or there is no image.
+      SaeError: the results are of other images, or the folder has no image.
     """
     paths = images.find(folder)
     if found := difference(target, paths):

@@ -1,9 +1,9 @@
-"""Results files: rate and quality per setting, as CompressAI writes them, with their origin.
+"""Results files: rate and quality per setting, in the format of CompressAI, with provenance.
 
-Each curve is a file. Those of families are results/<set>/<family>.json, with a suffix for latents
-that were optimized (-effort-9) and for other cuts than the named layers (-cuts-20); those of other
-codecs lie in results/<set>/anchors/ (measured here) and results/<set>/published/, those of earlier
-versions of this project in results/<set>/previous/.
+Each curve is a file. Those of families are results/<set>/<family>.json, with a suffix for optimized
+latents (-effort-9) and for cuts other than the named layers (-cuts-20). Those of other codecs are
+in results/<set>/anchors/ (measured here) and results/<set>/published/. results/<set>/previous/ has
+those of earlier versions of this project.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from sae.provenance import provenance
 
 
 def curve_key(family: Family, effort: int = 0, cuts: int = 0) -> str:
-    """Returns the key of a curve of ours, the stem of its file."""
+    """Returns the key of one of our curves, the stem of its file."""
     return family.name + (f"-effort-{effort}" if effort else "") + (f"-cuts-{cuts}" if cuts else "")
 
 
-# At which ours are shown: the quickest, and the best.
+# Efforts of our curves in figures and tables: the lowest and the highest.
 SHOWN_EFFORTS = 0, len(EFFORTS) - 1
 
-# Curves that are shown and compared by default: ours, and those of the paper's figures.
+# Default curves of figures and comparisons: ours, and those of the paper's figures.
 DEFAULT_CURVES = (
     *(curve_key(family, effort) for family in FAMILIES for effort in SHOWN_EFFORTS),
     "published/sae-2019-mse",
@@ -58,22 +58,22 @@ class Curve:
     """Rate and quality of one codec at several settings.
 
     Attributes:
-      key: name on command lines, the place under results/<set>/.
+      key: name on command lines, the path under results/<set>/.
       name: name in legends.
-      description: one sentence.
+      description: description in one sentence.
       labels: labels of the settings.
-      bpp: bits per pixel.
-      psnr: dB, None where unknown.
-      ms_ssim: in [0, 1], None where unknown.
+      bpp: rates in bits per pixel.
+      psnr: PSNR in dB, None where unknown.
+      ms_ssim: MS-SSIM in [0, 1], None where unknown.
       kind: "ours", "measured" (here, from other codecs' files), "previous" (earlier versions of
         ours) or "published".
-      scalable: whether one stream has every point.
-      optimised_for: training metric: "mse", "ms-ssim" or "-".
+      scalable: whether one stream contains every point.
+      optimised_for: metric of the training, "mse", "ms-ssim" or "-".
       source: source of published numbers.
       images: rows of each setting, one per image; empty where unknown.
-      family: family of our layers, None for other codecs.
+      family: family of our model, None for other codecs.
       effort: effort of the latent optimization.
-      cuts: number of cuts that are its points, 0 where these are named layers.
+      cuts: number of cuts; 0 where the points are named layers.
       fingerprints: fingerprints of the weights by label.
     """
 
@@ -95,12 +95,12 @@ class Curve:
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def points(self, quality: str) -> list[tuple[float, float, str]]:
-        """Returns rate, quality and label of the settings where it is known, by growing rate.
+        """Returns rate, quality and label of the settings with known quality, by increasing rate.
 
         Infinite qualities, which cannot be drawn, are left out. Of equal rates the best is kept.
 
         Args:
-          quality: "psnr" or "ms-ssim-db", in dB, or "ms-ssim".
+          quality: quality metric: "psnr" or "ms-ssim-db", in dB, or "ms-ssim".
         """
         values = self.psnr if quality == "psnr" else self.ms_ssim
         transform = ms_ssim_db if quality == "ms-ssim-db" else float
@@ -139,17 +139,17 @@ def titles(curves: Sequence[Curve]) -> dict[str, str]:
 
 
 def decibels(value: float | None) -> str:
-    """Returns a PSNR as text; None, as files store it, and infinity are of an exact image."""
+    """Returns a PSNR as text; infinity, which files store as None, is "exact"."""
     return "exact" if value in (None, math.inf) else f"{value:.2f} dB"
 
 
 def layer_label(name: str) -> str:
-    """Returns "base", or "+EL1" for el1 and so on: what a stream's rate includes."""
+    """Returns "base", or "+EL1" for el1 and so on, since rates are cumulative."""
     return name if name == "base" else f"+{name.upper()}"
 
 
 def row(name: str, image: np.ndarray, x_hat: np.ndarray, size: int) -> dict:
-    """Returns what is measured of one image: uint8 [H, W, 3], decoded from `size` bytes."""
+    """Returns the measurements of an image, uint8 [H, W, 3], decoded from `size` bytes."""
     height, width = image.shape[:2]
     return {
         "image": name,
@@ -168,9 +168,9 @@ def folder(target: str | Path, images: str | Path) -> Path:
 
 
 def mean(rows: Sequence[dict]) -> dict:
-    """Returns the means of all that is numeric in per-image rows; lists element by element.
+    """Returns the means of the numbers in per-image rows; lists element by element.
 
-    None where a row has None, or an infinite PSNR.
+    A mean is None where a row has None or an infinite PSNR.
     """
     result: dict[str, Any] = {}
     for key in rows[0]:
@@ -185,14 +185,14 @@ def mean(rows: Sequence[dict]) -> dict:
 def save(
     path: str | Path, name: str, description: str, settings: Sequence[dict], **facts: object
 ) -> None:
-    """Writes a results file, whole or not at all, with what produced it.
+    """Writes a results file with its provenance, whole or not at all.
 
     Args:
       path: path of the file.
       name: name of the codec.
-      description: one sentence.
-      settings: dicts of "label" and "images", the rows, one for each setting.
-      **facts: further JSON values to keep.
+      description: description in one sentence.
+      settings: dicts of "label" and "images", a list of rows, for each setting.
+      **facts: further JSON values by name.
 
     Raises:
       SaeError: a value is NaN, or the file cannot be written.
@@ -225,7 +225,7 @@ def save(
 
 
 def load(path: str | Path) -> dict:
-    """Reads a results file; raises SaeError where it is none."""
+    """Returns the contents of a results file; raises SaeError where it is none."""
     return schema.read(path)
 
 
@@ -249,14 +249,14 @@ def points_above(
 ) -> Kept:
     """Returns the points of a file that remain when others are measured anew.
 
-    These are the points with other labels, where the weights of all common labels and the images
-    are the same. Otherwise there are none, and a warning names them.
+    These are the points with other labels, if the images and the weights of all common labels are
+    the same. Otherwise none remain, and a warning names them.
 
     Args:
       path: path of the file, which need not exist.
       points: new points by label.
       weights: fingerprints of the new points' weights by label.
-      digests: digests of the images, as files have them.
+      digests: digests of the images by name.
     """
     if not Path(path).exists():
         return Kept([], {})
@@ -270,7 +270,7 @@ def points_above(
     if not others:
         return Kept([], {})
     same_weights = all(known.get(label) == weights[label] for label in points if label in rows)
-    # Images that could not be measured differ where the digests are the same.
+    # With equal digests, the measured images may differ, since some could not be measured.
     names = {row["image"] for row in next(iter(points.values()))}
     same_images = found.get("digests") == digests and all(
         {row["image"] for row in rows[label]} == names for label in others
@@ -295,7 +295,7 @@ def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
 
     Args:
       target: path of results/<set>.
-      named: keys of curves that must not be left out.
+      named: keys of curves that cannot be left out.
 
     Raises:
       SaeError: there are no results, or those of a named curve cannot be used.
@@ -342,7 +342,7 @@ def select(found: Sequence[Curve], patterns: Sequence[str]) -> list[Curve]:
     """Returns the curves whose key matches one of the patterns, in the patterns' order.
 
     Raises:
-      SaeError: a pattern, as of a shell, matches none.
+      SaeError: a pattern (of a shell) matches no curve.
     """
     chosen: dict[str, Curve] = {}
     for pattern in patterns:
@@ -356,13 +356,13 @@ def select(found: Sequence[Curve], patterns: Sequence[str]) -> list[Curve]:
 
 
 def default(found: Sequence[Curve]) -> list[Curve]:
-    """Returns the curves that are shown by default, in their order."""
+    """Returns the default curves in their order, or all where there are none of them."""
     by_key = {curve.key: curve for curve in found}
     return [by_key[key] for key in DEFAULT_CURVES if key in by_key] or list(found)
 
 
 def optimized(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
-    """Returns the curves with optimized latents, each with that of its family at effort 0."""
+    """Returns the curves with optimized latents, each with the curve of its family at effort 0."""
     regular = {curve.family: curve for curve in found if curve.regular}
     return [(c, regular[c.family]) for c in found if c.effort and c.family in regular]
 
@@ -375,7 +375,7 @@ def timed(found: Sequence[Curve]) -> list[tuple[Curve, Curve]]:
 
 
 def of_image(curve: Curve, image: str) -> Curve | None:
-    """Returns the curve of a single image, None where its numbers are not known."""
+    """Returns the curve of a single image, None where its numbers are unknown."""
     rows = [row for setting in curve.images for row in setting if row["image"] == image]
     # At most one row of a setting belongs to an image.
     if not rows or len(rows) != len(curve.labels):
@@ -394,7 +394,7 @@ def _image_set(rows: Sequence[dict]) -> set[tuple[str, int, int]]:
 
 
 def _curve(key: str, document: dict, kind: str) -> Curve:
-    """Returns the curve of a document; raises SaeError where it is not of its folder."""
+    """Returns the curve of a document; raises SaeError where the document is in a wrong place."""
     family = None
     if kind == "ours":
         family = next((one for one in FAMILIES if one.name == document["family"]), None)

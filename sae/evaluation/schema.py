@@ -1,7 +1,7 @@
-"""The schema of results files, checked in this one place, where they are read.
+"""The schema of results files, checked in this one place.
 
-Files are our own, CompressAI's, or written by hand, and nothing in them is trusted. The
-result of `read` requires no further checks.
+Files are our own, CompressAI's, or written by hand, and nothing in them is trusted. The result of
+`read` requires no further checks.
 """
 
 from __future__ import annotations
@@ -38,15 +38,19 @@ def read(path: str | Path) -> dict:
     """Reads a results file.
 
     Returns:
-      The document, in which "name", "description", "source", "optimised_for" and "family" are
-      text, "scalable" is a boolean, "effort" and "cuts" are whole numbers, "fingerprints" has texts
-      by label, "labels" has a text for each setting, "results" at least "bpp", "psnr-rgb" and
-      "ms-ssim-rgb", lists as long as that, None where a quality is unknown or infinite, "images" a
-      list of rows for each setting or nothing, and "unused" the names of qualities that are not
-      read.
+      The document, with these fields:
+        "name", "description", "source", "optimised_for", "family": texts.
+        "scalable": boolean.
+        "effort", "cuts": whole numbers.
+        "fingerprints": texts by label.
+        "labels": texts, one for each setting.
+        "results": at least "bpp", "psnr-rgb" and "ms-ssim-rgb", lists of a number for each setting,
+          None where a quality is unknown or infinite.
+        "images": lists of rows, one for each setting, or an empty list.
+        "unused": names of qualities that are ignored.
 
     Raises:
-      SaeError: the file cannot be read or is invalid; the sentence names field and reason.
+      SaeError: the file cannot be read, or is invalid; the error names field and reason.
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -35,11 +35,13 @@ def points(found: dict[str, list[dict]]) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The command `families`: prints what is trained, and what was measured of it."""
+    """The command `families`: prints the trained layers and their results."""
     trained = [stores.of_family(family, options.checkpoints) for family in FAMILIES]
     trained = [store for store in trained if store.names()]
     if not trained:
-        raise SaeError(f"There are no trained layers in {options.checkpoints}.")
+        raise SaeError(
+            f"There are no trained layers in {options.checkpoints}; name another folder."
+        )
     try:
         curves = results.curves(options.results)
     except SaeError as error:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from sae import console, images
 from sae.errors import SaeError, in_words
 
-# A process takes seconds to start, which fewer images would not repay.
+# With fewer images, starting a process would take longer than it saves.
 _IMAGES_PER_WORKER = 4
 
 
@@ -55,8 +55,8 @@ def each(
         failure (`attempt`), which no cache keeps.
       paths: paths of the images.
       description: title of the progress bar.
-      cache_path: file that keeps each result, from which an interrupted call resumes; the
-        caller removes it after saving.
+      cache_path: file of finished results, from which an interrupted call resumes; the caller
+        removes it after saving.
       subject: JSON value that identifies the measurement. Entries of another one, or of an
         image that has changed since, are ignored.
     """
@@ -79,7 +79,7 @@ def each(
 
 
 def attempt(function: Callable[[Path], list], path: Path) -> list | str:
-    """Returns function(path), or one sentence with the reason of its failure."""
+    """Returns function(path), or the reason of its failure in a sentence."""
     try:
         return function(path)
     except SaeError as error:
@@ -92,7 +92,7 @@ def attempt(function: Callable[[Path], list], path: Path) -> list | str:
 def _calls(
     function: Callable[[Path], list | str], tasks: Sequence[tuple[int, Path]]
 ) -> Iterator[tuple[int, list | str]]:
-    """Yields the results of the tasks as they come."""
+    """Yields the results of the tasks in the order of completion."""
     workers = min(os.cpu_count() or 1, len(tasks) // _IMAGES_PER_WORKER)
     if workers < 2:
         for index, path in tasks:
@@ -115,8 +115,8 @@ def _calls(
 def _pooled(
     function: Callable[[Path], list | str], tasks: dict[int, Path], workers: int
 ) -> Iterator[tuple[int, list | str]]:
-    """Yields the results of a number of processes, which end with the call in any case."""
-    # Each process has a core; threads of OpenBLAS, which it reads at its start, would only wait.
+    """Yields the results of several processes, which end with the call in any case."""
+    # Each process has one core, where several threads of OpenBLAS would only wait.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     with concurrent.futures.ProcessPoolExecutor(workers, context, _begin) as pool:
@@ -144,7 +144,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _append(cache_path: Path, entry: list) -> None:
-    """Adds a line to a cache; raises SaeError where that cannot be written."""
+    """Adds a line to a cache; raises SaeError where the file cannot be written."""
     try:
         cache_path.parent.mkdir(parents=True, exist_ok=True)
         with cache_path.open("a") as file:

@@ -57,24 +57,23 @@ _SAMPLE_PHOTOS = (
 def read(source: Source, max_pixels: int = MAX_PIXELS, background: str | None = None) -> np.ndarray:
     """Reads an image.
 
-    The EXIF orientation is applied, and colors that the file describes (by a profile, by PNG
-    chunks, by code points of AVIF, in EXIF) are converted to sRGB; a warning names those that
-    cannot be. Gray, palette and CMYK images become RGB. Of more than 8 bits the upper 8 stay,
-    and of several frames the first, with a warning. Metadata that is damaged is left out, with
-    a warning.
+    The EXIF orientation is applied. Colors that the file describes (by a profile, PNG chunks, code
+    points of AVIF, or EXIF) are converted to sRGB. A warning names those that cannot be. Gray,
+    palette and CMYK images become RGB. With a warning, samples are reduced to their upper 8 bits,
+    several frames to the first, and damaged metadata is left out.
 
     Args:
       source: path, or seekable binary file.
-      max_pixels: largest number of pixels of an image that is decoded.
-      background: color behind transparent pixels, as CSS writes it.
+      max_pixels: largest number of pixels of an image.
+      background: color behind transparent pixels, in CSS notation.
 
     Returns:
-      uint8 [H, W, 3].
+      The image, uint8 [H, W, 3].
 
     Raises:
-      SaeError: there is no such file, it is not an image, damaged, too large for the limit
-        or for the memory, has samples of a kind that is not read, or is transparent
-        somewhere and there is no background.
+      SaeError: the file does not exist, is not an image, or is damaged; it is too large for the
+        limit or the memory; its samples are of an unknown kind; or it is transparent in places,
+        without a background.
     """
     with _opened(source, max_pixels) as opened:
         array, notes = _decoded(opened, background)
@@ -122,7 +121,7 @@ def find(folder: str | Path, recursive: bool = False) -> list[Path]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    """Yields a folder and all folders below it, each once, by a path without links if any."""
+    """Yields a folder and all its subfolders, each once, by a path without links if any."""
     seen, waiting = set(), [folder]
     while waiting:
         # Links are followed after all other folders, and only to new ones, so that loops end.
@@ -137,7 +136,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    """Returns whether a file of another suffix begins like an image."""
+    """Returns whether a file without an image suffix begins like an image."""
     try:
         with Image.open(path, formats=_FORMATS):
             return True

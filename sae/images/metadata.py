@@ -139,8 +139,8 @@ _MOST_INFLATED = 1 << 26
 def _png(file: BinaryIO) -> Metadata:
     """Splits a PNG into its pixels and their metadata.
 
-    Pillow is given the chunks that make the pixels alone: it gives up on a file
-    for a text that is damaged or long, and passes over some descriptions of colors.
+    Pillow gets only the chunks of the pixels. It would refuse a whole file for a damaged or long
+    text, and it ignores some descriptions of colors.
     """
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -232,7 +232,7 @@ def _png_info(found: dict[bytes, bytes]) -> dict:
         text = _inflated(text[1:]) if text.startswith(b"\0") else text
         info["exif"] = bytes.fromhex("".join(text.decode("latin-1").split("\n")[3:]))
     if _XMP in found:
-        # Whether compressed and how, then language and translated keyword.
+        # The text follows flag and method of compression, language, and translated keyword.
         rest = found[_XMP][len(_XMP) + 1 :]
         text = rest[2:].split(b"\0", 2)[2]
         info["xmp"] = _inflated(text) if rest[0] else text
@@ -275,7 +275,7 @@ def _boxes(data: bytes) -> _Boxes:
 def _jpeg2000(source: Source, data: bytes) -> Metadata:
     depths: tuple[int, ...] = ()
     description: colors.Description = None
-    # Rsiz, sizes and offsets of image and tiles, then the components.
+    # The components follow Rsiz and the sizes and offsets of image and tiles.
     at = data.find(b"\xff\x4f\xff\x51") + 40
     if at >= 40 and len(data) >= at + 2:
         (count,) = struct.unpack_from(">H", data, at)

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-# These tables are finer than the library's defaults (12 bits, 2^-8), so that a latent channel that
-# is nearly always zero costs next to nothing.
+# These tables are finer than the library's defaults (12 bits, 2^-8), so that a latent channel costs
+# next to nothing where it is nearly always zero.
 _TABLES = {"tail_mass": 2**-12, "range_coder_precision": 16}
 # No latent of an image is as large; the library's escape codes have no end.
 _LARGEST = 2**24

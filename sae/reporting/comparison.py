@@ -22,10 +22,10 @@ from sae.model import stores
 from sae.model.stores import Store
 from sae.reporting import figures
 
-# Absolute error, of 255, that the error map shows as its brightest.
+# Absolute error, of 255, at the brightest color of the error map.
 _BRIGHTEST = 40
 _WIDTH = 17.8 / 2.54
-# Height over width of a panel, of which a crop of another shape fills a part.
+# Bounds of height over width of a panel; other crops fill a part of it.
 _FLATTEST, _TALLEST = 0.2, 3
 
 
@@ -34,8 +34,8 @@ class Panel:
     """One coded version of the image.
 
     Attributes:
-      image: decoded, uint8 [H, W, 3].
-      size: bytes of the file.
+      image: decoded image, uint8 [H, W, 3].
+      size: number of bytes of the file.
       caption: bpp / PSNR / MS-SSIM of the whole image.
     """
 
@@ -44,7 +44,7 @@ class Panel:
     caption: str
 
 
-# A file so much larger than the one that it is compared with is the smallest of its codec.
+# Ratio of sizes from which a file, larger than the one of ours, counts as its codec's smallest.
 _LARGER = 1.1
 
 
@@ -68,25 +68,25 @@ def compare(
     store: Store,
     peers: Sequence[str] = PEERS,
 ) -> Figure:
-    """Draws a column for the original and for each layer, a row for ours and each other codec.
+    """Draws a column for the original and each layer, and a row for ours and each other codec.
 
     Args:
-      original: uint8 [H, W, 3].
-      crop: x, y, width, height of what is shown. Rates and qualities are those
-        of the whole image.
+      original: original image, uint8 [H, W, 3].
+      crop: x, y, width and height of the displayed part in pixels. Rates and qualities are those of
+        the whole image.
       store: checkpoints of our family.
-      peers: keys of `anchors.CODECS`.
+      peers: keys of other codecs in `anchors.CODECS`.
 
     Raises:
       SaeError: the crop lies outside the image.
     """
     x, y, width, height = crop
     if min(x, y) < 0 or min(width, height) < 1:
-        raise SaeError("A crop is x,y,w,h: where it begins and how large it is, in pixels.")
+        raise SaeError("A crop is x,y,w,h: its position and its size, in pixels.")
     if x + width > original.shape[1] or y + height > original.shape[0]:
         raise SaeError(
             f"The crop {x},{y},{width},{height} reaches out of the image of "
-            f"{original.shape[1]} x {original.shape[0]} pixels."
+            f"{original.shape[1]} x {original.shape[0]} pixels; name a smaller one."
         )
 
     def cropped(image):
@@ -123,7 +123,7 @@ def compare(
 
 
 def _layers(original: np.ndarray, store: Store) -> list[Panel]:
-    """Returns what each layer of our codec makes of the image."""
+    """Returns a panel for each layer of our codec."""
     data = codec.compress(original, None, store.family.name, store.folder)
     return [
         _panel(original, x_hat, size) for _, size, x_hat in codec.decode_points(data, store.folder)
@@ -143,7 +143,7 @@ def _show(axes: Axes, image: np.ndarray, title: str) -> None:
 
 
 def _key(axes: Axes, figure: Figure, bright: matplotlib.image.AxesImage) -> None:
-    """Explains captions and error maps in the free place under the original."""
+    """Explains captions and error maps in the free cell under the original."""
     text = (
         "captions: bpp /\nPSNR (dB) / MS-SSIM\nof the whole image\n\nmean absolute\nerror of 255:"
     )

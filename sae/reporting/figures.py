@@ -1,8 +1,8 @@
-"""Rate-distortion figures, as a journal prints them.
+"""Rate-distortion figures in the style of journals.
 
-Scalable codecs are drawn solid and single-rate ones dashed; numbers that others
-published have hollow markers and measured ones filled. The colors are those of
-Okabe and Ito (2008), then of Tol (2021, muted), which color-blind readers can distinguish.
+Lines of scalable codecs are solid, those of single-rate codecs dashed. Markers of published numbers
+are hollow, those of measured numbers filled. The colors are those of Okabe and Ito (2008), then of
+Tol (2021, muted), which color-blind readers can distinguish.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sae.errors import SaeError
 from sae.evaluation import bdrate, results, tables
 from sae.evaluation.results import Curve
 
-# The axis label of each quality.
+# Axis label of each quality.
 QUALITIES = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM", "ms-ssim-db": "MS-SSIM (dB)"}
 
 _QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim-db"}
@@ -81,7 +81,7 @@ _STYLE = {
     "legend.columnspacing": 1.2,
     "legend.handletextpad": 0.6,
     "legend.borderpad": 0.2,
-    # Fonts as outlines that a journal's preflight accepts, not Type 3.
+    # Fonts are TrueType, since journals refuse Type 3.
     "pdf.fonttype": 42,
     # Dollar signs in names of codecs and images must not begin formulas.
     "text.parse_math": False,
@@ -118,7 +118,7 @@ def _drawings(
     found: Sequence[Curve], chosen: Sequence[Curve], options: argparse.Namespace
 ) -> dict[str, Figure]:
     """Returns the figures of `plot` by the names of their files."""
-    # Only curves measured here have single images, unlike published means.
+    # Figures of single images use curves measured here, since published curves are means.
     measured = list(chosen)
     if not options.curves:
         measured += [c for c in found if c.kind == "measured" and c not in chosen]
@@ -167,7 +167,7 @@ def listing(found: Sequence[Curve]) -> str:
 def style(serif: bool = False) -> Iterator[None]:
     """Sets the style of all figures made inside."""
     family = {"font.family": "serif", "mathtext.fontset": "cm"} if serif else {}
-    # The fonts of a PGF file are those of the document that reads it.
+    # The fonts of a PGF file are those of the document that includes it.
     pgf = {"pgf.texsystem": _texsystem() or "pdflatex", "pgf.rcfonts": False}
     with matplotlib.rc_context({**_STYLE, **family, **pgf}):
         yield
@@ -186,17 +186,17 @@ def rd(
     """Draws quality against rate, the legend under the axes.
 
     Args:
-      curves: what to draw.
-      qualities: of `QUALITIES`, one panel each.
-      bpp: range of rates; up to our highest by default.
-      limits: range of the quality; by default that of the points in sight.
-      columns: 1, 8.9 cm wide, or 2, 17.8 cm.
-      height: in cm; by default as much as leaves the axes room above the legend.
-      title: above the axes.
-      log: rates on a logarithmic axis.
+      curves: curves to draw.
+      qualities: keys of `QUALITIES`, one panel each.
+      bpp: range of rates in bits per pixel; up to our highest by default.
+      limits: range of the quality; that of the visible points by default.
+      columns: number of columns of text that the figure spans: 1 (8.9 cm) or 2 (17.8 cm).
+      height: height in cm; by default, the legend is added to a fixed height of the axes.
+      title: title above the axes.
+      log: whether the axis of rates is logarithmic.
 
     Raises:
-      SaeError: no curve has such numbers.
+      SaeError: no curve has these qualities in this range of rates.
     """
     width, panels = _WIDTHS[columns], len(qualities)
     size = width * _CENTIMETRE, (height or _HEIGHTS[columns]) * _CENTIMETRE
@@ -282,7 +282,7 @@ def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
         patches, values = zip(*losses[name])
         color, _ = _OURS[name.split()[0]]
         axes.plot([count / 1000 for count in patches], values, color=color, linewidth=1)
-        # The first scores, of weights without training, would flatten the rest.
+        # Scores of the first steps are cut off, since they would flatten the rest.
         axes.set_ylim(0.98 * min(values), min(max(values), 1.3 * min(values)))
         axes.set_title(f"{name}: {values[-1]:.4g}".replace(" ", "\n", 1), fontsize=7)
     figure.supxlabel("thousand patches", fontsize=8)
@@ -293,7 +293,8 @@ def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
 def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, float]]]:
     """Returns seconds per image and BD-rate against effort 0 in percent, for each effort.
 
-    By family, of those with more than one effort; in the quality that a family is trained for.
+    There is an entry for each family with more than one effort, in the quality for which the family
+    is trained.
     """
     saved: dict[str, list[tuple[float, float]]] = {}
     for curve, plain in results.timed(curves):
@@ -306,7 +307,7 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
 
 
 def effort(saved: dict[str, list[tuple[float, float]]]) -> Figure:
-    """Returns a figure of what `saved_by_effort` returned."""
+    """Returns a figure of the result of `saved_by_effort`."""
     figure = Figure(figsize=(_WIDTHS[1] * _CENTIMETRE, 6 * _CENTIMETRE), layout="constrained")
     axes = figure.subplots()
     for name, points in saved.items():
@@ -325,14 +326,14 @@ def save(
     """Writes a figure as <stem>.<format> for each format; returns the paths.
 
     Args:
-      figure: to write.
+      figure: figure to write.
       stem: path without suffix.
-      formats: of `sae.config.FIGURE_FORMATS`. PGF needs a LaTeX installation, and without
-        one is left out with a warning.
-      **metadata: texts to keep inside a PNG.
+      formats: formats in `sae.config.FIGURE_FORMATS`. PGF requires a LaTeX installation; without
+        one it is left out, with a warning.
+      **metadata: texts inside a PNG by name.
 
     Raises:
-      SaeError: no format can be drawn, or the file cannot be written.
+      SaeError: no format can be drawn, or a file cannot be written.
     """
     if "pgf" in formats and not _texsystem():
         missing = "PGF needs a LaTeX installation (such as apt install texlive-pictures)"
@@ -343,7 +344,7 @@ def save(
     paths = []
     for name in formats:
         path = Path(f"{stem}.{name}")
-        # No dates, so that the same numbers give the same file.
+        # Files have no dates, so that the same numbers give the same file.
         facts = {"pdf": {"CreationDate": None}, "png": {"Software": "sae", **metadata}}
         with files.replacing(path) as file:
             try:
@@ -405,7 +406,7 @@ def _panel(
 
 
 def _logarithmic(axes: Axes) -> None:
-    """Gives axes a logarithmic abscissa with plain numbers."""
+    """Makes the axis of rates logarithmic, with plain numbers."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -413,9 +414,9 @@ def _logarithmic(axes: Axes) -> None:
 
 
 def _label_layers(axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple) -> None:
-    """Names the layers of our curves, where neither a curve nor a marker is in the way.
+    """Labels the layers of our curves, away from lines and markers.
 
-    Where some are trained for the quality that is shown, only these are named.
+    Where some curves are trained for this quality, only these have labels.
     """
     ours = [curve for curve in curves if curve.regular]
     named = [c for c in ours if _QUALITY_OF[c.optimised_for].startswith(quality)] or ours
@@ -450,14 +451,14 @@ def _label_layers(axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple)
 def limits_of(
     points: Sequence[tuple[float, float, str]], bpp: tuple[float, float]
 ) -> tuple[float, float]:
-    """Returns the range of quality of those points whose rate is in sight, with room for labels."""
+    """Returns the range of quality of the points in a range of rates, with room for labels."""
     qualities = [quality for rate, quality, _ in points if bpp[0] <= rate <= bpp[1]]
     span = max(qualities) - min(qualities) or 1
     return min(qualities) - 0.1 * span, max(qualities) + 0.05 * span
 
 
 def line_styles(curves: Sequence[Curve]) -> list[dict]:
-    """Returns the style of each curve's line; that of other codecs goes by their order."""
+    """Returns the style of each curve's line, of other codecs by their order."""
     others = itertools.count()
     return [_line_style(curve, others) for curve in curves]
 
@@ -486,7 +487,7 @@ def _line_style(curve: Curve, others: Iterator[int]) -> dict:
 
 
 def range_of_ours(curves: Sequence[Curve], log: bool = False) -> tuple[float, float]:
-    """Returns a range of rates with our points, and room for the label of the last."""
+    """Returns the range of rates of our points, with room for the last label."""
     rates = [rate for curve in curves if curve.kind == "ours" for rate in curve.bpp]
     rates = rates or [rate for curve in curves for rate in curve.bpp]
     return (0.8 * min(rates), 1.3 * max(rates)) if log else (0.0, 1.12 * max(rates))
@@ -518,7 +519,7 @@ def _entries(curves: Sequence[Curve], drawn: dict[str, Line2D]) -> list[tuple[st
 def _legend(
     figure: Figure, entries: Iterable[tuple[str, Artist | tuple[Artist, ...]]], side: str
 ) -> Legend:
-    """Puts a legend outside the axes, in as many columns as the figure is wide for."""
+    """Adds a legend outside the axes, in as many columns as its width allows."""
     titles, handles = zip(*entries)
     for columns in range(min(5, len(handles)), 0, -1):
         # Matplotlib drops labels that begin with an underscore, but not texts set later.

@@ -1,4 +1,4 @@
-"""HTML pages that are one file and need neither server nor network."""
+"""HTML pages in one file, which require neither server nor network."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ def write(target: str | Path, template: str, data: object, **parts: str) -> Path
     """Writes a page; returns its path.
 
     Args:
-      target: the HTML file.
-      template: name of a file next to this one, with {{name}} for each part, for "data" and
-        for "quality".
+      target: HTML file to write.
+      template: name of a file next to this one, with {{name}} for each part, "data" and "quality".
       data: JSON value for the page's scripts.
-      **parts: HTML.
+      **parts: HTML texts by name.
     """
     page = importlib.resources.files("sae.reporting").joinpath(template).read_text(encoding="utf-8")
     parts["quality"] = str(_QUALITY)

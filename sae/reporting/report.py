@@ -1,4 +1,4 @@
-"""One HTML page of curves, tables and images that needs neither server nor network."""
+"""An HTML page of curves, tables and images that requires neither server nor network."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(
 
     Args:
       target: HTML file to write.
-      results_folder: results/<set>, the numbers.
+      results_folder: path of results/<set>.
       images_folder: folder of the measured images; missing ones are left out with a warning.
       checkpoints: folder of the weights behind the results.
       only: file names of the images to show; None for all.
@@ -54,7 +54,7 @@ def write(
     files.require_target(target, _sources(results_folder, images_folder))
     found = results.curves(results_folder)
     ours = [curve for curve in found if curve.family]
-    # Latent optimization takes too long to repeat it for the images.
+    # Images of regular curves suffice, since latent optimization would take too long.
     regular = [curve for curve in ours if curve.regular]
     if not regular:
         raise SaeError(f"{results_folder} has no results of ours; run `python -m sae evaluate`.")
@@ -77,7 +77,7 @@ def write(
 
 
 def _sources(*folders: str | Path) -> list[Path]:
-    """Returns all files below folders."""
+    """Returns all files in folders and their subfolders."""
     return [path for folder in folders for path in Path(folder).rglob("*") if path.is_file()]
 
 
@@ -182,7 +182,7 @@ def _images(
     checkpoints: str | Path,
     only: Sequence[str] | None,
 ) -> list[dict]:
-    """Returns for every image what its figure shows."""
+    """Returns the contents of the figure of every image."""
     names = list(dict.fromkeys(row["image"] for curve in ours for row in curve.images[0]))
     if only:
         if unknown := set(only) - set(names):
@@ -223,7 +223,7 @@ def _images(
 
 
 def _decoded(original: np.ndarray, name: str, curve: Curve, checkpoints: str | Path) -> list[dict]:
-    """Returns what each layer's slider position shows of an image."""
+    """Returns the contents of an image's figure at each layer."""
     single = results.of_image(curve, name)
     assert curve.family is not None and single is not None, "one of ours, measured on the image"
     data = codec.compress(original, len(curve.labels), curve.family.name, checkpoints)

@@ -1,4 +1,4 @@
-"""A file server for pages of streams, to this machine alone."""
+"""A file server for pages of streams, for this machine alone."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def serve(
 
     Args:
       folder: folder of a page.
-      port: port to listen on; 0 for any that is free.
-      ready: called with the address when the server listens.
+      port: port of the server; 0 for any that is free.
+      ready: function that is called with the address when the server listens.
 
     Raises:
       SaeError: there is no page in the folder, or the port is taken.
@@ -57,7 +57,7 @@ def serve(
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    # Types that tables of the system lack or have wrong, without which browsers refuse the files.
+    # Browsers refuse files without these types, which the system's tables may lack or have wrong.
     extensions_map = {  # noqa: RUF012
         **http.server.SimpleHTTPRequestHandler.extensions_map,
         ".js": "text/javascript",
@@ -67,7 +67,7 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
     }
 
     def end_headers(self) -> None:
-        # A page that is written again has the same names.
+        # Caches would be stale, since a page that is written again has the same names.
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 

@@ -1,7 +1,7 @@
 """A page that decodes progressive streams in the browser, as their bytes arrive.
 
-The page itself is built from `web/`; this module adds the model, the streams, and what the same
-number of bytes gives with other codecs. A plain file server is enough to show the folder.
+The page itself is built from `web/`. This module adds the model, the streams, and images of other
+codecs at the same number of bytes. A plain file server suffices to show the folder.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Entry(NamedTuple):
     Attributes:
       name: name of the image.
       stream: bytes of the stream, whole or cut.
-      original: uint8 [H, W, 3], None where it is not there; then there are no PSNR, no curves and
-        no other codecs.
+      original: original image, uint8 [H, W, 3]. Where it is None, the page has no PSNR, no curves
+        and no other codecs.
     """
 
     name: str
@@ -62,7 +62,7 @@ def write(
     """Writes the page; returns the path of its index.html.
 
     Args:
-      folder: folder to write, new, empty, or with such a page.
+      folder: folder to write: a new or empty one, or one with such a page.
       entries: streams of the model in `store`.
       store: checkpoint of the model.
       compared: whether curves and other codecs' images are written.
@@ -161,7 +161,7 @@ def _require_folder(folder: Path) -> None:
 def _described(
     folder: Path, entries: Sequence[Entry], store: ModelStore, compared: bool
 ) -> list[dict]:
-    """Writes the files of all streams; returns what the index has of them."""
+    """Writes the files of all streams; returns their entries in the index."""
     found, taken = [], set[str]()
     for entry in entries:
         place = _place(entry.name, taken)
@@ -173,7 +173,7 @@ def _described(
 
 
 def _place(name: str, taken: set[str]) -> str:
-    """Returns a name for a folder that addresses can have, and that is not taken."""
+    """Returns a new name of a folder that is valid in URLs."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "image"
     place, number = stem, 2
     while place in taken:
@@ -218,7 +218,7 @@ def _write_entry(folder: Path, place: str, entry: Entry, store: ModelStore, comp
 
 
 def _points(stream: bytes, sizes: Sequence[int], store: ModelStore) -> list[tuple[int, np.ndarray]]:
-    """Returns numbers of bytes, and the images that they give."""
+    """Returns numbers of bytes and the images decoded from them."""
     points, decoder, before = [], ProgressiveDecoder(store.folder), 0
     for size in sizes:
         decoder.feed(stream[before:size])
@@ -238,7 +238,7 @@ def _sizes(header: Header, total: int) -> list[int]:
 
 
 def _others(folder: Path, place: str, original: np.ndarray, total: int) -> list[dict]:
-    """Writes other codecs' files; returns what the index has of them."""
+    """Writes other codecs' files; returns their entries in the index."""
     others = []
     if anchors.able(original, ["jpeg"]):
         others.append(_jpeg(folder, place, original, total))
@@ -248,7 +248,7 @@ def _others(folder: Path, place: str, original: np.ndarray, total: int) -> list[
 
 
 def _jpeg(folder: Path, place: str, original: np.ndarray, total: int) -> dict:
-    """Writes the largest progressive JPEG that is no larger than the stream, or the smallest."""
+    """Writes the largest progressive JPEG up to the stream's size, or the smallest."""
 
     def coded(quality: int) -> bytes:
         buffer = io.BytesIO()
@@ -279,9 +279,9 @@ def _jpeg(folder: Path, place: str, original: np.ndarray, total: int) -> dict:
 
 
 def _prefix_of_jpeg(data: bytes) -> np.ndarray | None:
-    """Returns the image that a decoder makes of the beginning of a JPEG, None where it does not."""
+    """Returns the image decoded from a prefix of a JPEG, None where this fails."""
     try:
-        # With a marker of the end, the library shows what has come.
+        # With an end marker, the library decodes the prefix.
         with Image.open(io.BytesIO(data + b"\xff\xd9")) as image:
             return np.asarray(image.convert("RGB"))
     except Exception:  # Pillow raises any exception on cut files.
@@ -291,7 +291,7 @@ def _prefix_of_jpeg(data: bytes) -> np.ndarray | None:
 def _jpeg2000(folder: Path, place: str, original: np.ndarray, total: int) -> dict:
     found: dict[int, np.ndarray] = {}
     for size in np.rint(np.geomspace(min(_SMALLEST_FILE, total), total, _FILES)).astype(int):
-        # A file may be a little larger than asked for.
+        # A file may be a little larger than the requested size.
         for factor in (1.0, 0.98, 0.95, 0.9):
             count, x_hat = anchors.nearest(original, "jpeg2000", int(factor * size))
             if count <= size:

@@ -1,4 +1,4 @@
-"""The machines that train together, as the environment variable TF_CONFIG describes them."""
+"""The machines of a distributed training, described by the environment variable TF_CONFIG."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TRAINING = ("chief", "worker")
 
 
 def configuration() -> dict:
-    """Returns chief, workers and this machine's task; {} for a single machine.
+    """Returns chief, workers and the task of this machine; {} for a single machine.
 
     Raises:
-      SaeError: TF_CONFIG is malformed, or gives this machine a task that is not a training.
+      SaeError: TF_CONFIG is malformed, or the task of this machine takes no part in training.
     """
     text = os.environ.get("TF_CONFIG", "").strip()
     try:
@@ -64,7 +64,7 @@ def join(found: dict) -> tf.distribute.Strategy:
     Raises:
       SaeError: a machine cannot be reached, or this machine's address is in use.
     """
-    # TensorFlow reads this variable, and would wait for parameter servers in it.
+    # TensorFlow reads this variable, and would wait for the parameter servers of the original.
     os.environ["TF_CONFIG"] = json.dumps(found)
     import tensorflow as tf
 

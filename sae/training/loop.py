@@ -1,4 +1,4 @@
-"""The loop of every training: resumable, observed, and saved when it is complete."""
+"""The loop of every training: resuming, saving, validation, and the final result."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from sae.training.state import TrainingState
 
 
 class Stage(abc.ABC):
-    """A training: what moves, for which loss, on which batches, and where the result goes.
+    """A training: its variables, loss, batches and result.
 
-    Training residual layers takes a stage for each, a progressive model one.
+    There is a stage for each residual layer, and one for a whole progressive model.
 
     Attributes:
       title: name of the layer or model and its family.
       folder: folder of the state and the curves.
       batchsize: number of patches per step.
       last_step: number of steps.
-      options: JSON object of all that decides the result.
+      options: JSON object of all options that determine the result.
       free: names of the options that may change when a training is resumed.
     """
 
@@ -49,11 +49,11 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def step(self, number: int, batch: Any) -> dict[str, Any]:
-        """Takes the step of a number; returns values to show, "loss" among them."""
+        """Takes one training step; returns values to display, including "loss"."""
 
     @abc.abstractmethod
     def milestones(self) -> set[int]:
-        """Returns the numbers of steps after which `validate` is called, the last among them."""
+        """Returns the numbers of steps after which `validate` is called, including the last."""
 
     @abc.abstractmethod
     def validate(self) -> dict[str, float]:
@@ -61,7 +61,7 @@ class Stage(abc.ABC):
 
     @abc.abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns weights and optimizer by name."""
+        """Returns weights and optimizer state by name."""
 
     @abc.abstractmethod
     def set_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -77,7 +77,7 @@ class Stage(abc.ABC):
 
 
 def run(stage: Stage, save_every: float = 180.0) -> None:
-    """Trains a stage from where it was interrupted, and saves its result.
+    """Trains a stage from its last saved state, and saves the result.
 
     The state is saved every `save_every` seconds, and on SIGINT and SIGTERM. Under a distribution
     strategy one process, the chief, writes.
@@ -96,8 +96,8 @@ def run(stage: Stage, save_every: float = 180.0) -> None:
     progress = Progress(stage.title, stage.batchsize, stage.last_step, number, writer)
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     batches = stage.batches(number)
-    # A pipeline that outlives the interpreter would hang. An open progress bar would share its
-    # line with an error.
+    # The pipeline is closed because it would hang if it outlived the interpreter. The progress bar
+    # is closed because an error would be printed on its line.
     with _stop_on_signal() as stopping, contextlib.closing(progress), contextlib.closing(batches):
         for batch in batches:
             values = stage.step(number, batch)

@@ -1,16 +1,14 @@
-"""The optimisers: Adam, and SOAP (Vyas et al., 2024, arXiv 2409.11321).
+"""The optimizers: Adam, and SOAP (Vyas et al., 2024, arXiv 2409.11321).
 
-SOAP is Adam in a slowly turning basis. For each mode of a weight tensor, the
-moving average of the gradient's unfolding times its transpose is a factor of
-Shampoo's preconditioner (Gupta et al., 2018); its eigenvectors are the basis
-of that mode. The gradient is turned into these bases, Adam's moments are taken
-there, and the step is turned back. The bases are refreshed every few steps by
-one step of orthogonal iteration, which sorts them by eigenvalue on the way.
+SOAP is Adam in a slowly rotating basis. Each mode of a weight tensor has a factor of Shampoo's
+preconditioner (Gupta et al., 2018). It is the moving average of the gradient's unfolding times its
+transpose, and its eigenvectors are the basis of the mode. The gradient is rotated into these bases,
+Adam's moments are taken there, and the step is rotated back. The bases are refreshed every few
+steps by one step of orthogonal iteration, which also sorts them by eigenvalue.
 
-A single gradient many times the usual moves the weights for dozens of steps, the
-more the longer the average of its square forgets. Each variable's gradient can
-therefore be cut to a multiple of the moving average of its norm (AdaGC, Wang et
-al., 2025, arXiv 2502.11034).
+A single gradient of many times the usual norm moves the weights for dozens of steps, as it stays in
+the moving averages. Each variable's gradient can therefore be clipped to a multiple of the moving
+average of its norm (AdaGC, Wang et al., 2025, arXiv 2502.11034).
 """
 
 from __future__ import annotations
@@ -25,26 +23,24 @@ from sae.errors import SaeError
 class SOAP(tf.keras.optimizers.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner.
 
-    Matrices have two modes. The kernel of a convolution, [k, k, in, out], is
-    taken as [k * k, in, out] and has three, so that the bases are small and a
-    step costs about what Adam's does. A mode of more than `largest_basis` has none, as in
-    the paper where one would cost too much: of a kernel learned in the Fourier
-    domain, only the frequencies have one. Tensors of any other rank (vectors, and
-    the densities of a factorised prior) take Adam's steps.
+    Matrices have two modes. The kernel of a convolution, [k, k, in, out], is taken as
+    [k * k, in, out] and has three. Its bases are therefore small, and a step takes about the time
+    of Adam's. A mode larger than `largest_basis` has no basis, as in the paper. In a kernel of
+    Fourier coefficients, only the frequencies have a basis. Tensors of any other rank (vectors, and
+    the densities of a factorized prior) take Adam's steps.
 
-    The first step moves only what takes Adam's steps: for the others, it finds
-    the bases.
+    The first step updates only tensors without bases; for the others, it computes the bases.
 
     Args:
-      learning_rate: step size, about that of Adam.
-      beta_1: decay of the gradient's moving average.
-      beta_2: decay of the moving average of its square, in the basis.
+      learning_rate: step size, similar to that of Adam.
+      beta_1: decay of the moving average of the gradient.
+      beta_2: decay of the moving average of the squared gradient, in the basis.
       shampoo_beta: decay of the preconditioner's factors.
-      refresh_every: steps between two refreshments of the bases.
-      clip: the norm of a variable's gradient is cut to so many times its moving average;
-        0 to leave gradients as they are.
-      clip_beta: decay of that average.
-      epsilon: added to the root of the square.
+      refresh_every: number of steps between two refreshments of the bases.
+      clip: limit of the norm of a variable's gradient, as a multiple of its moving average; 0 for
+        none.
+      clip_beta: decay of that moving average.
+      epsilon: constant that is added to the root of the average square in a divisor.
       largest_basis: side of the largest basis; the time to refresh one grows with its cube.
     """
 
@@ -108,12 +104,12 @@ class SOAP(tf.keras.optimizers.Optimizer):
             factor.assign(
                 self.shampoo_beta * factor + (1 - self.shampoo_beta) * _gram(gradient, mode)
             )
-        # Without bases yet, the turned gradient, and with it the step, is zero.
+        # Bases are zero before the first refreshment, and so are the rotated gradient and the step.
         for basis, mode in zip(bases, modes):
             gradient = _turn(gradient, basis, mode)
         mean.assign(self.beta_1 * mean + (1 - self.beta_1) * gradient)
         square.assign(self.beta_2 * square + (1 - self.beta_2) * tf.square(gradient))
-        # The first gradient is in no moment of those.
+        # Moments of variables with bases do not contain the first gradient.
         taken = tf.maximum(self.iterations, 1) if modes else self.iterations + 1
         step = tf.cast(taken, variable.dtype)
         correction = tf.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
@@ -130,16 +126,16 @@ class SOAP(tf.keras.optimizers.Optimizer):
             tf.cond(due, lambda: self._refresh(index), lambda: False)
 
     def _clipped(self, gradient, average):
-        """Cuts a gradient to `clip` times the average of its norm, and brings that up to date."""
+        """Clips a gradient to `clip` times the average of its norm, and updates the average."""
         norm = tf.norm(gradient)
-        # A gradient that has always been zero may begin with any norm.
+        # Without an average so far, the norm of the gradient is not limited.
         usual = tf.where(tf.equal(average, 0.0), norm, average)
         cut = tf.minimum(norm, self.clip * usual)
         average.assign(self.clip_beta * usual + (1 - self.clip_beta) * cut)
         return gradient * tf.math.divide_no_nan(cut, norm)
 
     def _refresh(self, index):
-        """Brings the bases, and the moments with them, up to the factors."""
+        """Updates the bases to the factors, and the moments to the bases."""
         first = tf.equal(self.iterations, 0)
         mean, square = self._means[index], self._squares[index]
         turned, sorted_square = tf.convert_to_tensor(mean), tf.convert_to_tensor(square)
@@ -155,7 +151,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
                 product = tf.matmul(factor, basis)
                 values = tf.reduce_sum(basis * product, axis=0)
                 order = tf.argsort(values, direction="DESCENDING")
-                # Where the factor is all but singular, the old basis keeps the new one whole.
+                # Where the factor is nearly singular, the old basis completes the new one.
                 product = tf.gather(product + 1e-7 * basis, order, axis=1)
                 return tf.linalg.qr(product)[0], order
 
@@ -178,7 +174,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
 
 
 def _folded(shape, largest):
-    """Returns the shape in which a variable is taken, and its modes that have a basis."""
+    """Returns the shape as which a variable is taken, and its modes with a basis."""
     shape = list(shape)
     if len(shape) not in (2, 4):
         return shape, []
@@ -206,7 +202,7 @@ def _turn(x, basis, mode, back=False):
 
 
 def _around(x, mode):
-    """Returns x as [what comes before a mode, the mode, what comes after it], or without the last.
+    """Returns x as [axes before a mode, the mode, axes after it], without the last if that is 1.
 
     Many products of single columns would take far longer than one of a matrix.
     """
@@ -215,10 +211,14 @@ def _around(x, mode):
 
 
 def make_optimizer(name: str, clip: float = 0.0) -> tf.keras.optimizers.Optimizer:
-    """Returns "adam" or "soap".
+    """Returns an optimizer.
+
+    Args:
+      name: name of the optimizer, "adam" or "soap".
+      clip: limit of gradient norms as in `SOAP`, 0 for none.
 
     Raises:
-      SaeError: another than SOAP was to clip gradients.
+      SaeError: the optimizer cannot clip gradients.
     """
     if name == "soap":
         return SOAP(clip=clip)

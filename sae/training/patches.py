@@ -1,9 +1,8 @@
 """The training input pipeline: random patches of a folder's photos.
 
-The order is a function of the seed alone. Photos come in shuffled epochs; each
-is decoded once and gives several crops; the crops of a block of photos are
-shuffled and dealt into batches. Batch k is therefore known without making the
-ones before it, which lets a training resume where it stopped.
+The order is a function of the seed alone. Photos come in shuffled epochs. Each is decoded once and
+gives several crops; the crops of a block of photos are shuffled and divided into batches. Batch k
+does not depend on the batches before it, so that a training can resume at any step.
 """
 
 from __future__ import annotations
@@ -31,26 +30,25 @@ _CROPS = 8
 
 
 class Patches:
-    """Patches uint8 [batchsize, side, side, 3] of the photos below some folders.
+    """Patches uint8 [batchsize, side, side, 3] of the photos in folders.
 
-    A photo that is smaller than a patch or cannot be read is named once on
-    standard error and left out. A file that is found by several paths counts once. One
-    photo in twenty, at most 32, is held out for validation, chosen by the hash of its
-    file name; one that cannot be read is replaced by the next.
+    Photos that are smaller than a patch or cannot be read are left out, and named once on standard
+    error. A file with several paths counts once. One photo in twenty, at most 32, is held out for
+    validation, selected by the hash of its file name. An unreadable one is replaced by the next.
 
     Args:
       folders: folders of photos, searched with all their subfolders.
       side: largest side of a patch; smaller photos are left out.
-      smallest_scale: smallest of the random factors up to 1 by which photos are shrunk, but never
-        to less than the side.
+      smallest_scale: smallest of the random factors up to 1 by which photos are shrunk; their sides
+        are never less than that of a patch.
       seed: seed of the order and the patches.
 
     Attributes:
-      photos: photos to train on.
+      photos: photos for training.
       held_out: photos for validation.
       counts: number of image files by the distinct end of each folder's path.
-      digest: of the names and sizes of all photos that can be used.
-      failure: error while a batch was made; None if there was none.
+      digest: hash of the names and sizes of all usable photos.
+      failure: error in a batch, None before any.
 
     Raises:
       SaeError: a folder does not exist, or fewer than two photos can be used.
@@ -76,7 +74,7 @@ class Patches:
         self.counts = {label: len(paths) for label, paths in labels if paths}
         usable.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
         self.held_out, self._middles, self.photos = self._hold_out(usable)
-        # One readable training photo suffices to begin; the others are checked when they are read.
+        # One readable training photo suffices to begin. The others are checked when they are read.
         readable = any(self._read(path) is not None for path in self.photos)
         if not (self.held_out and readable):
             raise SaeError(
@@ -99,7 +97,7 @@ class Patches:
         return True
 
     def _hold_out(self, usable: list[Path]) -> tuple[list[Path], list[np.ndarray], list[Path]]:
-        """Returns held-out photos, their middles, and training photos."""
+        """Returns held-out photos, their central patches, and training photos."""
         side, rest = self._side, iter(usable)
         number = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT_SHARE * len(usable))))
         held_out: list[Path] = []
@@ -113,7 +111,7 @@ class Patches:
         return held_out, middles, list(rest)
 
     def validation(self) -> np.ndarray:
-        """Returns the middle of each held-out photo, uint8 [N, side, side, 3]."""
+        """Returns the central patch of each held-out photo, uint8 [N, side, side, 3]."""
         return np.stack(self._middles)
 
     def dataset(
@@ -123,9 +121,9 @@ class Patches:
 
         Args:
           batchsize: number of patches in a batch.
-          first: number of batches that are passed over, at no cost.
+          first: number of batches that are skipped, at no cost.
           worker: number of the worker; different workers get different patches.
-          side: side of the patches, by default the largest.
+          side: side of the patches in pixels; the largest by default.
         """
         side = side or self._side
         # A block of 4 * batchsize photos gives 4 * crops batches.
@@ -170,7 +168,7 @@ class Patches:
                 )
                 break
             yield batch
-        # The pipeline must be released first, since the traceback of the exception would keep it.
+        # The pipeline is released first, since the traceback of the exception would retain it.
         del batches
         if failure:
             raise failure
@@ -181,7 +179,7 @@ class Patches:
         epoch, index = divmod(position, count)
         order = np.random.default_rng([self._seed, worker, 0, epoch]).permutation(count)
         for k in range(count):
-            # In place of a photo that turns out unreadable, its neighbor.
+            # An unreadable photo is replaced by the next.
             photo = self._read(self.photos[order[(index + k) % count]])
             if photo is not None:
                 break
@@ -198,7 +196,7 @@ class Patches:
         return result
 
     def _shrink(self, photo: np.ndarray, scale: float) -> np.ndarray:
-        """Shrinks a photo by `scale`, but never below the size of a patch."""
+        """Shrinks a photo by a factor, at most to the size of a patch."""
         height, width = photo.shape[:2]
         scale = max(scale, self._side / min(height, width))
         if scale >= 1:
@@ -207,7 +205,7 @@ class Patches:
         return np.asarray(Image.fromarray(photo).resize(list(size), Image.Resampling.BICUBIC))
 
     def _read(self, path: Path) -> np.ndarray | None:
-        """Returns a photo, uint8 [H, W, 3]; None, and its name once, where it is unreadable."""
+        """Returns a photo, uint8 [H, W, 3], or None; prints once that a photo is unreadable."""
         try:
             return images.read(path)
         except SaeError as error:
@@ -218,7 +216,7 @@ class Patches:
 
 
 def _each_once(folders: Sequence[str | Path]) -> dict[Path, list[Path]]:
-    """Returns the photos below each folder, each once, whatever links lead to it."""
+    """Returns the photos in each folder, each file once in spite of links."""
     places: dict[Path, str | Path] = {}
     for folder in folders:
         places.setdefault(Path(os.path.abspath(folder)), folder)

@@ -1,7 +1,7 @@
-"""The settings of every training, as literal tables: a row for each layer, or for each model.
+"""The settings of every training as literal tables, with a row for each layer or model.
 
-`default` trains the released weights, `paper` is Jia et al. (MIPR 2019) as published, and `tiny`
-trains in seconds. Fields that no table names have their defaults in `sae/config.py`.
+`default` has the settings of the released weights, `paper` those of Jia et al. (MIPR 2019), and
+`tiny` settings for tests of a few seconds. Other fields have their defaults in `sae/config.py`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from sae.model.progressive_config import ProgressiveConfig
 
 PRESETS = ("default", "paper", "tiny")
 
-# Weight of the rate in bits per pixel. Those for MS-SSIM are published (50, 30, 10, 0.5) without
-# the scale of the distortion; these put the layers at 0.11, 0.29, 0.58 and 1.13 bits per pixel on
-# Kodak.
+# Weight of the rate in bits per pixel. The published weights for MS-SSIM (50, 30, 10, 0.5) lack the
+# scale of the distortion. With those here, the released layers have 0.14, 0.31, 0.65 and 1.21 bits
+# per pixel on Kodak.
 _LAMBDA = {
     "residual-mse": {"base": 3000.0, "el1": 1000.0, "el2": 300.0, "el3": 100.0, "el4": 30.0},
     "residual-ms-ssim": {"base": 450.0, "el1": 110.0, "el2": 38.0, "el3": 10.0},
@@ -41,11 +41,11 @@ _DEFAULT_SHARED: dict[str, Any] = {
 }
 _DEFAULT_BY_METRIC: dict[str, dict[str, Any]] = {
     "mse": {"patchsize": 256, "small_until": 0.95},
-    # Patches of 128 pixels have no room for the five scales.
+    # Patches of 128 pixels are too small for the five scales.
     "ms-ssim": {"patchsize": 176, "small_until": 0.0},
 }
 
-# The number of steps of EL2 is not published, and is that of EL1 here.
+# The number of steps of EL2 is not published; here it is that of EL1.
 _PAPER: dict[str, dict[str, Any]] = {
     "base": {"batchsize": 8, "learning_rate": 1e-4, "last_step": 100_000},
     "el1": {"batchsize": 1, "learning_rate": 1e-3, "last_step": 500_000},
@@ -89,8 +89,8 @@ def residual(
 
     Args:
       name: name of the layer.
-      family: a residual family.
-      preset: one of `PRESETS`.
+      family: family of the layer, a residual one.
+      preset: name of a preset, one of `PRESETS`.
 
     Raises:
       SaeError: the family has no such layer.
@@ -110,7 +110,7 @@ def residual(
         "tiny": {**_TINY_SHARED, "patchsize": _TINY_PATCHSIZE[family.metric]},
     }[preset]
     if preset == "default" and (name, family.metric) == ("base", "mse"):
-        # A base for MSE learns faster unclipped.
+        # A base for MSE converges faster without clipping.
         values["clip"] = 0.0
     values = {
         "name": name,
@@ -128,8 +128,8 @@ def progressive(
     """Returns architecture and training of a progressive model.
 
     Args:
-      family: a progressive family.
-      preset: "default" or "tiny".
+      family: family of the model, a progressive one.
+      preset: name of a preset, "default" or "tiny".
 
     Raises:
       SaeError: there is no such preset of progressive families.

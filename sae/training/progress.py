@@ -1,4 +1,4 @@
-"""A running training, shown by a progress bar and curves for TensorBoard."""
+"""A progress bar, and curves for TensorBoard, of a running training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sae.errors import SaeError
 
 
 def require_finite(step: int, loss: float) -> None:
-    """Raises SaeError where the loss is no longer a number."""
+    """Raises SaeError where the loss is not finite."""
     if not math.isfinite(loss):
         raise SaeError(
             f"The loss is {loss} at step {step}; run the script again to go back to the last "
@@ -29,7 +29,7 @@ def remove_curves(folder: Path) -> None:
 
 
 class Progress:
-    """Progress bar and TensorBoard curves; neither without a writer.
+    """Progress bar and TensorBoard curves; without a writer there is neither.
 
     Args:
       title: title of the bar.
@@ -39,7 +39,7 @@ class Progress:
       writer: writer of TensorBoard's curves, or None.
 
     Attributes:
-      loss: loss as last shown.
+      loss: loss displayed last.
     """
 
     def __init__(self, title: str, batchsize: int, last_step: int, first: int, writer: Any):
@@ -51,7 +51,7 @@ class Progress:
         )
 
     def step(self, step: int, values: dict[str, SupportsFloat]) -> None:
-        """Shows every tenth step."""
+        """Displays every tenth step and the last."""
         if step % 10 and step != self._last_step:
             return
         shown = {name: float(value) for name, value in values.items()}
@@ -65,7 +65,7 @@ class Progress:
         self._curves(step, "train", shown)
 
     def validation(self, step: int, scores: dict[str, float]) -> None:
-        """Shows the scores on held-out photos."""
+        """Displays the scores on held-out patches."""
         shown = "  ".join(f"{k} {v:.5g}" for k, v in scores.items())
         self._bar.write(f"step {step}: held-out {shown}")
         self._curves(step, "held-out", scores)

@@ -1,12 +1,13 @@
 """The training of a progressive model: one run for all planes.
 
-Every image of a batch is decoded at the end of one plane or several, and the loss is the mean of
-w_p (D_p + lambda_p R_p), R_p the whole rate up to there and w_p about 1 / (lambda_p R_p). Some are
-decoded at a cut within a plane, where the weights are interpolated on a logarithmic scale. The
-entropy models learn from all images at once: each plane's bits count for their variables as they
-would on average, and for the latent as the image's own loss has them. The learning rate falls in
-a way that no number of steps decides, and at last to zero. A moving average of the weights over the
-last part of all steps is the result (Karras et al., CVPR 2024, for its power law).
+Every image of a batch is decoded at the end of one or several planes. The loss is the mean of
+w_p (D_p + lambda_p R_p), where R_p is the whole rate up to there; w_p is about 1 / (lambda_p R_p).
+Some images are decoded at a cut within a plane, with weights interpolated on a logarithmic scale.
+
+The bits of all planes of all images train the entropy models, with the weights that they have on
+average. For the latent, bits have the weights in the loss of their own image. The learning rate
+does not depend on the number of steps until it decays to zero at the end. The result is a moving
+average of the weights over the last part of the steps, by a power law (Karras et al., CVPR 2024).
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def train(
       force: whether a finished model is replaced.
 
     Raises:
-      SaeError: the patches do not suit the model or the metric, the photos cannot be used, the
-        checkpoint cannot be written, or as `loop.run`.
+      SaeError: the patches do not suit the model or the metric, the photos cannot be used, or the
+        checkpoint cannot be written; or as `loop.run`.
       KeyboardInterrupt: after a signal, when the state is saved.
     """
     options = {**dataclasses.asdict(model_config), **dataclasses.asdict(config)}
@@ -94,11 +95,11 @@ class ProgressiveStage(loop.Stage):
     Args:
       trainer: model and optimizer.
       store: checkpoint of the family.
-      patches: photos of the training.
+      patches: patches of the training photos.
       options: JSON object of both configurations.
     """
 
-    # The learning rate does not depend on them before the last part of the steps.
+    # The learning rate depends on these options only in the last part of the steps, if at all.
     free = frozenset(
         {"last_step", "decay_from", "decoder_from", "cuts", "cuts_from", "compute_dtype"}
     )
@@ -173,12 +174,12 @@ class Trainer:
         self._lambdas = np.array(config.lambdas, np.float32)
         self._weights = 1 / (self._lambdas * np.array(config.rates, np.float32))
         self._update = self._update_function(self.variables)
-        # Latents stay as they are in these steps.
+        # These steps leave latents unchanged.
         self._update_decoder = self._update_function(self.model.decoder_variables)
         self._scores = tf.function(self._score)
 
     def step(self, number: int, patches: tf.Tensor) -> dict[str, Any]:
-        """Takes the step of a number on patches, uint8 [B, P, P, 3]; returns values to show."""
+        """Takes a training step on patches, uint8 [B, P, P, 3]; returns values to display."""
         config = self.config
         cuts = config.cuts if number >= config.cuts_from * config.last_step else 0
         fixed = number >= config.decoder_from * config.last_step
@@ -216,14 +217,14 @@ class Trainer:
         return np.array([*rng.uniform(0, PLANES - 1, cuts), *ends], np.float32)
 
     def _images(self, cuts):
-        """Returns the image of each reconstruction: one at a cut, or one at each end."""
+        """Returns the index of the image of each reconstruction, in the order of `batch_levels`."""
         whole = np.arange(cuts, self.config.batchsize)
         return np.array([*range(cuts), *np.tile(whole, self.config.ends)], np.int32)
 
     def _loss(self, x, levels, cuts=0):
         config, images = self.config, self._images(cuts)
         count = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-        # Weights of each plane's bits, [reconstructions, planes]; that of a cut plane is its share.
+        # These are the weights of each plane's bits, [reconstructions, planes], by decoded share.
         costs = self._weights * self._lambdas
         come = tf.clip_by_value(levels[:, None] - np.arange(PLANES, dtype=np.float32) + 1, 0, 1)
         item_costs = _interpolated(costs, levels)[:, None] * come
@@ -238,7 +239,7 @@ class Trainer:
 
         decoded, y = self._decoded(planes, levels, cuts), tf.gather(y, images)
         distance = tf.reduce_sum(tf.square(y - decoded.y_hat), (1, 2, 3)) / count
-        # The linear path is nearly orthonormal, so that this is the distance as a distortion.
+        # The linear path is nearly orthonormal: the distance in the image is about the same.
         distance *= (255.0 * self.model.config.step) ** 2
         decoded = decoded._replace(y_hat=y + tf.stop_gradient(decoded.y_hat - y))
         x_hat = self.model.synthesis(decoded, levels)

@@ -48,8 +48,8 @@ def train(
       force: whether a finished layer is replaced.
 
     Raises:
-      SaeError: the patches do not suit the layer, the metric or the devices, a layer below is
-        missing or has changed, the photos cannot be used, the checkpoint cannot be written, or as
+      SaeError: the patches do not suit the layer, the metric or the devices; a layer below is
+        missing or has changed; the photos cannot be used; the checkpoint cannot be written; or as
         `loop.run`.
       KeyboardInterrupt: after a signal, when the state is saved.
     """
@@ -79,7 +79,7 @@ class ResidualStage(loop.Stage):
       below: frozen layers below.
       config: hyperparameters of the training.
       store: checkpoints of the family.
-      patches: photos of the training.
+      patches: patches of the training photos.
       options: JSON object of both configurations and the fingerprint of the layer below.
     """
 
@@ -180,7 +180,7 @@ class ResidualStage(loop.Stage):
 
 
 def _finished(store: LayerStore, name: str, options: dict[str, Any]) -> bool:
-    """Returns whether a layer is finished, and prints it."""
+    """Returns whether a layer is finished; if so, prints this."""
     metadata = store.metadata(name)
     if metadata is None:
         return False

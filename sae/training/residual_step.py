@@ -1,4 +1,4 @@
-"""One training step of one layer, on frozen lower layers, and the scores on held-out patches."""
+"""A training step of a residual layer on frozen lower layers, and scores on held-out patches."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ def make_step(
       loss: loss of the layer.
       optimizer: optimizer, whose step counter seeds the noise.
       quantization: method of `sae.model.quantization.quantized`.
-      noise: half width of uniform noise added to the images.
+      noise: half width of uniform noise added to the images, on the scale of [0, 1].
       seed: seed of all noise.
 
     Returns:
       A tf.function (patches: uint8 [B, P, P, 3], learning_rate: float32 []) ->
-      {"loss", "bpp", "distortion"}, means over the batch, where B is the batch of
-      one pipeline. Called under a distribution strategy it takes that strategy's
-      distributed batches. It compiles under XLA.
+      {"loss", "bpp", "distortion"}, means over the batch. B is the batch of one pipeline; under a
+      distribution strategy, batches are those distributed by the strategy. It compiles under XLA.
     """
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
@@ -51,7 +50,7 @@ def make_step(
         counted = tf.stack([seed + 1_000_003 * tf.cast(replica, tf.int64), optimizer.iterations])
         x = tf.cast(patches, tf.float32) / 255.0
         if noise:
-            # Another stream of the same generator: the latent's has positive counts.
+            # The noise of latents has positive counts; negative counts give independent noise.
             x += 2 * noise * uniform_noise(tf.shape(x), counted * [1, -1] - [0, 1])
         x_hat = below.reconstruction(x)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -75,7 +74,7 @@ def make_step(
 def make_validation(
     below: ResidualModel, layer: ResidualLayer, loss: RateDistortionLoss
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Returns a function patches -> means of loss, bpp, distortion and psnr, latents rounded."""
+    """Returns a function patches -> means of loss, bpp, distortion and PSNR, latents rounded."""
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
     def scores(patches):

@@ -1,4 +1,4 @@
-"""What happens at which step of a training: its phases and its learning rate."""
+"""The schedule of a residual training: phases and learning rate by step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sae.config import TrainingConfig
 
-# Fraction of the steps of the whole layer after which the learning rate falls.
+# Fraction of the joint steps after which the learning rate falls.
 _DECAY_FROM = 0.3
 
 
@@ -15,9 +15,9 @@ class Phase(NamedTuple):
     """Steps of one kind.
 
     Attributes:
-      name: in the record of the training.
-      end: the first step after them.
-      patchsize: side of their patches.
+      name: name in the record of the training.
+      end: number of the first step after the phase.
+      patchsize: side of the patches in pixels.
       quantization: method of `sae.model.quantization.quantized`.
     """
 
@@ -30,8 +30,8 @@ class Phase(NamedTuple):
 def phases(config: TrainingConfig) -> tuple[Phase, ...]:
     """Returns the phases of a training, in order; any of them may have no steps.
 
-    First the patches have half their side, which makes four steps of one; at
-    last synthesis and prior train alone, on the rounded latents of a decoder.
+    At first the patches have half the side, so that a step takes a quarter of the time. At last,
+    synthesis and prior train alone, on rounded latents like those of a decoder.
     """
     joint = _joint_steps(config)
     small, side = round(config.small_until * joint), config.patchsize
@@ -45,8 +45,7 @@ def phases(config: TrainingConfig) -> tuple[Phase, ...]:
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Returns the rate of a step: constant, then half a cosine down to the final rate.
 
-    The decoder's own steps at the end go down once more, from a tenth of the
-    first rate.
+    In the steps of the decoder alone it falls once more, from a tenth of the first rate.
     """
     joint = _joint_steps(config)
     first, begin, end = config.learning_rate, _DECAY_FROM * joint, joint
@@ -58,7 +57,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def milestones(config: TrainingConfig) -> set[int]:
-    """Returns the steps after which to validate: 20, evenly spread, the last among them."""
+    """Returns the steps with a validation: 20, evenly spaced, including the last."""
     return {round(config.last_step * k / 20) for k in range(1, 21)}
 
 

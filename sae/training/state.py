@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TrainingState:
-    """Weights, optimizer and progress of a stage, in one file that is whole or absent.
+    """Weights, optimizer and progress of a stage, in one file, written whole or not at all.
 
     Args:
       path: path of the file.
@@ -25,8 +25,8 @@ class TrainingState:
 
     Attributes:
       step: number of steps taken.
-      seconds: duration of these steps.
-      validation: scores on held-out patches, with their "step".
+      seconds: duration of these steps in seconds.
+      validation: scores on held-out patches, each with its "step".
     """
 
     def __init__(self, path: Path, stage: Stage):

@@ -140,11 +140,11 @@ class Viewer {
     const { others, original, curve } = this._entry;
     const sentences = ["Any number of bytes of the stream gives an image."];
     if (others?.length) {
-      sentences.push("Of the other codecs, what the same number of bytes gives is shown.");
+      sentences.push("Other codecs are shown at the same number of bytes.");
       for (const other of others) if (other.about) sentences.push(other.about);
     }
     if (curve && original) {
-      sentences.push("Curves were computed when the page was written, PSNR under the images here.");
+      sentences.push("Curves were computed when the page was written; PSNR under images, here.");
     }
     sentences.push("Arrow keys move by half a percent, with Shift by one byte; Space plays.");
     return sentences.join(" ");
