@@ -89,9 +89,8 @@ def _codec_command(
 ) -> argparse.ArgumentParser:
     """Returns the parser of a new command of sae/coding/transcode.py."""
     parser = _command(commands, name, help)
-    parser.add_argument(
-        "source", metavar=source, help="file or folder to read; - for standard input"
-    )
+    kind = "file or folder" if target else "file"
+    parser.add_argument("source", metavar=source, help=f"{kind} to read; - for standard input")
     if target:
         parser.add_argument(
             "target", metavar=target, help="file or folder to write; - for standard output"

@@ -28,7 +28,7 @@ def explaining_the_extra() -> Iterator[None]:
         if module in REPORT:
             task, extra, where = "Figures and reports", "report", ""
         elif module in TENSORFLOW:
-            task, extra = "Training and residual families", "tensorflow"
+            task, extra = "Training, MS-SSIM and residual families", "tensorflow"
             # Newer versions of Python have no wheels of TensorFlow 2.14.
             where = " in Python 3.9, 3.10 or 3.11"
         else:

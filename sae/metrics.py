@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import numpy as np
@@ -30,6 +31,12 @@ def ms_ssim(x: np.ndarray, x_hat: np.ndarray) -> float | None:
     import tensorflow as tf
 
     return float(tf.image.ssim_multiscale(x, x_hat, 255))
+
+
+def require_ms_ssim() -> None:
+    """Raises ModuleNotFoundError where the package that computes MS-SSIM is missing."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ModuleNotFoundError("MS-SSIM requires tensorflow", name="tensorflow")
 
 
 def ms_ssim_db(value: float) -> float:

@@ -86,6 +86,8 @@ def test_a_decoder_goes_on_from_where_it_was(photo, data, store):
     assert (decoder.header.family, decoder.header.width) == (store.family, 60)
     expected = sae.decompress(data, checkpoints=store.folder)
     np.testing.assert_array_equal(decoder.image(), expected)
+    with pytest.raises(SaeError, match="takes bytes, not int"):
+        decoder.feed(65)
     # What follows a stream is ignored.
     decoder.feed(b"more")
     np.testing.assert_array_equal(decoder.image(), expected)
@@ -156,6 +158,8 @@ def test_changed_weights_are_others(data, store, tmp_path):
         (np.zeros((4, 4, 3), np.float32), "not float32"),
         (np.zeros((0, 4, 3), np.uint8), "not uint8"),
         ("absent.png", "No such file"),
+        (b"bytes", "not bytes"),
+        (None, "not NoneType"),
     ],
 )
 def test_bad_images_are_refused(image, message, store):

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import sae
-from sae import images
+from sae import images, metrics
 from sae.__main__ import main
 from sae.coding import stream
 from sae.errors import SaeError
@@ -109,3 +109,10 @@ def test_results_of_other_weights_are_not_shown(folder, progressive_store, tmp_p
         assert main(["families", *places]) == 0
         rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
         assert [row[2] for row in rows] == [base, "-", "-", "-", "-"]
+
+
+def test_what_measures_is_required_before_the_work(folder, progressive_store, monkeypatch, capsys):
+    monkeypatch.setattr(metrics.importlib.util, "find_spec", lambda name: None)
+    checkpoints = ["--checkpoints", str(progressive_store.folder)]
+    assert main(["evaluate", str(folder), "--family", "progressive-mse", *checkpoints]) == 2
+    assert "pip install 'sae[tensorflow]'" in capsys.readouterr().err

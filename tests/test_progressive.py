@@ -14,6 +14,7 @@ from progressive_models import TINY
 import sae
 from sae import images, scripts
 from sae.config import ProgressiveTrainingConfig
+from sae.errors import SaeError
 from sae.model import families
 from sae.model.model_store import ModelStore
 from sae.model.plane_priors import PASSES, SliceContext, digit_cost, integer_cost
@@ -203,6 +204,9 @@ def test_a_training_lowers_the_loss_and_resumes_exactly(make_stage, tmp_path, mo
         ends.append(stage.arrays())
     for name, array in ends[0].items():
         np.testing.assert_array_equal(array, ends[1][name], name)
+    shorter = make_stage(tmp_path / "parts", last_step=9, decay_from=1.0)
+    with pytest.raises(SaeError, match="a training of 24 steps, more than 9; give a larger"):
+        loop.run(shorter)
     losses = [
         sum(value for name, value in scores.items() if name.endswith("loss"))
         for record in finished[1:]

@@ -167,6 +167,8 @@ class Decoder:
         Raises:
           SaeError: as `decompress`.
         """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise SaeError(f"A decoder takes bytes, not {type(data).__name__}.")
         if self._decoder is None:
             self._start = data = self._start + bytes(data)
             if (version := header.version(data)) is None:
@@ -239,6 +241,11 @@ def _shortest(data: bytes, image: np.ndarray, psnr: float, checkpoints: Folder) 
 def _array(image: Image, store: Store, max_pixels: int, background: str | None) -> np.ndarray:
     """Returns the image as uint8 [H, W, 3]."""
     if not isinstance(image, np.ndarray):
+        if not (isinstance(image, (str, Path)) or hasattr(image, "read")):
+            raise SaeError(
+                "An image is a file, by name or open, or uint8 [H, W, 3], not "
+                f"{type(image).__name__}."
+            )
         # The check comes before the image is decoded, which alone may take gigabytes.
         name = str(image) if isinstance(image, (str, Path)) else "An image"
         header.require_memory(store.family, *images.size(image, max_pixels), name)

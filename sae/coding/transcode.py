@@ -278,7 +278,7 @@ def _report(source: str, data: bytes, psnr: float | None = None) -> None:
 @contextlib.contextmanager
 def _optimizing(source: str, effort: int) -> Iterator[Callable[[int, int], None]]:
     """Shows the progress of a latent optimization in a bar, which is then removed."""
-    with tqdm(desc=source, unit="step", leave=False, disable=not effort) as bar:
+    with tqdm(desc=source, unit="step", leave=False, delay=1, disable=not effort) as bar:
 
         def progress(done: int, count: int) -> None:
             bar.total = count

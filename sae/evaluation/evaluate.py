@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sae import files, images
+from sae import files, images, metrics
 from sae.coding import stream
 from sae.config import LAYER_NAMES
 from sae.errors import SaeError
@@ -95,7 +95,8 @@ def evaluate(
         raise SaeError("Cuts within layers are of progressive families; leave out --cuts.")
     if effort and store.family.kind != "residual":
         raise SaeError("Latent optimization is of residual families; leave out --effort.")
-    # This check comes first, so that a fault of the checkpoints is reported once.
+    # These checks come first, so that a fault is reported once.
+    metrics.require_ms_ssim()
     store.require(count)
     fingerprints = store.fingerprints(count)
     decoded = {}

@@ -18,6 +18,8 @@ def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a file; raises SaeError where it has none."""
+    if not Path(path).exists():
+        raise SaeError(f"{path} is missing; fetch it again.")
     try:
         with np.load(path, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from sae.errors import SaeError
 from sae.provenance import provenance
 from sae.training.progress import Progress, remove_curves, require_finite
 from sae.training.state import TrainingState
@@ -92,7 +93,14 @@ def run(stage: Stage, save_every: float = 180.0) -> None:
     if not state.restore() and chief:
         remove_curves(stage.folder)
     writer = tf.summary.create_file_writer(str(stage.folder)) if chief else None
+    if state.step > stage.last_step:
+        raise SaeError(
+            f"{state.path} holds a training of {state.step} steps, more than {stage.last_step}; "
+            "give a larger --last_step, or remove it to begin anew."
+        )
     number, milestones = state.step, stage.milestones()
+    if number:
+        print(f"{stage.title}: resumed at step {number} of {stage.last_step}.")
     progress = Progress(stage.title, stage.batchsize, stage.last_step, number, writer)
     began, saved = time.monotonic() - state.seconds, time.monotonic()
     batches = stage.batches(number)
