@@ -170,3 +170,24 @@ def test_elements_are_ordered_in_blocks(monkeypatch, count):
     order = plane_coder._ordered(gains)
     assert order.dtype == np.int32
     np.testing.assert_array_equal(order, np.argsort(~gains, kind="stable"))
+
+
+def test_an_open_distance_has_its_expectation():
+    """Elements cut within their distances have the mean of the integers with the same beginning."""
+    tables, scale, count = PlaneTables.computed(), 40, 200_000
+    spread = integer_context.SMALLEST_SCALE * integer_context.SCALE_RATIO**scale
+    values = np.random.default_rng(5).logistic(0.25, spread, size=(1, 1, count))
+    target = np.clip(np.rint(values), -64, 64).astype(np.int16)
+    part = plane_coder._Integers(
+        tables, integer_context.Parameters(np.full(target.shape, 2), np.full(target.shape, scale))
+    )
+    run = part.code(target)
+    request = next(run)
+    for _ in range(6):
+        cut = len(request.symbols) // 2
+        found = part.known(request.symbols[:cut]).ravel()
+        for start in np.unique(np.round(found, 3)):
+            same = np.abs(found - start) < 1e-2
+            noise = 4 * target.ravel()[same].std() / np.sqrt(same.sum())
+            assert abs(target.ravel()[same].mean() - start) < noise + 0.02
+        request = run.send(request.symbols)

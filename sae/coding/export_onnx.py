@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sae import files
-from sae.coding.plane_coder import LARGEST_DISTANCE, LAYER_SHARES
+from sae.coding.plane_coder import LAYER_SHARES
 from sae.config import STRIDE
 from sae.errors import SaeError
 from sae.model import integer_context, onnx_priors, onnx_transforms, plane_tables, stores
@@ -56,7 +56,7 @@ def export(store: ModelStore, folder: Path) -> None:
         "passes": integer_context.PASSES,
         "means_per_step": integer_context.MEANS,
         "scales": integer_context.SCALES,
-        "largest_distance": LARGEST_DISTANCE,
+        "largest_distance": plane_tables.LARGEST_DISTANCE,
         "layer_shares": LAYER_SHARES,
         "entropy_unit": plane_tables.ENTROPY_UNIT,
         "expected_unit": plane_tables.EXPECTED_UNIT,

@@ -17,11 +17,9 @@ import numpy as np
 
 from sae.coding import range_coder
 from sae.model.integer_context import MEANS, SCALES, IntegerContext, Parameters
-from sae.model.plane_tables import EXPECTED_UNIT, PlaneTables
+from sae.model.plane_tables import EXPECTED_UNIT, LARGEST_DISTANCE, PlaneTables
 from sae.model.progressive_config import PLANES, RATIO
 
-# The largest distance of an integer of plane 0 from its rounded mean.
-LARGEST_DISTANCE = 64
 # Named layers end after these shares of the expected bits of a plane above 0.
 LAYER_SHARES = (2 / 3, 1.0)
 # Number of digits that are coded at once.
@@ -259,8 +257,11 @@ class _Integers:
         self._order = _ordered(tables.value_order.take(self._index))
         coded = self._index[self._order]
         self._low, self._high = tables.value_low.take(coded), tables.value_high.take(coded)
-        # Distances from the rounded means are None until all sides are decoded.
+        self._excess = tables.value_excess
+        # Distances from the rounded means are None until all sides are decoded. Those of the
+        # elements in `_going` may be larger.
         self._distance: np.ndarray | None = None
+        self._going = self._order
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         order, wanted = self._order, None
@@ -270,7 +271,7 @@ class _Integers:
         sides = yield _Request(self._low, self._high, symbols)
         distance = self._distance = np.zeros(len(self._origin), np.int32)
         distance[order] = sides.astype(np.int32) - 1
-        going = order[sides != 1]
+        self._going = going = order[sides != 1]
         for reached in range(1, LARGEST_DISTANCE):
             if not len(going):
                 break
@@ -279,7 +280,7 @@ class _Integers:
             stop = self._stop[above, self._index[going], column]
             symbols = None if wanted is None else (np.abs(wanted[going]) > reached).astype(np.int32)
             more = yield _Request(stop, np.full(len(stop), 1 << 16), symbols)
-            going = going[more > 0]
+            self._going = going = going[more > 0]
             distance[going] += np.sign(distance[going])
 
     def values(self) -> np.ndarray:
@@ -288,12 +289,29 @@ class _Integers:
         return (self._origin + self._distance).astype(np.int16).reshape(self._shape)
 
     def known(self, symbols: np.ndarray) -> np.ndarray:
-        """Returns decoded integers, and means of the other elements, float32 of that shape."""
-        if self._distance is not None:
-            return self.values().astype(np.float32)
-        found, order = self._means.copy(), self._order[: len(symbols)]
-        found[order] = self._origin[order] + symbols.astype(np.int32) - 1
-        return found.reshape(self._shape)
+        """Returns the part within a request: integers, and expectations of other elements.
+
+        Args:
+          symbols: decoded symbols of the request.
+
+        Returns:
+          Float32 [rows, columns, channels].
+        """
+        decoded, rest = np.split(self._going, [len(symbols)])
+        if self._distance is None:
+            found, distance = self._means.astype(float), np.zeros(len(self._means), np.int32)
+            distance[decoded] = symbols.astype(np.int32) - 1
+            found[decoded] = self._origin[decoded] + distance[decoded]
+            going = decoded[symbols != 1]
+        else:
+            distance = self._distance.copy()
+            longer = decoded[symbols > 0]
+            distance[longer] += np.sign(distance[longer])
+            found, going = (self._origin + distance).astype(float), np.append(longer, rest)
+        sign, column = np.sign(distance[going]), np.abs(distance[going]) - 1
+        column = np.minimum(column, self._excess.shape[-1] - 1)
+        found[going] += sign * self._excess[(sign > 0).astype(np.intp), self._index[going], column]
+        return found.astype(np.float32).reshape(self._shape)
 
 
 def _outward(tables, parameters, below):

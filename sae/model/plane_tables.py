@@ -12,6 +12,7 @@ its distance from there ends, and 1 where it is larger. In planes above, the dig
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from sae.model.integer_context import MEANS, SCALE_RATIO, SCALES, SMALLEST_SCALE
 
 # Probabilities are multiples of 2^-16; the smallest is four of them.
 _TOTAL, _SMALLEST = 1 << 16, 4
+# The largest distance of an integer of plane 0 from its rounded mean.
+LARGEST_DISTANCE = 64
 # Largest distance of a parent from its mean in the tables, in steps of the digit's plane.
 _LARGEST_OFFSET = 40
 # From this distance on, the probability that the distance ends is constant.
@@ -59,6 +62,19 @@ class PlaneTables:
     value_stop: np.ndarray
     value_entropy: np.ndarray
     value_order: np.ndarray
+
+    @functools.cached_property
+    def value_excess(self) -> np.ndarray:
+        """Expectation of what is left of a distance, float64, indexed like `value_stop`.
+
+        Only images of streams that end within plane 0 depend on it, and no probability.
+        """
+        going = 1 - self.value_stop / _TOTAL
+        # The last probability holds for all larger distances.
+        excess = [np.minimum(going[..., -1] / (1 - going[..., -1]), LARGEST_DISTANCE)]
+        for column in reversed(range(going.shape[-1] - 1)):
+            excess.append(going[..., column] * (1 + excess[-1]))
+        return np.stack(excess[::-1], axis=-1)
 
     @classmethod
     def computed(cls) -> PlaneTables:

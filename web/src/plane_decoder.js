@@ -30,6 +30,8 @@ const BLOCK = 4096;
  * @property {Uint16Array} value_stop
  * @property {Uint8Array} value_order
  * @property {number} distances number of distances in value_stop.
+ * @property {Float64Array} value_excess expectation of what is left of a distance, indexed like
+ *   value_stop.
  */
 
 /**
@@ -42,7 +44,23 @@ export function tablesOf(model) {
   for (const name of model.names) {
     if (name.startsWith("tables/")) found[name.slice(7)] = model.array(name).values;
   }
+  found.value_excess = excessOf(found.value_stop, found.distances);
   return found;
+}
+
+/**
+ * @param {Uint16Array} stop
+ * @param {number} distances
+ */
+function excessOf(stop, distances) {
+  const excess = new Float64Array(stop.length);
+  for (let k = stop.length - 1; k >= 0; k--) {
+    const going = 1 - stop[k] / 65536;
+    // The last probability holds for all larger distances.
+    const last = (k + 1) % distances === 0;
+    excess[k] = last ? Math.min(going / (1 - going), LARGEST_DISTANCE) : going * (1 + excess[k + 1]);
+  }
+  return excess;
 }
 
 /**
@@ -334,28 +352,44 @@ class Integers {
   }
 
   /**
-   * Returns what was known within a run: integers, or means.
+   * Returns what was known within a run: integers, and expectations of the other elements.
    *
    * @param {number} round number of the run.
    * @param {Uint8Array} symbols
    * @param {number} count number of symbols of the run that had come.
    */
   known(round, symbols, count) {
-    if (round) {
-      // Each run after the sides lengthens distances by one.
-      const found = new Float32Array(this._origin);
-      for (let k = 0; k < found.length; k++) {
-        found[k] += Math.max(-round, Math.min(round, this._distance[k]));
-      }
+    const found = new Float32Array(this._means.length);
+    const place = (/** @type {number} */ element, /** @type {number} */ distance, going = true) => {
+      const excess = going ? Math.sign(distance) * this._excess(element, distance) : 0;
+      found[element] = this._origin[element] + distance + excess;
+    };
+    if (round === 0) {
+      for (let k = 0; k < found.length; k++) found[k] = this._means[k] / MEANS;
+      for (let k = 0; k < count; k++) place(this._order[k], symbols[k] - 1, symbols[k] !== 1);
       return found;
     }
-    const found = new Float32Array(this._means);
-    for (let k = 0; k < found.length; k++) found[k] /= MEANS;
-    for (let k = 0; k < count; k++) {
-      const element = this._order[k];
-      found[element] = this._origin[element] + symbols[k] - 1;
-    }
+    for (let k = 0; k < found.length; k++) found[k] = this._origin[k] + this._distance[k];
+    // Each run after the sides lengthens the distances of those that reached it by one, or not.
+    const elements = this._order.filter((element) => Math.abs(this._distance[element]) >= round);
+    elements.forEach((element, k) => {
+      const reached = round + (k < count ? symbols[k] : 0);
+      place(element, Math.sign(this._distance[element]) * reached, k >= count || symbols[k] > 0);
+    });
     return found;
+  }
+
+  /**
+   * Returns the expectation of what is left of a distance.
+   *
+   * @param {number} element
+   * @param {number} distance with its sign.
+   */
+  _excess(element, distance) {
+    const { value_excess, distances } = this._tables;
+    const half = value_excess.length / 2 / distances;
+    const row = this._index[element] + (distance > 0 ? half : 0);
+    return value_excess[row * distances + Math.min(Math.abs(distance), distances) - 1];
   }
 }
 
