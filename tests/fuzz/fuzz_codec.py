@@ -6,7 +6,7 @@ Streams are of each family for MSE that is trained in the checkpoints. Nothing b
 SaeError may come of any input. Half of the time goes to the parsers of the containers, half to the
 decoders; there the checksums are made to match, so that mutated strings and sizes get past them.
 The address space is limited, so that an allocation without bound fails. Exits with 1 and writes the
-input beside this file where something else happens.
+input in the folder of this file where something else happens.
 """
 
 from __future__ import annotations
