@@ -56,7 +56,8 @@ def test_images_are_those_of_training(model, codec, level, size):
     y_hat = draw.normal(scale=0.5, size=(*size, SMALL.latent_depth)).astype(np.float32)
     expected = 0.2 * draw.normal(size=y_hat.shape).astype(np.float32)
     synthesis = restored(transforms.Synthesis(SMALL), model)
-    x_hat = synthesis(transforms.Decoded(y_hat[None], expected[None]), tf.constant([level]))[0]
+    decoded = transforms.Decoded(y_hat[None], expected[None], tf.ones(()))
+    x_hat = synthesis(decoded, tf.constant([level]))[0]
     height, width = 16 * size[0] - 3, 16 * size[1]
     image = np.clip(np.rint(255 * x_hat[:height, :width].numpy()), 0, 255)
     assert image.std() > 10

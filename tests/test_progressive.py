@@ -21,6 +21,7 @@ from sae.model.plane_priors import PASSES, SliceContext, digit_cost, integer_cos
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
+from sae.model.quantization import boundary_weights
 from sae.training import loop
 from sae.training.patches import Patches
 from sae.training.progressive import ProgressiveStage, Trainer
@@ -135,7 +136,7 @@ def test_levels_between_planes_are_interpolated(model):
     table = model._synthesis._linear_gains[0].table
     table.assign(np.float32([[1.0], [2.0], [4.0]]) * np.ones((3, 12), np.float32))
     low, middle, high = (
-        model.synthesis(Decoded(y[:1], tf.zeros_like(y[:1])), tf.constant([level]))
+        model.synthesis(Decoded(y[:1], tf.zeros_like(y[:1]), tf.ones(())), tf.constant([level]))
         for level in (1.0, 1.25, 2.0)
     )
     table.assign(np.ones((3, 12), np.float32))
@@ -316,25 +317,34 @@ def test_levels_of_a_batch(ends, cuts):
     assert max(counts) < 1.3 * min(counts)
 
 
-def test_commitment_takes_latents_to_their_rounded_values():
+def test_gradients_pass_near_boundaries_in_decoded_channels():
     x = np.random.default_rng(4).uniform(size=(1, 32, 32, 3)).astype(np.float32)
-    gradients = []
-    for weight in (1e-6, 0.5, 1.0):
-        trainer = Trainer(TINY, changed(batchsize=1, commitment=weight), "mse")
+    trainer = Trainer(TINY, changed(batchsize=1), "mse")
+    y = trainer.model.analysis(tf.constant(x))
+    # Without the gradient of the bits, that of the distortion is left.
+    planes = trainer.model.code(y)
+    free = planes._replace(bits=[tf.stop_gradient(bits) for bits in planes.bits])
+    for level, width in ((0, 1.0), (1, 1 / 3), (2, 1 / 9)):
+        trainer.model.analysis = lambda _: y
+        trainer.model.code = lambda *_: free
         with tf.GradientTape() as tape:
-            loss = trainer._loss(x, tf.constant([1.0]))
-        matrix = next(v for v in trainer.variables if v.name == "analysis/matrix:0")
-        gradients.append(tape.gradient(loss, matrix).numpy())
-    none, half, whole = gradients
-    assert np.abs(whole - none).max() > 1e-4
-    np.testing.assert_allclose(half, (whole + none) / 2, atol=1e-6)
-    # Latents move towards rounded values along the commitment's gradient.
-    y = trainer.model.analysis(tf.constant(x)).numpy()
-    matrix.assign_sub(1e-4 * (whole - none) / np.abs(whole - none).max())
-    moved = trainer.model.analysis(tf.constant(x)).numpy()
-    y_hat = np.round(3 * y) / 3
-    shared = np.s_[..., : TINY.plane_depths[0]]
-    assert np.sum((moved - y_hat)[shared] ** 2) < np.sum((y - y_hat)[shared] ** 2)
+            tape.watch(y)
+            loss = trainer._loss(x, tf.constant([float(level)]))
+        gradient = tf.convert_to_tensor(tape.gradient(loss, y)).numpy()
+        away = np.abs(y - width * np.round(y / width)) / width
+        near = away > 0.5 - (0.25 if level == 0 else 0.15)
+        near[..., TINY.plane_depths[level] :] = False
+        assert near.any() and not near.all()
+        assert (gradient[~near] == 0).all() and (gradient[near] != 0).mean() > 0.9
+
+
+def test_boundary_weights_have_a_mean_of_one():
+    distance = tf.linspace(-1.5, 1.5, 3001)
+    for share in (0.15, 0.25, 0.5):
+        weights = boundary_weights(distance, 3.0, share).numpy()
+        assert abs(weights.mean() - 1) < 0.01
+        np.testing.assert_allclose(weights[[0, -1]], 0.5 / share)
+    assert not boundary_weights(distance, 0.0, 0.25).numpy().any()
 
 
 def test_a_step_with_cuts_and_all_ends_has_the_mean_of_its_losses():

@@ -36,11 +36,10 @@ from sae.model.integer_context import (
     SMALLEST_SCALE,
 )
 from sae.model.modules import Convolution, variable
+from sae.model.quantization import NEAR_DIGIT, NEAR_INTEGER, boundary_weights
 
 # This smallest mass of an interval keeps logarithms finite in float32.
 _TINY = 1e-30
-# Share of an interval's width within which elements are near a boundary, in plane 0 and above it.
-_NEAR_INTEGER, _NEAR_DIGIT = 0.25, 0.15
 
 
 class SliceContext(tf.Module):
@@ -247,7 +246,7 @@ def integer_cost(q, y, means, scales):
     bounds, precision = _bounds(q, means, scales)
     own = _log_mass(bounds(-0.5), bounds(0.5))
     side = tf.sign(y - q)
-    slope = _slope(y - q, 1.0, _NEAR_INTEGER, own, _neighbor_log_mass(bounds, side, 1.0))
+    slope = _slope(y - q, 1.0, NEAR_INTEGER, own, _neighbor_log_mass(bounds, side, 1.0))
     log_probability = own + tf.math.log(-tf.math.expm1(-precision))
     return Cost(tf.reduce_sum(log_probability, (1, 2, 3)) / -math.log(2.0), slope)
 
@@ -282,11 +281,11 @@ def digit_cost(digits, parents, y, means, scales):
     digit_bounds = _bounds(parents + digits, means, scales)[0]
     side = tf.sign(position - digits)
     neighbor = _neighbor_log_mass(digit_bounds, side, 1.0)
-    slope = _slope(position - digits, 1.0, _NEAR_DIGIT, log_own, neighbor)
+    slope = _slope(position - digits, 1.0, NEAR_DIGIT, log_own, neighbor)
     parent_slope = _slope(
         position,
         3.0,
-        _NEAR_DIGIT,
+        NEAR_DIGIT,
         _log_mass(edges[0], edges[-1]),
         _neighbor_log_mass(bounds, tf.sign(position), 3.0),
     )
@@ -300,9 +299,8 @@ def digit_cost(digits, parents, y, means, scales):
 def _slope(distance, width, share, own, neighbor):
     """Returns the derivative by y of the bits of intervals of a width.
 
-    Bits change with y only at the boundaries of intervals. The difference to the neighbor is spread
-    over the elements near a boundary. In the middle of a coarse interval, bits of its plane thus
-    have no effect on finer planes.
+    At a boundary, bits change by the difference to the neighbor; `boundary_weights` spreads it. In
+    the middle of a coarse interval, bits of its plane thus have no effect on finer planes.
 
     Args:
       distance: distance of y from the center of its interval.
@@ -311,7 +309,7 @@ def _slope(distance, width, share, own, neighbor):
       own: logarithms of the masses of the intervals.
       neighbor: logarithms of the masses of the neighbors on the side of y.
     """
-    near = tf.cast(tf.abs(distance) > width * (0.5 - share), tf.float32) / (2 * share * width)
+    near = boundary_weights(distance, width, share) / width
     return tf.stop_gradient(near * tf.sign(distance) * (own - neighbor)) / math.log(2.0)
 
 

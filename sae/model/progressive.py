@@ -42,10 +42,11 @@ class Planes(NamedTuple):
     def end(self, plane: int) -> Decoded:
         """Returns the latent decoded to the end of a plane."""
         y_hat = self._widened(self.integers[plane] / float(RATIO**plane))
+        width = self._widened(tf.ones_like(self.integers[plane]) / float(RATIO**plane))
         if plane == PLANES - 1:
-            return Decoded(y_hat, tf.zeros_like(y_hat))
+            return Decoded(y_hat, tf.zeros_like(y_hat), width)
         expected = self.digits[plane].expected / float(RATIO ** (plane + 1))
-        return Decoded(y_hat, self._widened(expected))
+        return Decoded(y_hat, self._widened(expected), width)
 
     def cut(self, plane: int, share: tf.Tensor) -> Decoded:
         """Returns the latent decoded to a cut within a plane above 0.
@@ -69,6 +70,7 @@ class Planes(NamedTuple):
         return Decoded(
             tf.where(come, refined, below.y_hat),
             tf.where(come, 0.0, below.expected),
+            tf.where(come, float(RATIO**-plane), below.width),
         )
 
     def _widened(self, values):
@@ -89,7 +91,7 @@ class ProgressiveModel(tf.Module):
         self.config = config
         depths = config.plane_depths
         # The digits of a channel add up to less than half a step of the last plane without it.
-        first = np.searchsorted(depths, np.arange(depths[-1]), side="right")
+        first = config.first_planes
         self._bounds = np.where(first > 0, 0.499 * RATIO ** (1.0 - first), np.inf).astype(
             np.float32
         )

@@ -32,10 +32,12 @@ class Decoded(NamedTuple):
       y_hat: centers of the intervals.
       expected: distance of the mean of an element in its interval from the center, under the
         distribution that codes the next digit.
+      width: widths of the intervals, 0 in channels of which nothing is decoded.
     """
 
     y_hat: tf.Tensor
     expected: tf.Tensor
+    width: tf.Tensor
 
 
 class Linear(tf.Module):

@@ -10,6 +10,8 @@ import tensorflow_compression as tfc
 
 # Slope of the logit of rounding up over the logit of the fraction that is rounded.
 _STEEPNESS = 6.0
+# Share of an interval's width within which elements are near a boundary, in plane 0 and above it.
+NEAR_INTEGER, NEAR_DIGIT = 0.25, 0.15
 
 
 class Quantized(NamedTuple):
@@ -95,6 +97,26 @@ def nested(y: tf.Tensor, depths: Sequence[int], ratio: int) -> list[tf.Tensor]:
         limit = float(ratio // 2)
         planes.append(parents + tf.clip_by_value(target[..., :depth] - parents, -limit, limit))
     return planes
+
+
+def boundary_weights(
+    distance: tf.Tensor, width: tf.Tensor | float, share: tf.Tensor | float
+) -> tf.Tensor:
+    """Returns the weights with which gradients of rounded values pass to a latent.
+
+    Rounded values change at the boundaries of intervals alone. A gradient at a boundary is spread
+    over the elements near it, since none is exactly there; others have no gradient.
+
+    Args:
+      distance: distances of elements from the centers of their intervals.
+      width: widths of the intervals, 0 for elements that are always zero.
+      share: share of the width within which elements are near a boundary.
+
+    Returns:
+      Weights whose mean over an interval is 1.
+    """
+    near = (tf.abs(distance) > width * (0.5 - share)) & (width > 0.0)
+    return tf.cast(near, tf.float32) / (2.0 * share)
 
 
 def widened(x: tf.Tensor, depth: int) -> tf.Tensor:

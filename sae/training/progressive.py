@@ -5,9 +5,12 @@ w_p (D_p + lambda_p R_p), where R_p is the whole rate up to there; w_p is about 
 Some images are decoded at a cut within a plane, with weights interpolated on a logarithmic scale.
 
 The bits of all planes of all images train the entropy models, with the weights that they have on
-average. For the latent, bits have the weights in the loss of their own image. The learning rate
-does not depend on the number of steps until it decays to zero at the end. The result is a moving
-average of the weights over the last part of the steps, by a power law (Karras et al., CVPR 2024).
+average. For the latent, bits have the weights in the loss of their own image. Rounded values change
+at the boundaries of intervals, and near them gradients of rate and distortion pass to the latent.
+
+The learning rate does not depend on the number of steps until it decays to zero at the end. The
+result is a moving average of the weights over the last part of the steps, by a power law (Karras et
+al., CVPR 2024).
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from sae.model.model_store import ModelStore, StoredModel
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
+from sae.model.quantization import NEAR_DIGIT, NEAR_INTEGER, boundary_weights
 from sae.model.rate_distortion import DISTORTIONS
 from sae.training import loop
 from sae.training.optimizer import SOAP
@@ -238,13 +242,13 @@ class Trainer:
         )
 
         decoded, y = self._decoded(planes, levels, cuts), tf.gather(y, images)
-        distance = tf.reduce_sum(tf.square(y - decoded.y_hat), (1, 2, 3)) / count
-        # The linear path is nearly orthonormal: the distance in the image is about the same.
-        distance *= (255.0 * self.model.config.step) ** 2
-        decoded = decoded._replace(y_hat=y + tf.stop_gradient(decoded.y_hat - y))
-        x_hat = self.model.synthesis(decoded, levels)
+        change = y - tf.stop_gradient(y)
+        share = tf.where(tf.equal(decoded.width, 1.0), NEAR_INTEGER, NEAR_DIGIT)
+        weights = boundary_weights(y - decoded.y_hat, decoded.width, share)
+        x_hat = self.model.synthesis(
+            decoded._replace(y_hat=decoded.y_hat + weights * change), levels
+        )
         distortion = DISTORTIONS[self._metric](tf.gather(x, images), x_hat)
-        distortion += config.commitment * distance
         distortion = tf.math.unsorted_segment_mean(
             _interpolated(self._weights, levels) * distortion, images, config.batchsize
         )
