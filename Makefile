@@ -25,9 +25,9 @@ help:  ## list the targets
 demo: .venv/installed  ## base to EL3 on sample photos or Kodak: one table, one figure
 	@$(python) -m sae demo
 
-train: .venv/installed  ## train all layers in order: make train DATA=DIR [FAMILY=residual-mse]
+train: .venv/installed  ## train a family, layer by layer or whole: make train DATA=DIR [FAMILY=residual-mse]
 	@test -n "$$DATA" || { echo "Name folders of training photos: make train DATA=DIR" >&2; exit 2; }
-	@$(folders); layers=$$($(python) -c "import sae.model.families as f; print(*f.named('$(FAMILY)').layers)") && \
+	@$(folders); layers=$$($(python) -c "import sae.model.families as f; print(*f.named('$(FAMILY)').trained_layers)") && \
 	for layer in $$layers; do \
 	    $(python) train_$$layer.py --data "$$@" --family $(FAMILY) \
 	        --checkpoints "$(CHECKPOINTS)" $(OPTIONS) || exit; \

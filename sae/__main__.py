@@ -150,11 +150,11 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
     _add_effort(evaluate)
     evaluate.add_argument(
         "--cuts",
-        type=_count,
+        type=_cuts,
         default=0,
         metavar="N",
-        help="number of cuts to measure in place of the layers, evenly spaced in bytes from the "
-        "end of base to that of the last layer (progressive families) [none]",
+        help="number of cuts to measure in place of the layers, at least 2, evenly spaced in bytes "
+        "from the end of base to that of the last layer (progressive families) [none]",
     )
     _add_family(evaluate)
     _add_written(evaluate, "--save_images", None, "folder for the decoded images [none]")
@@ -392,6 +392,13 @@ def _count(text: str) -> int:
     """Returns a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
+    return int(text)
+
+
+def _cuts(text: str) -> int:
+    """Returns a number of cuts; one alone would be the end of the base."""
+    if not text.isdecimal() or not 2 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 2 to 1000")
     return int(text)
 
 

@@ -139,10 +139,12 @@ def read_bytes(source: Bytes) -> bytes:
     """
     try:
         if isinstance(source, (str, Path)):
-            return Path(source).read_bytes()
+            with open(source, "rb") as file:
+                return file.read()
         return bytes(source.read() if hasattr(source, "read") else source)
     except OSError as error:
         name = source if isinstance(source, (str, Path)) else getattr(source, "name", "a stream")
+        name = name or "a file without a name"
         raise SaeError(
             f"Cannot read {name}: {error.strerror or error}; name another file."
         ) from error

@@ -43,7 +43,7 @@ def test_layers_are_kept(kind, layers):
     cut = stream.truncate(data, layers)
     assert data.startswith(cut) and stream.parse(cut).layers == layers
     assert stream.truncate(cut) == cut
-    with pytest.raises(SaeError, match=f"{layers} complete layers; {layers + 1} cannot"):
+    with pytest.raises(SaeError, match=f"layers of the stream: {layers}; {layers + 1} cannot"):
         stream.truncate(cut, layers + 1)
 
 

@@ -139,7 +139,7 @@ def decompress(
         warnings.warn(f"The stream is cut short; {found.last_layer} is its last.", stacklevel=2)
     elif layers is not None:
         warnings.warn(
-            f"The stream has {found.layers} complete layers; {layers} were asked for.", stacklevel=2
+            f"Complete layers of the stream: {found.layers}; {layers} were asked for.", stacklevel=2
         )
     decoder = Decoder(checkpoints, max_pixels)
     decoder.feed(data)

@@ -140,7 +140,7 @@ def truncate(
             raise SaeError(f"A stream has at least one layer; {layers} cannot be kept.")
         if found.layers < layers:
             raise SaeError(
-                f"The stream has {found.layers} complete layers; {layers} cannot be kept."
+                f"Complete layers of the stream: {found.layers}; {layers} cannot be kept."
             )
         size = found.ends[layers - 1]
     if max_bpp is not None:

@@ -34,10 +34,22 @@ def points(found: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def run(options: argparse.Namespace) -> None:
-    """The command `families`: prints the trained layers and their results."""
-    trained = [stores.of_family(family, options.checkpoints) for family in FAMILIES]
-    trained = [store for store in trained if store.names()]
+def run(options: argparse.Namespace) -> int:
+    """The command `families`: prints the trained layers and their results.
+
+    Returns:
+      The exit status: 1 where a family's checkpoints are damaged, else 0.
+    """
+    trained, damaged = [], False
+    for family in FAMILIES:
+        store = stores.of_family(family, options.checkpoints)
+        try:
+            if store.names():
+                store.fingerprints()
+                trained.append(store)
+        except SaeError as error:
+            warnings.warn(f"{error} {family.name} is left out.", stacklevel=2)
+            damaged = True
     if not trained:
         raise SaeError(
             f"There are no trained layers in {options.checkpoints}; name another folder."
@@ -49,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
         curves = []
     regular = {curve.family: curve for curve in curves if curve.regular}
     print("\n\n".join(families(store, regular.get(store.family)) for store in trained))
+    return 1 if damaged else 0
 
 
 def families(store: Store, curve: Curve | None) -> str:

@@ -116,7 +116,8 @@ def find(folder: str | Path, recursive: bool = False) -> list[Path]:
         and (path.suffix.lower() in SUFFIXES or _is_image(path))
     )
     if not found:
-        raise SaeError(f"There is no image in {folder}; put PNG or JPEG files there.")
+        fetch = ", or run make kodak" if folder.name == "kodak" else ""
+        raise SaeError(f"There is no image in {folder}; put PNG or JPEG files there{fetch}.")
     return found
 
 

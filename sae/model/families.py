@@ -27,6 +27,11 @@ class Family:
     layers: tuple[str, ...]
 
     @property
+    def trained_layers(self) -> tuple[str, ...]:
+        """Names of the layers with a training of their own; a progressive model has one for all."""
+        return self.layers if self.kind == "residual" else self.layers[:1]
+
+    @property
     def title(self) -> str:
         """Name in legends and captions, such as "residual, MS-SSIM"."""
         return f"{self.kind}, {self.metric.upper()}"

@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import json
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,16 @@ class LayerStore:
           SaeError: one is missing or damaged, or the layer below it has changed since it was
             trained.
         """
-        self._require_stack(self.all_metadata(count))
+        metadata = self.all_metadata(count)
+        self._require_stack(metadata)
+        if count is None:
+            for name in self.family.layers[len(metadata) :]:
+                if self.metadata(name):
+                    warnings.warn(
+                        f"{name} in {self.path(name)} is left out, since a layer below it is not "
+                        "trained.",
+                        stacklevel=2,
+                    )
 
     def _require_stack(self, metadata: dict[str, dict]) -> None:
         """Raises SaeError where a layer was not trained on the layer below it."""
