@@ -246,6 +246,37 @@ def test_code_points_of_png_are_converted(noise):
     assert np.abs(read - converted(noise / 255, 1.0, DISPLAY_P3)).max() <= 1
 
 
+def bmp(samples, space, points=(0,) * 9, exponents=(0, 0, 0), profile=b""):
+    """Writes samples [H, W, 3] as a BMP of version 5 with a color space."""
+    height, width = samples.shape[:2]
+    rows = b"".join(row[:, ::-1].tobytes() + bytes(-3 * width % 4) for row in samples[::-1])
+    begin = 14 + 124
+    head = struct.pack("<2sIII", b"BM", begin + len(rows) + len(profile), 0, begin)
+    head += struct.pack("<IiiHHIIiiII", 124, width, height, 1, 24, 0, len(rows), 0, 0, 0, 0)
+    head += struct.pack("<4I4s9I3I", 0, 0, 0, 0, space, *points, *exponents)
+    head += struct.pack("<4I", 4, 124 + len(rows), len(profile), 0)
+    return io.BytesIO(head + rows + profile)
+
+
+def test_colors_of_bmp_are_converted_or_said(noise):
+    np.testing.assert_array_equal(quiet(bmp(noise, b"BGRs")), noise)
+    np.testing.assert_array_equal(quiet(bmp(noise, bytes(4))), noise)
+    white, red, green, blue = (np.array(DISPLAY_P3[k : k + 2]) for k in (0, 2, 4, 6))
+    matrix = np.array([[*p, 1 - sum(p)] for p in (red, green, blue)])
+    whole = np.array([*white, 1 - sum(white)]) / white[1]
+    points = (matrix * np.linalg.solve(matrix.T, whole)[:, None] * 2**30).astype(int).ravel()
+    expected = converted(noise / 255, 1.8, DISPLAY_P3)
+    for exponent in (1.8, 1 / 1.8):
+        found = quiet(bmp(noise, bytes(4), points, [round(exponent * 2**16)] * 3))
+        assert np.abs(found - expected).max() <= 1
+    chromaticities = (matrix * 2**30).astype(int).ravel()
+    found = quiet(bmp(noise, bytes(4), chromaticities, [round(1.8 * 2**16)] * 3))
+    assert np.abs(found - expected).max() <= 1
+    assert "taken for sRGB" in warned(bmp(noise, bytes(4), points, [1 << 16, 2 << 16, 1 << 16]))[1]
+    assert "taken for sRGB" in warned(bmp(noise, b"KNIL"))[1]
+    assert "taken for sRGB" in warned(bmp(noise, b"DEBM", profile=b"no profile"))[1]
+
+
 def test_code_points_of_avif_are_converted_or_said(noise):
     flat = Image.new("RGB", (16, 16), (200, 60, 40))
     data = encoded(flat, "AVIF", quality=100, subsampling="4:4:4").getvalue()

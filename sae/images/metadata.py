@@ -1,4 +1,4 @@
-"""Metadata of PNG, JPEG 2000 and AVIF files that Pillow does not provide."""
+"""Metadata of PNG, BMP, JPEG 2000 and AVIF files that Pillow does not provide."""
 
 from __future__ import annotations
 
@@ -80,6 +80,8 @@ def _of(source: Source, file: BinaryIO) -> Metadata:
     file.seek(0)
     if head.startswith(_PNG):
         return _png(file)
+    if head.startswith(b"BM"):
+        return Metadata(source, colors=_bmp_colors(file.read(_BMP_HEADERS), file))
     try:
         if head.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
             return _jpeg2000(source, file.read())
@@ -127,6 +129,50 @@ def _tiff_colors(tags: Mapping[int, Any]) -> colors.Description:
     if _PRIMARIES not in tags:
         return None
     return colors.from_gamma(None, [float(value) for value in primaries])
+
+
+# BMP
+
+# Length of the headers of version 5.
+_BMP_HEADERS = 14 + 124
+# Values of the color space: primaries and exponents in the header, a profile in the file or beside.
+_CALIBRATED, _EMBEDDED, _LINKED = 0, b"DEBM", b"KNIL"
+
+
+def _bmp_colors(head: bytes, file: BinaryIO) -> colors.Description:
+    """Returns the colors that headers of version 4 or 5 describe."""
+    size = int.from_bytes(head[14:18], "little")
+    if size not in (108, 124) or len(head) < 14 + size:
+        return None
+    space = head[70:74]
+    if size == 124 and space in (_EMBEDDED, _LINKED):
+        if space == _LINKED:
+            return colors.Unknown("a profile in another file")
+        begin, length = struct.unpack("<II", head[126:134])
+        file.seek(14 + begin)
+        return file.read(length)
+    if int.from_bytes(space, "little") != _CALIBRATED:
+        return None
+    points = struct.unpack("<9I", head[74:110])
+    exponents = struct.unpack("<3I", head[110:122])
+    if not any(points) or not all(exponents):
+        return None
+    if len(set(exponents)) > 1:
+        return colors.Unknown("an exponent for each color")
+    # Some programs write the exponent of the encoding instead, which is below one.
+    exponent = exponents[0] / 2**16
+    return colors.from_gamma(min(exponent, 1 / exponent), _chromaticities(points))
+
+
+def _chromaticities(points: tuple[int, ...]) -> tuple[float, ...]:
+    """Returns CIE x and y of white, red, green and blue from X, Y and Z of the last three."""
+    xyz = [points[k : k + 3] for k in (0, 3, 6)]
+    primaries = [v / (sum(point) or 1) for point in xyz for v in point[:2]]
+    sums = [sum(values) for values in zip(*xyz)]
+    # Some programs write x, y and z, which do not add up to white.
+    relative = max(map(sum, xyz)) < 1.01 * min(map(sum, xyz))
+    white = colors.SRGB_PRIMARIES[:2] if relative else [v / sum(sums) for v in sums[:2]]
+    return (*white, *primaries)
 
 
 # PNG
