@@ -16,6 +16,7 @@ from sae import images, scripts
 from sae.config import ProgressiveTrainingConfig
 from sae.errors import SaeError
 from sae.model import families
+from sae.model.integer_context import SCALE_RATIO
 from sae.model.model_store import ModelStore
 from sae.model.plane_priors import PASSES, SliceContext, digit_cost, integer_cost
 from sae.model.progressive import ProgressiveModel
@@ -74,6 +75,11 @@ def test_masses_of_integers_and_digits_sum_to_one():
         np.testing.assert_allclose(np.ravel(expected.expected), mean, atol=1e-5)
         # The logistic's mean is 0.3: digits of other parents are drawn towards it.
         assert parent == 0 or np.sign(mean) == -np.sign(parent)
+        # The same logistic in thirds of a step gives the next digits.
+        finer = scales[:3] + np.log(3) / np.log(SCALE_RATIO)
+        centers = 3 * (parents + digits)
+        _, _, following = digit_cost(0 * digits, centers, centers, 3 * means[:3], finer)
+        np.testing.assert_allclose(3 * expected.rest, following.expected, atol=1e-5)
 
 
 def test_digits_cost_what_a_finer_integer_costs():
@@ -279,7 +285,7 @@ def test_cuts_lead_from_one_end_to_the_next(model):
         low, high = (planes.cut(p, tf.constant([share, 0.5])) for share in (0.3, 0.6))
         # The channels of a plane alone have digits in it.
         depth = TINY.plane_depths[p]
-        come = [(cut.expected == 0).numpy()[..., :depth] for cut in (low, high)]
+        come = [np.isclose(cut.width, 3.0**-p)[..., :depth] for cut in (low, high)]
         # What has come stays, each image has its own share, and the best digits come first.
         assert np.all(come[1] >= come[0]) and come[1][0].sum() > come[0][0].sum()
         np.testing.assert_array_equal(come[0][1], come[1][1])

@@ -42,7 +42,7 @@ def export(store: ModelStore, folder: Path) -> None:
     model = store.load()
     for name, graph in graphs(model):
         files.write_bytes(folder / f"{name}.onnx", graph)
-    save_arrays(folder / "tables.npz", vars(model.tables))
+    save_arrays(folder / "tables.npz", dataclasses.asdict(model.tables))
     settings = {
         "family": store.family.name,
         "code": store.family.code,

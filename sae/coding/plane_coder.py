@@ -203,8 +203,6 @@ class _State:
             del index, sign, below
             yield from self._digits.code(None if targets is None else targets[plane])
             self.planes.append(self._digits.refined())
-            # Arrays of digits take most of the memory; only one plane has them at a time.
-            self._digits = None
 
     def decoded(self, symbols: np.ndarray) -> Decoded:
         """Returns the partly decoded latent.
@@ -214,9 +212,6 @@ class _State:
         """
         if self._digits is not None:
             y_hat, expected, level = self._digits.decoded(symbols)
-        elif self.planes:
-            y_hat = self.planes[-1] * np.float32(RATIO ** (1 - PLANES))
-            expected, level = np.zeros_like(y_hat), PLANES - 1.0
         else:
             y_hat = self._first_plane(symbols)
             expected, level = np.zeros_like(y_hat), 0.0
@@ -415,12 +410,21 @@ class _Digits:
         step = np.float32(RATIO**-self._plane)
         y_hat = self.refined() * step
         expected = self._tables.digit_expected.take(self._index) * self._sign
-        expected = expected * (np.float32(EXPECTED_UNIT) * step)
+        unit = np.float32(EXPECTED_UNIT) * step
+        expected = expected * unit
         order = self._order[self._count : self._count + len(symbols)]
         y_hat.ravel()[order] += self._digits(symbols) * step
-        expected[self._order[: self._count + len(symbols)]] = 0.0
-        spent = self._spent + (int(self._bits(order)[-1]) if len(symbols) else 0)
-        level = self._plane - 1 + spent / max(1, self._total)
+        digits = np.append(self._taken[: self._count], self._digits(symbols))
+        for start in range(0, len(digits), _BLOCK):
+            block = digits[start : start + _BLOCK]
+            elements = self._order[start : start + len(block)]
+            sign = self._sign[elements]
+            entry = RATIO * self._index[elements].astype(np.int32) + 1 + block * sign
+            expected[elements] = self._tables.digit_rest.take(entry) * sign * unit
+        level = float(self._plane)
+        if len(digits) < len(self._order):
+            spent = self._spent + (int(self._bits(order)[-1]) if len(symbols) else 0)
+            level += spent / self._total - 1
         return Decoded(y_hat, expected.reshape(y_hat.shape), level)
 
 

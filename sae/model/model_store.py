@@ -55,7 +55,7 @@ class StoredModel:
         }
         arrays |= integer_kernels(weights)
         tables = PlaneTables.computed()
-        arrays |= {_TABLES + name: table for name, table in vars(tables).items()}
+        arrays |= {_TABLES + name: table for name, table in dataclasses.asdict(tables).items()}
         return cls(config, arrays)
 
     @property

@@ -212,11 +212,13 @@ class Digits(NamedTuple):
       expected: mean in [-1, 1].
       variance: expected reduction of the squared error by the digit, in squared steps of the plane.
       entropy: expected number of bits.
+      rest: expectation of the next digit in steps of the plane, if the same distribution coded it.
     """
 
     expected: tf.Tensor
     variance: tf.Tensor
     entropy: tf.Tensor
+    rest: tf.Tensor
 
 
 class Cost(NamedTuple):
@@ -293,7 +295,10 @@ def digit_cost(digits, parents, y, means, scales):
     expected = probabilities[2] - probabilities[0]
     variance = probabilities[2] + probabilities[0] - tf.square(expected)
     entropy = tf.add_n([p * tf.math.log(p) for p in probabilities]) / -math.log(2.0)
-    return Cost(bits, slope), parent_slope, Digits(expected, variance, entropy)
+    thirds = [digit_bounds(offset) for offset in (-1 / 2, -1 / 6, 1 / 6, 1 / 2)]
+    low, middle, high = (_mass(*pair) for pair in zip(thirds, thirds[1:]))
+    rest = tf.stop_gradient((high - low) / (low + middle + high)) / 3.0
+    return Cost(bits, slope), parent_slope, Digits(expected, variance, entropy, rest)
 
 
 def _slope(distance, width, share, own, neighbor):

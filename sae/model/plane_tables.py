@@ -44,6 +44,8 @@ class PlaneTables:
       digit_low, digit_high: cumulative probabilities of the digits -1, and -1 and 0, uint16.
       digit_entropy: expected bits of a digit, uint16.
       digit_expected: expectation of the digit, int16.
+      digit_rest: expectation of the next digit, in steps of this plane, if the same distribution
+        coded it, int16; it has a further index, the digit plus one.
       digit_order: logarithm of the expected reduction of the squared error per bit, uint8.
       value_low, value_high: cumulative probabilities of the sides below and at the rounded mean.
       value_stop: probability that the distance ends, by the side (below, above), mean and scale as
@@ -56,6 +58,7 @@ class PlaneTables:
     digit_high: np.ndarray
     digit_entropy: np.ndarray
     digit_expected: np.ndarray
+    digit_rest: np.ndarray
     digit_order: np.ndarray
     value_low: np.ndarray
     value_high: np.ndarray
@@ -84,19 +87,23 @@ class PlaneTables:
 
 def _digits():
     scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
-    offsets = np.arange(_LARGEST_OFFSET * MEANS + 1)[:, None] / MEANS
-    bounds = offsets[..., None] + np.array([-1.5, -0.5, 0.5, 1.5])
+    offsets = np.arange(_LARGEST_OFFSET * MEANS + 1)[:, None, None] / MEANS
+    bounds = offsets + np.array([-1.5, -0.5, 0.5, 1.5])
     mass = _mass(bounds[..., :-1], bounds[..., 1:], scales[:, None])
     p = mass / mass.sum(-1, keepdims=True)
     expected = p[..., 2] - p[..., 0]
     entropy = _entropy(p)
     gain = (p[..., 0] + p[..., 2] - expected**2) / np.maximum(entropy, 1e-9)
     low, high = _cumulative(p)
+    thirds = (offsets + np.arange(-1, 2))[..., None] + np.array([-3, -1, 1, 3]) / 6
+    mass = _mass(thirds[..., :-1], thirds[..., 1:], scales[:, None, None])
+    rest = (mass[..., 2] - mass[..., 0]) / mass.sum(-1) / 3
     return {
         "digit_low": low,
         "digit_high": high,
         "digit_entropy": _in_units(entropy, ENTROPY_UNIT, np.uint16),
         "digit_expected": _in_units(expected, EXPECTED_UNIT, np.int16),
+        "digit_rest": _in_units(rest, EXPECTED_UNIT, np.int16),
         "digit_order": _order(gain),
     }
 

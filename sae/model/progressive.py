@@ -44,8 +44,9 @@ class Planes(NamedTuple):
         y_hat = self._widened(self.integers[plane] / float(RATIO**plane))
         width = self._widened(tf.ones_like(self.integers[plane]) / float(RATIO**plane))
         if plane == PLANES - 1:
-            return Decoded(y_hat, tf.zeros_like(y_hat), width)
-        expected = self.digits[plane].expected / float(RATIO ** (plane + 1))
+            expected = self.digits[-1].rest / float(RATIO**plane)
+        else:
+            expected = self.digits[plane].expected / float(RATIO ** (plane + 1))
         return Decoded(y_hat, self._widened(expected), width)
 
     def cut(self, plane: int, share: tf.Tensor) -> Decoded:
@@ -67,9 +68,10 @@ class Planes(NamedTuple):
         come = tf.reshape(come, tf.shape(digits.entropy))
         refined = self._widened(self.integers[plane] / float(RATIO**plane))
         come = self._widened(tf.cast(come, tf.float32)) > 0.0
+        rest = self._widened(digits.rest / float(RATIO**plane))
         return Decoded(
             tf.where(come, refined, below.y_hat),
-            tf.where(come, 0.0, below.expected),
+            tf.where(come, rest, below.expected),
             tf.where(come, float(RATIO**-plane), below.width),
         )
 

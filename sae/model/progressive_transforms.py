@@ -31,7 +31,7 @@ class Decoded(NamedTuple):
     Attributes:
       y_hat: centers of the intervals.
       expected: distance of the mean of an element in its interval from the center, under the
-        distribution that codes the next digit.
+        distribution that codes the next digit, or coded the last one.
       width: widths of the intervals, 0 in channels of which nothing is decoded.
     """
 

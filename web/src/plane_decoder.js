@@ -24,6 +24,7 @@ const BLOCK = 4096;
  * @property {Uint16Array} digit_high
  * @property {Uint16Array} digit_entropy
  * @property {Int16Array} digit_expected
+ * @property {Int16Array} digit_rest
  * @property {Uint8Array} digit_order
  * @property {Uint16Array} value_low
  * @property {Uint16Array} value_high
@@ -162,14 +163,6 @@ export class PlaneDecoder {
    */
   decoded(code) {
     const { index, count } = this._cut(code);
-    if (index === this._runs.length) {
-      const depth = this._context.depths[this.planes.length - 1];
-      const step = Math.fround(RATIO ** (1 - this.planes.length));
-      const yHat = new Float32Array(/** @type {Int16Array} */ (this.planes.at(-1)));
-      for (let k = 0; k < yHat.length; k++) yHat[k] *= step;
-      const expected = new Float32Array(yHat.length);
-      return { depth, yHat, expected, level: this.planes.length - 1 };
-    }
     const { owner, round, symbols } = this._runs[index];
     if (owner instanceof Digits) return owner.decoded(symbols, count);
     return this._firstPlane(owner, round, symbols, count);
@@ -254,7 +247,7 @@ export class PlaneDecoder {
       }
       if (count < run.length) return { index, count };
     }
-    return { index, count: 0 };
+    return { index: this._runs.length - 1, count: /** @type {Run} */ (this._runs.at(-1)).length };
   }
 
   /**
@@ -457,7 +450,7 @@ class Digits {
    * @returns {Decoded}
    */
   decoded(symbols, count) {
-    const { digit_expected, digit_entropy } = this._tables;
+    const { digit_expected, digit_rest, digit_entropy } = this._tables;
     const step = Math.fround(RATIO ** -this._plane);
     const unit = Math.fround(EXPECTED_UNIT * step);
     const yHat = new Float32Array(this._below);
@@ -469,11 +462,13 @@ class Digits {
     let spent = 0;
     for (let k = 0; k < count; k++) {
       const element = this._order[k];
-      yHat[element] += (symbols[k] - 1) * this._sign[element] * step;
-      expected[element] = 0;
+      const digit = symbols[k] - 1;
+      yHat[element] += digit * this._sign[element] * step;
+      expected[element] = digit_rest[RATIO * this._index[element] + digit + 1] * this._sign[element] * unit;
       spent += digit_entropy[this._index[element]];
     }
-    const level = this._plane - 1 + spent / Math.max(1, this._total);
+    const share = count < this._order.length ? spent / this._total : 1;
+    const level = this._plane - 1 + share;
     return { depth: this._depth, yHat, expected, level };
   }
 }
