@@ -95,9 +95,9 @@ def test_an_option_of_the_other_kind_is_refused():
             scripts.configurations(options, families.named(family))
 
 
-def test_the_lambdas_of_planes_go_by_ninths():
+def test_the_lambdas_of_planes_go_by_sevenths():
     training = presets.progressive(families.named("progressive-mse"))[1]
-    assert training.lambdas == pytest.approx((3000, 3000 / 9, 3000 / 81))
+    assert training.lambdas == pytest.approx((3000, 3000 / 7, 3000 / 49))
 
 
 @pytest.mark.parametrize("value", [None, True, "8", 8.0, [8], math.nan])
