@@ -408,13 +408,12 @@ class _Digits:
     def decoded(self, symbols: np.ndarray) -> Decoded:
         """Returns the partly decoded latent in this plane's channels."""
         step = np.float32(RATIO**-self._plane)
-        y_hat = self.refined() * step
-        expected = self._tables.digit_expected.take(self._index) * self._sign
         unit = np.float32(EXPECTED_UNIT) * step
-        expected = expected * unit
-        order = self._order[self._count : self._count + len(symbols)]
-        y_hat.ravel()[order] += self._digits(symbols) * step
-        digits = np.append(self._taken[: self._count], self._digits(symbols))
+        y_hat = self.refined() * step
+        expected = self._tables.digit_expected.take(self._index) * self._sign * unit
+        order, digits = self._order[self._count : self._count + len(symbols)], self._digits(symbols)
+        y_hat.ravel()[order] += digits * step
+        digits = np.append(self._taken[: self._count], digits)
         for start in range(0, len(digits), _BLOCK):
             block = digits[start : start + _BLOCK]
             elements = self._order[start : start + len(block)]
@@ -424,7 +423,7 @@ class _Digits:
         level = float(self._plane)
         if len(digits) < len(self._order):
             spent = self._spent + (int(self._bits(order)[-1]) if len(symbols) else 0)
-            level += spent / self._total - 1
+            level += spent / max(1, self._total) - 1
         return Decoded(y_hat, expected.reshape(y_hat.shape), level)
 
 

@@ -135,7 +135,8 @@ def _tiff_colors(tags: Mapping[int, Any]) -> colors.Description:
 
 # Length of the headers of version 5.
 _BMP_HEADERS = 14 + 124
-# Values of the color space: primaries and exponents in the header, a profile in the file or beside.
+# Values of the color space: primaries and exponents in the header, a profile in this file, or in
+# another.
 _CALIBRATED, _EMBEDDED, _LINKED = 0, b"DEBM", b"KNIL"
 
 

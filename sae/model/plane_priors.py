@@ -272,8 +272,7 @@ def digit_cost(digits, parents, y, means, scales):
       digits: expectations of the digits, without gradient.
     """
     bounds, _ = _bounds(parents, means, scales)
-    edges = [bounds(offset) for offset in (-1.5, -0.5, 0.5, 1.5)]
-    masses = [_mass(*pair) for pair in zip(edges, edges[1:])]
+    masses = _thirds(bounds, 1.0)
     total = tf.add_n(masses)
     own = tf.where(digits < 0, masses[0], tf.where(digits > 0, masses[2], masses[1]))
     log_own = tf.math.log(own)
@@ -288,15 +287,14 @@ def digit_cost(digits, parents, y, means, scales):
         position,
         3.0,
         NEAR_DIGIT,
-        _log_mass(edges[0], edges[-1]),
+        _log_mass(bounds(-1.5), bounds(1.5)),
         _neighbor_log_mass(bounds, tf.sign(position), 3.0),
     )
     probabilities = [tf.stop_gradient(mass / total) for mass in masses]
     expected = probabilities[2] - probabilities[0]
     variance = probabilities[2] + probabilities[0] - tf.square(expected)
     entropy = tf.add_n([p * tf.math.log(p) for p in probabilities]) / -math.log(2.0)
-    thirds = [digit_bounds(offset) for offset in (-1 / 2, -1 / 6, 1 / 6, 1 / 2)]
-    low, middle, high = (_mass(*pair) for pair in zip(thirds, thirds[1:]))
+    low, middle, high = _thirds(digit_bounds, 1 / 3)
     rest = tf.stop_gradient((high - low) / (low + middle + high)) / 3.0
     return Cost(bits, slope), parent_slope, Digits(expected, variance, entropy, rest)
 
@@ -343,6 +341,12 @@ def _bounds(center, means, scales):
 def _mass(low, high):
     """Returns the mass between two bounds, up to the factor 1 - e^(-distance / scale)."""
     return high.below * low.above + _TINY
+
+
+def _thirds(bounds, width):
+    """Returns the masses of three adjacent intervals of a width around the centers."""
+    edges = [bounds(width * offset) for offset in (-1.5, -0.5, 0.5, 1.5)]
+    return [_mass(*pair) for pair in zip(edges, edges[1:])]
 
 
 def _log_mass(low, high):

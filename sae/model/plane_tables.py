@@ -88,16 +88,13 @@ class PlaneTables:
 def _digits():
     scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
     offsets = np.arange(_LARGEST_OFFSET * MEANS + 1)[:, None, None] / MEANS
-    bounds = offsets + np.array([-1.5, -0.5, 0.5, 1.5])
-    mass = _mass(bounds[..., :-1], bounds[..., 1:], scales[:, None])
-    p = mass / mass.sum(-1, keepdims=True)
+    p = _thirds(offsets[..., 0], 1.0, scales)
     expected = p[..., 2] - p[..., 0]
     entropy = _entropy(p)
     gain = (p[..., 0] + p[..., 2] - expected**2) / np.maximum(entropy, 1e-9)
     low, high = _cumulative(p)
-    thirds = (offsets + np.arange(-1, 2))[..., None] + np.array([-3, -1, 1, 3]) / 6
-    mass = _mass(thirds[..., :-1], thirds[..., 1:], scales[:, None, None])
-    rest = (mass[..., 2] - mass[..., 0]) / mass.sum(-1) / 3
+    next_p = _thirds(offsets + np.arange(-1, 2), 1 / 3, scales[:, None])
+    rest = (next_p[..., 2] - next_p[..., 0]) / 3
     return {
         "digit_low": low,
         "digit_high": high,
@@ -135,6 +132,13 @@ def _values():
         "value_entropy": _in_units(entropy, ENTROPY_UNIT, np.uint16),
         "value_order": _order(variance / np.maximum(entropy, 1e-9)),
     }
+
+
+def _thirds(centers, width, scales):
+    """Returns the probabilities of three adjacent intervals of a width around centers."""
+    bounds = centers[..., None] + width * np.array([-1.5, -0.5, 0.5, 1.5])
+    mass = _mass(bounds[..., :-1], bounds[..., 1:], scales[..., None])
+    return mass / mass.sum(-1, keepdims=True)
 
 
 def _mass(low, high, scales):

@@ -93,7 +93,7 @@ class ProgressiveModel(tf.Module):
         self.config = config
         depths = config.plane_depths
         # The digits of a channel add up to less than half a step of the last plane without it.
-        first = config.first_planes
+        first = np.searchsorted(depths, np.arange(depths[-1]), side="right")
         self._bounds = np.where(first > 0, 0.499 * RATIO ** (1.0 - first), np.inf).astype(
             np.float32
         )

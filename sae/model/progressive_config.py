@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from sae.config import STRIDE
 
 # The number of planes, and the ratio of their quantization steps.
@@ -52,12 +50,6 @@ class ProgressiveConfig:
     def latent_depth(self) -> int:
         """Number of latent channels."""
         return self.plane_depths[-1]
-
-    @property
-    def first_planes(self) -> np.ndarray:
-        """First plane of each latent channel, float64 [depth]."""
-        channels = np.arange(self.latent_depth)
-        return np.searchsorted(self.plane_depths, channels, side="right").astype(float)
 
     @property
     def slice_sizes(self) -> tuple[int, ...]:

@@ -467,7 +467,7 @@ class Digits {
       expected[element] = digit_rest[RATIO * this._index[element] + digit + 1] * this._sign[element] * unit;
       spent += digit_entropy[this._index[element]];
     }
-    const share = count < this._order.length ? spent / this._total : 1;
+    const share = count < this._order.length ? spent / Math.max(1, this._total) : 1;
     const level = this._plane - 1 + share;
     return { depth: this._depth, yHat, expected, level };
   }
