@@ -11,7 +11,7 @@ from sae.coding import plane_coder
 from sae.coding.plane_coder import PlaneCoder
 from sae.model import integer_context
 from sae.model.integer_context import IntegerContext, integer_kernels
-from sae.model.plane_tables import PlaneTables
+from sae.model.plane_tables import ENTROPY_UNIT, PlaneTables
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, RATIO
 from sae.model.quantization import nested
@@ -150,6 +150,23 @@ def test_any_bytes_are_a_latent(coder):
     for length in (0, 1, 30, 300, 3000):
         found = decoded(coder, (4, 3), rng.bytes(length))
         assert np.isfinite(found.y_hat).all() and 0 <= found.level <= PLANES - 1
+
+
+def test_second_trits_come_after_the_first_ones_they_depend_on():
+    tables = PlaneTables.computed()
+    halved = tables.second_order > 0
+    assert 0.3 < halved.mean() < 0.8
+    assert tables.digit_order[halved].min() > tables.second_order.max()
+    # A digit has two trits where it takes a bit or more; the two together take what it takes.
+    bits = tables.digit_entropy * ENTROPY_UNIT
+    assert bits[halved].min() >= 1 and (tables.first_entropy <= tables.digit_entropy).all()
+    np.testing.assert_array_equal(tables.first_entropy[~halved], tables.digit_entropy[~halved])
+    low, high = (x[halved] / 65536 for x in (tables.digit_low, tables.digit_high))
+    second = tables.second_low[halved] / 65536
+    first_bits, second_bits = (-p * np.log2(p) - (1 - p) * np.log2(1 - p) for p in (high, second))
+    np.testing.assert_allclose(tables.first_entropy[halved] * ENTROPY_UNIT, first_bits, atol=2e-3)
+    np.testing.assert_allclose(bits[halved], first_bits + high * second_bits, atol=2e-3)
+    np.testing.assert_allclose(second * high, low, atol=2**-16)
 
 
 def test_tables_are_probabilities():

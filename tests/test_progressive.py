@@ -18,8 +18,8 @@ from sae.errors import SaeError
 from sae.model import families
 from sae.model.integer_context import SCALE_RATIO
 from sae.model.model_store import ModelStore
-from sae.model.plane_priors import PASSES, SliceContext, digit_cost, integer_cost
-from sae.model.progressive import ProgressiveModel
+from sae.model.plane_priors import PASSES, Digits, SliceContext, digit_cost, integer_cost
+from sae.model.progressive import Planes, ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
 from sae.model.quantization import boundary_weights
@@ -289,23 +289,54 @@ def test_cuts_lead_from_one_end_to_the_next(model):
         # What has come stays, each image has its own share, and the best digits come first.
         assert np.all(come[1] >= come[0]) and come[1][0].sum() > come[0][0].sum()
         np.testing.assert_array_equal(come[0][1], come[1][1])
-        gain = (planes.digits[p - 1].variance / planes.digits[p - 1].entropy).numpy()
-        assert gain[0][come[0][0]].min() >= gain[0][~come[0][0]].max()
-        entropy = planes.digits[p - 1].entropy.numpy()
-        spent = entropy[0][come[0][0]].sum() / entropy[0].sum()
-        assert 0.3 <= spent < 0.4
+        steps = planes.digits[p - 1].steps()
+        gains, bits = steps.gains.numpy()[0, 0], steps.bits.numpy()[0, 0]
+        width = low.width.numpy()[0, ..., :depth] * 3**p
+        first = np.isclose(width, 1) | np.isclose(width, 2)
+        assert gains[first].min() >= gains[~first].max()
+        assert 0.2 <= bits[first].sum() / steps.bits.numpy()[:, 0].sum() < 0.4
+
+
+def test_halved_digits_are_decoded_in_two_trits():
+    """First whether it is the outward one, then, after all first trits, which of the others."""
+    low, high, outward, rest = [0.5, 0.3], [0.2, 0.3], [True, False], [0.1, -0.1]
+    digits = Digits(*(tf.constant([[[row]]]) for row in (low, high, outward, rest)))
+    integers = [tf.constant([[[[3.0, 6.0]]]]), tf.constant([[[[8.0, 19.0]]]])]
+    planes = Planes(integers, [], [digits])
+    # The second element's mean is above its parent, so that -1 is its outward digit.
+    steps = digits.steps()
+    assert steps.halved.numpy().all()
+    np.testing.assert_allclose(np.ravel(steps.inner), [0.5 / 0.8, 0.3 / 0.7], rtol=1e-5)
+    first = np.ravel(steps.bits[0])
+    assert first == pytest.approx([0.7219, 0.8813], abs=1e-4)
+    whole = [-sum(p * np.log2(p) for p in q) for q in ((0.5, 0.3, 0.2), (0.3, 0.4, 0.3))]
+    np.testing.assert_allclose(tf.reduce_sum(steps.bits, 0)[0, 0, 0], whole, rtol=1e-5)
+    assert (steps.gains[0].numpy() > steps.gains[1].numpy().max()).all()
+    both = planes.cut(1, tf.constant([(first.sum() - 0.01) / sum(whole)], tf.float32))
+    centers, means = np.ravel(both.y_hat), np.ravel(both.expected)
+    np.testing.assert_allclose(centers, [8.5 / 3, 18.5 / 3], rtol=1e-5)
+    np.testing.assert_allclose(np.ravel(both.width), [2 / 3, 2 / 3], rtol=1e-5)
+    # Digits -1 and 0 of the first one, and 0 and 1 of the second one: means of these intervals.
+    np.testing.assert_allclose(3 * (centers + means), [9 - 0.5 / 0.8, 18 + 0.3 / 0.7], rtol=1e-5)
+    # An outward digit needs no second trit.
+    planes.integers[1] = tf.constant([[[[10.0, 17.0]]]])
+    outer = planes.cut(1, tf.constant([(first.sum() - 0.01) / sum(whole)], tf.float32))
+    np.testing.assert_allclose(np.ravel(outer.y_hat), [10 / 3, 17 / 3], rtol=1e-5)
 
 
 def test_what_is_expected_of_digits_is_what_they_are():
-    """Variance and entropy against the sums over the three digits."""
+    """Gain and bits of the trits against the sums over the three digits."""
     shape = (3, 1, 1, 1)
     digits, parents = tf.reshape([-1.0, 0.0, 1.0], shape), tf.fill(shape, 6.0)
     scales = tf.fill(shape, 33.0)
-    (bits, _), _, expected = digit_cost(digits, parents, parents, tf.fill(shape, 5.1), scales)
+    (bits, _), _, found = digit_cost(digits, parents, parents, tf.fill(shape, 5.1), scales)
     p, t = 2.0 ** -bits.numpy(), np.array([-1, 0, 1])
     mean = p @ t
-    for found, sought in zip(expected, (mean, p @ (t - mean) ** 2, p @ bits.numpy())):
-        np.testing.assert_allclose(np.ravel(found), sought, rtol=1e-3)
+    steps = found.steps()
+    np.testing.assert_allclose(np.ravel(found.expected), mean, rtol=1e-3)
+    np.testing.assert_allclose(np.ravel(tf.reduce_sum(steps.bits, 0)), p @ bits.numpy(), rtol=1e-3)
+    gain = np.ravel(tf.reduce_sum(steps.gains * steps.bits, 0))
+    np.testing.assert_allclose(gain, p @ (t - mean) ** 2, rtol=1e-3)
     assert 0.05 < abs(mean) < 0.9
 
 

@@ -1,8 +1,8 @@
 """Latents to bytes and back, plane by plane; any prefix of the bytes gives a coarser latent.
 
-All planes are one code. Elements of a part of plane 0, and of a plane above it, are ordered by the
-expected reduction of the squared error per bit. Ties are in raster order. A prefix determines some
-of the symbols; elements without symbols have their expectation.
+All planes are one code. Elements of a part of plane 0, and trits of a plane above it, are ordered
+by the expected reduction of the squared error per bit. Ties are in raster order. A prefix
+determines some of the symbols; elements without symbols have their expectation.
 
 Encoder and decoder run the same generator, `_State.code`. It yields the probabilities of the next
 symbols and receives the symbols.
@@ -22,8 +22,10 @@ from sae.model.progressive_config import PLANES, RATIO
 
 # Named layers end after these shares of the expected bits of a plane above 0.
 LAYER_SHARES = (2 / 3, 1.0)
-# Number of digits that are coded at once.
+# Number of trits that are coded at once.
 _BLOCK = 1 << 16
+# States of a digit that is not decoded, or not the outward one; other states are values.
+_UNKNOWN, _HALF = 2, 3
 
 
 class Code(NamedTuple):
@@ -337,6 +339,9 @@ def _outward(tables, parameters, below):
 class _Digits:
     """The digits of a plane above 0.
 
+    A digit's trits are steps of the plane: step i < n is the only or the first trit of element i,
+    and further ones are the second trits of the elements that have them.
+
     Args:
       tables: tables of probabilities.
       index, sign: results of `_outward`.
@@ -354,82 +359,124 @@ class _Digits:
     ):
         self._tables, self._below, self._plane = tables, below, plane
         self._index, self._sign = index, sign
-        self._order = _ordered(tables.digit_order.take(self._index))
-        self._taken = np.zeros(len(self._order), np.int8)
-        self._count = self._spent = 0
+        # Digits count outward.
+        self._digits = np.full(len(index), _UNKNOWN, np.int8)
+        gains, second_gains = tables.digit_order.take(index), tables.second_order.take(index)
+        self._halved = _nonzero(second_gains)
+        second_gains = second_gains[self._halved]
+        self._order = _ordered(np.concatenate([gains, second_gains]))
+        # All first trits that have a second come before this step.
+        self._first_second = int(np.count_nonzero(gains >= second_gains.max(initial=0)))
+        # Steps that are done, and their expected bits, without those after the last coded trit.
+        self._count = self._spent = self._reached = 0
+        # Elements of the trits that are being coded, and the expected bits up to each of them.
+        self._elements, self._bits = np.zeros(0, np.int32), np.zeros(0, np.int64)
         self._total = sum(
-            int(tables.digit_entropy.take(self._index[k : k + _BLOCK]).sum(dtype=np.int64))
-            for k in range(0, len(self._index), _BLOCK)
+            int(tables.digit_entropy.take(index[k : k + _BLOCK]).sum(dtype=np.int64))
+            for k in range(0, len(index), _BLOCK)
         )
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         """Codes the digits."""
         ends = [share * self._total for share in LAYER_SHARES[:-1]]
         while self._count < len(self._order):
-            order = self._order[self._count : self._count + _BLOCK]
-            bits = self._spent + self._bits(order)
-            if ends and bits[-1] >= ends[0]:
-                order = order[: int(np.searchsorted(bits, ends.pop(0))) + 1]
-                yield from self._code_block(order, target)
+            # A second trit is coded in a later block than the first one, on which it depends.
+            stop = self._first_second if self._count < self._first_second else len(self._order)
+            order = self._order[self._count : min(self._count + _BLOCK, stop)]
+            elements, bits = self._steps(order)
+            layer = bool(ends) and bits[-1] >= ends[0]
+            if layer:
+                count = int(np.searchsorted(bits, ends.pop(0))) + 1
+                elements, bits = elements[:count], bits[:count]
+            yield from self._code_block(elements, bits, target)
+            if layer:
                 yield _layer_end()
-            else:
-                yield from self._code_block(order, target)
         for _ in range(len(ends) + 1):
             yield _layer_end()
 
-    def _code_block(self, order, target):
-        index = self._index[order]
+    def _steps(self, order):
+        """Returns the elements of steps, and the plane's expected bits up to and with each step."""
+        second = order >= len(self._index)
+        elements = order.copy()
+        elements[second] = self._halved[order[second] - len(self._index)]
+        index = self._index[elements]
+        first_bits = self._tables.first_entropy.take(index).astype(np.int64)
+        second_bits = self._tables.digit_entropy.take(index) - first_bits
+        return elements, self._spent + np.cumsum(np.where(second, second_bits, first_bits))
+
+    def _code_block(self, elements, bits, target):
+        tables, count, spent = self._tables, len(elements), int(bits[-1])
+        # A digit that its first trit determines has no second one.
+        coded = self._digits[elements] >= _UNKNOWN
+        self._elements, self._bits = elements, bits = elements[coded], bits[coded]
+        index, second = self._index[elements], self._digits[elements] == _HALF
+        halved = tables.second_order.take(index) > 0
+        high = tables.digit_high.take(index).astype(np.int32)
+        low = np.where(halved, high, tables.digit_low.take(index))
+        low[second] = tables.second_low.take(index[second])
+        high[halved] = 1 << 16
         symbols = None
         if target is not None:
-            digits = target.ravel()[order] - RATIO * self._below.ravel()[order]
-            symbols = 1 + np.clip(digits, -1, 1) * self._sign[order]
-        coded = yield _Request(
-            self._tables.digit_low.take(index), self._tables.digit_high.take(index), symbols
-        )
-        self._taken[self._count : self._count + len(order)] = self._digits(coded)
-        self._spent += int(self._bits(order)[-1])
-        self._count += len(order)
+            digits = target.ravel()[elements] - RATIO * self._below.ravel()[elements]
+            symbols = 1 + np.clip(digits, -1, 1) * self._sign[elements]
+            symbols = np.where(halved & ~second, symbols // 2, symbols)
+        received = yield _Request(low, high, symbols)
+        self._digits[elements] = self._states(received)
+        self._reached = int(bits[-1]) if len(bits) else self._reached
+        self._elements, self._bits = elements[:0], bits[:0]
+        self._spent = spent
+        self._count += count
 
-    def _bits(self, order):
-        """Returns the cumulative expected bits of elements."""
-        return np.cumsum(self._tables.digit_entropy.take(self._index[order]), dtype=np.int64)
-
-    def _digits(self, symbols):
-        """Returns the digits of the next symbols."""
-        order = self._order[self._count : self._count + len(symbols)]
-        return (symbols.astype(np.int8) - np.int8(1)) * self._sign[order]
+    def _states(self, symbols):
+        """Returns the states of digits after the first symbols of a request."""
+        elements = self._elements[: len(symbols)]
+        halved = self._tables.second_order.take(self._index[elements]) > 0
+        first = halved & (self._digits[elements] == _UNKNOWN)
+        return np.where(first, np.where(symbols > 0, 1, _HALF), symbols.astype(np.int8) - 1)
 
     def refined(self) -> np.ndarray:
-        """Returns the integers of this plane so far."""
-        values = RATIO * self._below.ravel()
-        values[self._order[: self._count]] += self._taken[: self._count]
-        return values.reshape(self._below.shape)
+        """Returns the integers of this plane when all are coded."""
+        digits = (self._digits * self._sign).reshape(self._below.shape)
+        return RATIO * self._below + digits
 
     def decoded(self, symbols: np.ndarray) -> Decoded:
         """Returns the partly decoded latent in this plane's channels."""
-        step = np.float32(RATIO**-self._plane)
-        unit = np.float32(EXPECTED_UNIT) * step
-        y_hat = self.refined() * step
-        expected = self._tables.digit_expected.take(self._index) * self._sign * unit
-        order, digits = self._order[self._count : self._count + len(symbols)], self._digits(symbols)
-        y_hat.ravel()[order] += digits * step
-        digits = np.append(self._taken[: self._count], digits)
-        for start in range(0, len(digits), _BLOCK):
-            block = digits[start : start + _BLOCK]
-            elements = self._order[start : start + len(block)]
-            sign = self._sign[elements]
-            entry = RATIO * self._index[elements].astype(np.int32) + 1 + block * sign
-            expected[elements] = self._tables.digit_rest.take(entry) * sign * unit
+        tables, step = self._tables, np.float32(RATIO**-self._plane)
+        states = self._digits.copy()
+        states[self._elements[: len(symbols)]] = self._states(symbols)
+        y_hat, expected = np.empty((2, len(states)), np.float32)
+        below = self._below.ravel()
+        # Whole planes would take more memory.
+        for start in range(0, len(states), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            index, sign, state = self._index[block], self._sign[block], states[block]
+            digit = np.select([state == _UNKNOWN, state == _HALF], [0, -0.5], state)
+            means = np.select(
+                [state == _UNKNOWN, state == _HALF],
+                [tables.digit_expected.take(index), tables.half_expected.take(index)],
+                tables.digit_rest.take(RATIO * index.astype(np.int32) + 1 + np.minimum(state, 1)),
+            )
+            y_hat[block] = (RATIO * below[block] + digit * sign) * step
+            expected[block] = means * sign * (np.float32(EXPECTED_UNIT) * step)
         level = float(self._plane)
-        if len(digits) < len(self._order):
-            spent = self._spent + (int(self._bits(order)[-1]) if len(symbols) else 0)
-            level += spent / max(1, self._total) - 1
-        return Decoded(y_hat, expected.reshape(y_hat.shape), level)
+        if (states >= _UNKNOWN).any():
+            reached = int(self._bits[len(symbols) - 1]) if len(symbols) else self._reached
+            level += reached / max(1, self._total) - 1
+        shape = self._below.shape
+        return Decoded(y_hat.reshape(shape), expected.reshape(shape), level)
 
 
 def _widened(values: np.ndarray, depth: int) -> np.ndarray:
     """Returns [h, w, depth] with zeros after the channels of values."""
     return np.pad(values, ((0, 0), (0, 0), (0, depth - values.shape[-1])))
+
+
+def _nonzero(values: np.ndarray) -> np.ndarray:
+    """Returns the indices of nonzero elements, int32, in less memory than those of NumPy."""
+    starts = range(0, len(values), _BLOCK)
+    return np.concatenate(
+        [(np.flatnonzero(values[k : k + _BLOCK]) + k).astype(np.int32) for k in starts]
+    )
 
 
 def _layer_end() -> _Request:

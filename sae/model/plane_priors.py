@@ -36,6 +36,7 @@ from sae.model.integer_context import (
     SMALLEST_SCALE,
 )
 from sae.model.modules import Convolution, variable
+from sae.model.plane_tables import HALVED_BITS
 from sae.model.quantization import NEAR_DIGIT, NEAR_INTEGER, boundary_weights
 
 # This smallest mass of an interval keeps logarithms finite in float32.
@@ -206,19 +207,58 @@ class _ParameterHead(tf.Module):
 
 
 class Digits(NamedTuple):
-    """Expectations of a plane's digits under its context model, each [B, h, w, depth].
+    """A plane's digits under its context model, each part [B, h, w, depth], without gradient.
 
     Attributes:
-      expected: mean in [-1, 1].
-      variance: expected reduction of the squared error by the digit, in squared steps of the plane.
-      entropy: expected number of bits.
+      low, high: probabilities of the digits -1 and 1.
+      outward: whether the mean is not above the parent's center, so that 1 is the outward digit.
       rest: expectation of the next digit in steps of the plane, if the same distribution coded it.
     """
 
-    expected: tf.Tensor
-    variance: tf.Tensor
-    entropy: tf.Tensor
+    low: tf.Tensor
+    high: tf.Tensor
+    outward: tf.Tensor
     rest: tf.Tensor
+
+    @property
+    def expected(self) -> tf.Tensor:
+        """Mean of the digits, in [-1, 1]."""
+        return self.high - self.low
+
+    def steps(self) -> Steps:
+        """Returns the trits that code the digits, as `sae.model.plane_tables` describes them."""
+        variance = self.low + self.high - tf.square(self.expected)
+        middle = 1.0 - self.low - self.high
+        entropy = tf.add_n([_surprise(p) for p in (self.low, middle, self.high)])
+        outer = tf.where(self.outward, self.high, self.low)
+        inner = tf.where(self.outward, self.low, self.high) / tf.maximum(1.0 - outer, _TINY)
+        first_entropy = _surprise(outer) + _surprise(1.0 - outer)
+        first_gain = outer * (1.0 - outer) * tf.square(1.0 + inner)
+        halved = entropy >= HALVED_BITS
+        bits = tf.stack([tf.where(halved, first_entropy, entropy), entropy - first_entropy])
+        gains = tf.stack([tf.where(halved, first_gain, variance), variance - first_gain])
+        gains /= tf.maximum(bits, 1e-9)
+        # A second trit is never before the first one.
+        gains = tf.stack([gains[0], tf.where(halved, tf.minimum(*tf.unstack(gains)), -1.0)])
+        bits = tf.stack([bits[0], tf.where(halved, bits[1], 0.0)])
+        return Steps(halved, inner, gains, bits)
+
+
+class Steps(NamedTuple):
+    """The trits of a plane's digits.
+
+    Attributes:
+      halved: whether a digit has two trits, [B, h, w, depth].
+      inner: probability of the inward digit where it is not the outward one, of that shape.
+      gains: expected reduction of the squared error per bit of first and second trits, -1 where
+        there is none, [2, B, h, w, depth].
+      bits: expected bits of these trits, of that shape.
+    """
+
+    halved: tf.Tensor
+    inner: tf.Tensor
+    gains: tf.Tensor
+    bits: tf.Tensor
 
 
 class Cost(NamedTuple):
@@ -255,7 +295,7 @@ def integer_cost(q, y, means, scales):
 
 @tf.function(jit_compile=True, autograph=False)
 def digit_cost(digits, parents, y, means, scales):
-    """Returns the `Cost` of digits, and their expectations.
+    """Returns the `Cost` of digits, and the `Digits`.
 
     A digit's probability is the mass of its third of the parent's interval, relative to the mass
     of that interval.
@@ -269,7 +309,7 @@ def digit_cost(digits, parents, y, means, scales):
     Returns:
       cost: `Cost` of the digits, with the slope of their own intervals.
       parent_slope: slope of the parents' intervals, to be subtracted where a parent can change.
-      digits: expectations of the digits, without gradient.
+      digits: probabilities and expectations.
     """
     bounds, _ = _bounds(parents, means, scales)
     masses = _thirds(bounds, 1.0)
@@ -290,13 +330,10 @@ def digit_cost(digits, parents, y, means, scales):
         _log_mass(bounds(-1.5), bounds(1.5)),
         _neighbor_log_mass(bounds, tf.sign(position), 3.0),
     )
-    probabilities = [tf.stop_gradient(mass / total) for mass in masses]
-    expected = probabilities[2] - probabilities[0]
-    variance = probabilities[2] + probabilities[0] - tf.square(expected)
-    entropy = tf.add_n([p * tf.math.log(p) for p in probabilities]) / -math.log(2.0)
-    low, middle, high = _thirds(digit_bounds, 1 / 3)
-    rest = tf.stop_gradient((high - low) / (low + middle + high)) / 3.0
-    return Cost(bits, slope), parent_slope, Digits(expected, variance, entropy, rest)
+    low, high = (tf.stop_gradient(mass / total) for mass in (masses[0], masses[2]))
+    below, middle, above = _thirds(digit_bounds, 1 / 3)
+    rest = tf.stop_gradient((above - below) / (below + middle + above)) / 3.0
+    return Cost(bits, slope), parent_slope, Digits(low, high, parents >= means, rest)
 
 
 def _slope(distance, width, share, own, neighbor):
@@ -347,6 +384,11 @@ def _thirds(bounds, width):
     """Returns the masses of three adjacent intervals of a width around the centers."""
     edges = [bounds(width * offset) for offset in (-1.5, -0.5, 0.5, 1.5)]
     return [_mass(*pair) for pair in zip(edges, edges[1:])]
+
+
+def _surprise(p):
+    """Returns the bits of an event times its probability."""
+    return p * tf.math.log(tf.maximum(p, _TINY)) / -math.log(2.0)
 
 
 def _log_mass(low, high):

@@ -5,8 +5,10 @@ step and the index of its scale. All else comes from these tables, so that logar
 exponentials of different machines need not agree. They are computed once and stored with the
 weights.
 
-In plane 0, the first trit of an integer is its side of the rounded mean. The next trits are 0 where
-its distance from there ends, and 1 where it is larger. In planes above, the digit is the trit.
+In plane 0, the first trit of an integer is its side of the rounded mean. The next trits are 0
+where its distance from there ends, and 1 where it is larger. In planes above, the digit is the
+trit. A digit of a bit or more is coded in two: whether it is the outward one, and if not, which of
+the others. The first has most of the gain, and all first ones come before any second one.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ _LARGEST_OFFSET = 40
 _DISTANCES = 16
 # Units of stored entropies and expected digits.
 ENTROPY_UNIT, EXPECTED_UNIT = 2.0**-11, 2.0**-14
-# Number of values of a gain's logarithm.
-_GAINS = 256
+# Binary logarithms of the smallest gain and of the largest ones, and number of stored values.
+_LEAST, _LARGEST_OF_DIGITS, _LARGEST_OF_VALUES, _GAINS = -12.0, 0.0, 12.0, 256
+# Expected bits of the digits that are coded in two trits.
+HALVED_BITS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,11 @@ class PlaneTables:
       digit_expected: expectation of the digit, int16.
       digit_rest: expectation of the next digit, in steps of this plane, if the same distribution
         coded it, int16; it has a further index, the digit plus one.
-      digit_order: logarithm of the expected reduction of the squared error per bit, uint8.
+      digit_order: logarithm of the gain of the first trit, the expected reduction of the squared
+        error per bit, uint8.
+      first_entropy: expected bits of the first trit, uint16.
+      second_order: logarithm of the gain of the second trit, less than that of every first trit
+        that has a second, uint8; 0 where there is no second.
       value_low, value_high: cumulative probabilities of the sides below and at the rounded mean.
       value_stop: probability that the distance ends, by the side (below, above), mean and scale as
         one index, and the distance minus one.
@@ -60,11 +68,24 @@ class PlaneTables:
     digit_expected: np.ndarray
     digit_rest: np.ndarray
     digit_order: np.ndarray
+    first_entropy: np.ndarray
+    second_order: np.ndarray
     value_low: np.ndarray
     value_high: np.ndarray
     value_stop: np.ndarray
     value_entropy: np.ndarray
     value_order: np.ndarray
+
+    @functools.cached_property
+    def second_low(self) -> np.ndarray:
+        """Probability that the second trit is 0, int32, at most 2^16."""
+        return (self.digit_low.astype(np.int64) * _TOTAL // self.digit_high).astype(np.int32)
+
+    @functools.cached_property
+    def half_expected(self) -> np.ndarray:
+        """Expectation of a digit that is not the outward one, plus 1/2, in its unit, int16."""
+        inward = self.digit_low / self.digit_high.astype(np.float64)
+        return _in_units(0.5 - inward, EXPECTED_UNIT, np.int16)
 
     @functools.cached_property
     def value_excess(self) -> np.ndarray:
@@ -89,9 +110,15 @@ def _digits():
     scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
     offsets = np.arange(_LARGEST_OFFSET * MEANS + 1)[:, None, None] / MEANS
     p = _thirds(offsets[..., 0], 1.0, scales)
-    expected = p[..., 2] - p[..., 0]
-    entropy = _entropy(p)
+    expected, entropy = p[..., 2] - p[..., 0], _entropy(p)
     gain = (p[..., 0] + p[..., 2] - expected**2) / np.maximum(entropy, 1e-9)
+    # A first trit tells the outward digit from the others, a second one these from one another.
+    others = p[..., :2] / p[..., :2].sum(-1, keepdims=True)
+    outward = np.stack([1 - p[..., 2], p[..., 2]], -1)
+    first_entropy, second_entropy = _entropy(outward), _entropy(others)
+    first_gain = outward.prod(-1) * (1 + others[..., 0]) ** 2 / np.maximum(first_entropy, 1e-9)
+    second_gain = others.prod(-1) / np.maximum(second_entropy, 1e-9)
+    halved = (entropy >= HALVED_BITS) & (_order(first_gain) > _order(second_gain.max()))
     low, high = _cumulative(p)
     next_p = _thirds(offsets + np.arange(-1, 2), 1 / 3, scales[:, None])
     rest = (next_p[..., 2] - next_p[..., 0]) / 3
@@ -101,7 +128,11 @@ def _digits():
         "digit_entropy": _in_units(entropy, ENTROPY_UNIT, np.uint16),
         "digit_expected": _in_units(expected, EXPECTED_UNIT, np.int16),
         "digit_rest": _in_units(rest, EXPECTED_UNIT, np.int16),
-        "digit_order": _order(gain),
+        "digit_order": _order(np.where(halved, first_gain, gain)),
+        "first_entropy": _in_units(
+            np.where(halved, first_entropy, entropy), ENTROPY_UNIT, np.uint16
+        ),
+        "second_order": np.where(halved, _order(second_gain), np.uint8(0)),
     }
 
 
@@ -130,7 +161,7 @@ def _values():
         "value_high": high,
         "value_stop": np.uint16(np.stack(stop)).reshape(2, -1, _DISTANCES),
         "value_entropy": _in_units(entropy, ENTROPY_UNIT, np.uint16),
-        "value_order": _order(variance / np.maximum(entropy, 1e-9)),
+        "value_order": _order(variance / np.maximum(entropy, 1e-9), _LARGEST_OF_VALUES),
     }
 
 
@@ -169,8 +200,7 @@ def _in_units(values, unit, dtype):
     return np.rint(values / unit).astype(dtype)
 
 
-def _order(gain):
+def _order(gain, largest=_LARGEST_OF_DIGITS):
     """Returns gains as integers on a logarithmic scale."""
-    gain = np.log2(np.maximum(gain, 2.0**-40))
-    low, high = gain.min(), gain.max()
-    return np.rint((gain - low) / (high - low) * (_GAINS - 1)).astype(np.uint8)
+    logarithm = np.clip(np.log2(np.maximum(gain, 1e-30)), _LEAST, largest)
+    return np.rint((logarithm - _LEAST) / (largest - _LEAST) * (_GAINS - 1)).astype(np.uint8)

@@ -20,7 +20,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from sae.model.plane_priors import Digits, PlaneContext, SliceContext, digit_cost, integer_cost
+from sae.model.plane_priors import (
+    Digits,
+    PlaneContext,
+    SliceContext,
+    Steps,
+    digit_cost,
+    integer_cost,
+)
 from sae.model.progressive_config import PLANES, RATIO, ProgressiveConfig
 from sae.model.progressive_transforms import Analysis, Decoded, Synthesis
 from sae.model.quantization import nested, widened
@@ -32,7 +39,7 @@ class Planes(NamedTuple):
     Attributes:
       integers: rounded latent of each plane, [B, h, w, depth].
       bits: number of bits of each plane alone, [B], differentiable.
-      digits: expectations of the digits of each plane above 0.
+      digits: distributions of the digits of each plane above 0.
     """
 
     integers: list[tf.Tensor]
@@ -52,32 +59,57 @@ class Planes(NamedTuple):
     def cut(self, plane: int, share: tf.Tensor) -> Decoded:
         """Returns the latent decoded to a cut within a plane above 0.
 
-        Digits are ordered by the expected reduction of the squared error per bit.
+        The trits of digits are ordered by the expected reduction of the squared error per bit.
 
         Args:
           plane: number of the plane.
           share: decoded share of the plane's expected bits, float32 [B] in [0, 1].
         """
         below, digits = self.end(plane - 1), self.digits[plane - 1]
-        flat = tf.reshape(digits.variance / tf.maximum(digits.entropy, 1e-9), (share.shape[0], -1))
-        order = tf.argsort(flat, direction="DESCENDING", stable=True)
-        bits = tf.gather(tf.reshape(digits.entropy, tf.shape(flat)), order, batch_dims=1)
-        spent = tf.cumsum(bits, axis=1, exclusive=True)
-        come = spent < share[:, None] * tf.reduce_sum(bits, 1, keepdims=True)
-        come = tf.gather(come, tf.argsort(order), batch_dims=1)
-        come = tf.reshape(come, tf.shape(digits.entropy))
-        refined = self._widened(self.integers[plane] / float(RATIO**plane))
-        come = self._widened(tf.cast(come, tf.float32)) > 0.0
-        rest = self._widened(digits.rest / float(RATIO**plane))
+        steps, unit = digits.steps(), float(RATIO**plane)
+        first, second = tf.unstack(_decoded(steps, share))
+        digit = self.integers[plane] - float(RATIO) * widened(
+            self.integers[plane - 1], self.integers[plane].shape[-1]
+        )
+        sign = tf.where(digits.outward, 1.0, -1.0)
+        known = first & (~steps.halved | second | tf.equal(digit, sign))
+        known, half = (
+            self._widened(tf.cast(values, tf.float32)) > 0.0 for values in (known, first & ~known)
+        )
+
+        def chosen(if_known, if_half, otherwise):
+            if_known, if_half = (self._widened(values / unit) for values in (if_known, if_half))
+            return tf.where(known, if_known, tf.where(half, if_half, otherwise))
+
+        one = tf.ones_like(digit)
         return Decoded(
-            tf.where(come, refined, below.y_hat),
-            tf.where(come, rest, below.expected),
-            tf.where(come, float(RATIO**-plane), below.width),
+            chosen(self.integers[plane], self.integers[plane] - digit - 0.5 * sign, below.y_hat),
+            chosen(digits.rest, (0.5 - steps.inner) * sign, below.expected),
+            chosen(one, 2.0 * one, below.width),
         )
 
     def _widened(self, values):
         """Appends channels of zeros to the values of a lower plane."""
         return widened(values, self.integers[-1].shape[-1])
+
+
+def _decoded(steps: Steps, share: tf.Tensor) -> tf.Tensor:
+    """Returns which first and second trits a share of all bits has, bool [2, B, h, w, depth].
+
+    Args:
+      steps: trits in any order.
+      share: share of the expected bits, float32 [B].
+    """
+    by_image = [1, 0, 2, 3, 4]
+    gains, bits = (tf.transpose(values, by_image) for values in (steps.gains, steps.bits))
+    shape = tf.shape(bits)
+    gains, bits = (tf.reshape(values, (shape[0], -1)) for values in (gains, bits))
+    order = tf.argsort(gains, direction="DESCENDING", stable=True)
+    bits = tf.gather(bits, order, batch_dims=1)
+    spent = tf.cumsum(bits, axis=1, exclusive=True)
+    come = spent < share[:, None] * tf.reduce_sum(bits, 1, keepdims=True)
+    come = tf.gather(come, tf.argsort(order), batch_dims=1)
+    return tf.transpose(tf.reshape(come, shape), by_image)
 
 
 class ProgressiveModel(tf.Module):

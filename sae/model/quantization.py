@@ -11,7 +11,7 @@ import tensorflow_compression as tfc
 # Slope of the logit of rounding up over the logit of the fraction that is rounded.
 _STEEPNESS = 6.0
 # Share of an interval's width within which elements are near a boundary, in plane 0 and above it.
-NEAR_INTEGER, NEAR_DIGIT = 0.25, 0.15
+NEAR_INTEGER, NEAR_DIGIT = 0.35, 0.25
 
 
 class Quantized(NamedTuple):

@@ -1,7 +1,7 @@
 /**
  * A code to a latent, plane by plane; any prefix of the code is a coarser latent.
  *
- * All planes are one code. The elements of a part of plane 0, and those of a plane above it, come
+ * All planes are one code. The elements of a part of plane 0, and the trits of a plane above it, come
  * in the order of the expected fall of the squared error per bit. The decoder keeps what it has
  * decoded as runs of symbols, so that the latent at any shorter prefix is found without decoding
  * the whole again.
@@ -26,6 +26,8 @@ const BLOCK = 4096;
  * @property {Int16Array} digit_expected
  * @property {Int16Array} digit_rest
  * @property {Uint8Array} digit_order
+ * @property {Uint16Array} first_entropy
+ * @property {Uint8Array} second_order
  * @property {Uint16Array} value_low
  * @property {Uint16Array} value_high
  * @property {Uint16Array} value_stop
@@ -164,7 +166,7 @@ export class PlaneDecoder {
   decoded(code) {
     const { index, count } = this._cut(code);
     const { owner, round, symbols } = this._runs[index];
-    if (owner instanceof Digits) return owner.decoded(symbols, count);
+    if (owner instanceof Digits) return owner.decoded(round, symbols, count);
     return this._firstPlane(owner, round, symbols, count);
   }
 
@@ -302,7 +304,7 @@ class Integers {
       const fraction = means[k] - MEANS * this._origin[k] + MEANS / 2;
       this._index[k] = fraction * SCALES + scales[k];
     }
-    this._order = ordered(this._index, tables.value_order);
+    this._order = ordered(Uint8Array.from(this._index, (entry) => tables.value_order[entry]));
     this._distance = new Int8Array(means.length);
   }
 
@@ -386,7 +388,16 @@ class Integers {
   }
 }
 
-/** The digits of a plane above 0. */
+// States of a digit that is not decoded, and of one that is not the outward digit; others are values.
+const UNKNOWN = 2;
+const HALF = 3;
+
+/**
+ * The digits of a plane above 0, which count outward from the mean.
+ *
+ * Their trits are steps: step k < n is the only or the first trit of element k, and further ones are
+ * the second trits of the elements that have them.
+ */
 class Digits {
   /**
    * @param {Tables} tables
@@ -403,73 +414,167 @@ class Digits {
     const size = below.length;
     const largest = tables.digit_low.length / SCALES - 1;
     this._index = new Uint16Array(size);
-    // Tables have digits that count outward from the mean.
     this._sign = new Int8Array(size);
     this._total = 0;
+    let seconds = 0;
     for (let k = 0; k < size; k++) {
       const offset = MEANS * RATIO * below[k] - parameters.means[k];
       this._sign[k] = offset < 0 ? -1 : 1;
       this._index[k] = Math.min(Math.abs(offset), largest) * SCALES + parameters.scales[k];
       this._total += tables.digit_entropy[this._index[k]];
+      if (tables.second_order[this._index[k]] > 0) seconds++;
     }
-    this._order = ordered(this._index, tables.digit_order);
-    /** @type {Run | null} */
-    this._run = null;
+    const gains = new Uint8Array(size + seconds);
+    /** Elements of the second trits. */
+    this._halved = new Uint32Array(seconds);
+    let best = 0;
+    seconds = 0;
+    for (let k = 0; k < size; k++) {
+      gains[k] = tables.digit_order[this._index[k]];
+      const second = tables.second_order[this._index[k]];
+      if (second === 0) continue;
+      this._halved[seconds] = k;
+      gains[size + seconds++] = second;
+      best = Math.max(best, second);
+    }
+    this._order = ordered(gains);
+    /** Number of steps before the first second trit; all that have a second one are among them. */
+    this._firsts = 0;
+    for (let k = 0; k < size; k++) if (gains[k] >= best) this._firsts++;
+    /** Places in the order of the steps of each run. @type {Uint32Array[]} */
+    this._places = [];
+    /** @type {Run[]} */
+    this._runs = [];
   }
 
   /** @returns {Generator<Run, void, void>} */
   *code() {
-    const { digit_low, digit_high } = this._tables;
-    const index = this._index;
-    const order = this._order;
-    this._run = run(this, 0, order.length, (start, stop, low, high) => {
-      for (let k = start; k < stop; k++) {
-        low[k - start] = digit_low[index[order[k]]];
-        high[k - start] = digit_high[index[order[k]]];
-      }
-    });
-    yield this._run;
+    yield this._run(Uint32Array.from({ length: this._firsts }, (_, k) => k));
+    const states = this._states(1, new Uint8Array(0), 0);
+    const rest = Uint32Array.from({ length: this._order.length - this._firsts }, (_, k) => this._firsts + k);
+    const places = rest.filter((place) => states[this._element(place)] >= UNKNOWN);
+    if (places.length) yield this._run(places);
   }
 
-  /** Returns the integers of this plane when all are decoded. */
-  integers() {
-    const symbols = /** @type {Run} */ (this._run).symbols;
-    const found = this._below.map((q) => RATIO * q);
-    for (let k = 0; k < symbols.length; k++) {
-      const element = this._order[k];
-      found[element] += (symbols[k] - 1) * this._sign[element];
-    }
+  /** @param {Uint32Array} places */
+  _run(places) {
+    const { digit_low, digit_high, second_order } = this._tables;
+    const found = run(this, this._runs.length, places.length, (start, stop, low, high) => {
+      for (let k = start; k < stop; k++) {
+        const entry = this._index[this._element(places[k])];
+        const second = this._order[places[k]] >= this._index.length;
+        const halved = second_order[entry] > 0;
+        low[k - start] = second
+          ? Math.floor((digit_low[entry] * 65536) / digit_high[entry])
+          : (halved ? digit_high : digit_low)[entry];
+        high[k - start] = halved ? 1 << 16 : digit_high[entry];
+      }
+    });
+    this._places.push(places);
+    this._runs.push(found);
     return found;
   }
 
   /**
-   * Returns what the first symbols give of this plane.
+   * Returns the element of a step.
    *
+   * @param {number} place of the step in the order.
+   */
+  _element(place) {
+    const step = this._order[place];
+    return step < this._index.length ? step : this._halved[step - this._index.length];
+  }
+
+  /**
+   * Returns the expected bits of a step.
+   *
+   * @param {number} place of the step in the order.
+   */
+  _bits(place) {
+    const { first_entropy, digit_entropy } = this._tables;
+    const entry = this._index[this._element(place)];
+    const first = first_entropy[entry];
+    return this._order[place] < this._index.length ? first : digit_entropy[entry] - first;
+  }
+
+  /**
+   * Returns the states of all digits within a run.
+   *
+   * @param {number} round number of the run; those before it are decoded.
+   * @param {Uint8Array} symbols of the run.
+   * @param {number} count number of them that had come.
+   */
+  _states(round, symbols, count) {
+    const states = new Int8Array(this._index.length).fill(UNKNOWN);
+    for (let r = 0; r <= round && r < this._places.length; r++) {
+      const places = this._places[r];
+      const known = r < round ? this._runs[r].symbols : symbols;
+      const length = r < round ? places.length : count;
+      for (let k = 0; k < length; k++) {
+        const element = this._element(places[k]);
+        const halved = this._tables.second_order[this._index[element]] > 0;
+        const first = halved && states[element] === UNKNOWN;
+        states[element] = first ? (known[k] > 0 ? 1 : HALF) : known[k] - 1;
+      }
+    }
+    return states;
+  }
+
+  /** Returns the integers of this plane when all are decoded. */
+  integers() {
+    const states = this._states(this._runs.length, new Uint8Array(0), 0);
+    return this._below.map((q, k) => RATIO * q + states[k] * this._sign[k]);
+  }
+
+  /**
+   * Returns what the first symbols of a run give of this plane.
+   *
+   * @param {number} round number of the run.
    * @param {Uint8Array} symbols
    * @param {number} count
    * @returns {Decoded}
    */
-  decoded(symbols, count) {
-    const { digit_expected, digit_rest, digit_entropy } = this._tables;
+  decoded(round, symbols, count) {
+    const { digit_expected, digit_rest, digit_low, digit_high } = this._tables;
     const step = Math.fround(RATIO ** -this._plane);
     const unit = Math.fround(EXPECTED_UNIT * step);
-    const yHat = new Float32Array(this._below);
+    const yHat = new Float32Array(this._below.length);
     const expected = new Float32Array(yHat.length);
+    const states = this._states(round, symbols, count);
+    let complete = true;
     for (let k = 0; k < expected.length; k++) {
-      yHat[k] *= RATIO * step;
-      expected[k] = digit_expected[this._index[k]] * this._sign[k] * unit;
+      const entry = this._index[k];
+      const state = states[k];
+      let digit = state;
+      let mean;
+      if (state === UNKNOWN) {
+        digit = 0;
+        mean = digit_expected[entry];
+      } else if (state === HALF) {
+        digit = -0.5;
+        mean = roundedHalfEven((0.5 - digit_low[entry] / digit_high[entry]) / EXPECTED_UNIT);
+      } else {
+        mean = digit_rest[RATIO * entry + state + 1];
+      }
+      complete = complete && state < UNKNOWN;
+      yHat[k] = (RATIO * this._below[k] + digit * this._sign[k]) * step;
+      expected[k] = mean * this._sign[k] * unit;
     }
-    let spent = 0;
-    for (let k = 0; k < count; k++) {
-      const element = this._order[k];
-      const digit = symbols[k] - 1;
-      yHat[element] += digit * this._sign[element] * step;
-      expected[element] = digit_rest[RATIO * this._index[element] + digit + 1] * this._sign[element] * unit;
-      spent += digit_entropy[this._index[element]];
-    }
-    const share = count < this._order.length ? spent / Math.max(1, this._total) : 1;
-    const level = this._plane - 1 + share;
+    const level = this._plane - (complete ? 0 : 1 - this._reached(round, count) / Math.max(1, this._total));
     return { depth: this._depth, yHat, expected, level };
+  }
+
+  /**
+   * Returns the plane's expected bits up to the last symbol that had come.
+   *
+   * @param {number} round
+   * @param {number} count
+   */
+  _reached(round, count) {
+    const last = count ? this._places[round][count - 1] : round ? this._firsts - 1 : -1;
+    let bits = 0;
+    for (let place = 0; place <= last; place++) bits += this._bits(place);
+    return bits;
   }
 }
 
@@ -487,15 +592,14 @@ function run(owner, round, length, fill) {
 /**
  * Returns the indices of elements, greatest gain first, ties in order.
  *
- * @param {Uint16Array} index of the elements in the tables.
- * @param {Uint8Array} gains
+ * @param {Uint8Array} gains of the elements.
  */
-function ordered(index, gains) {
+function ordered(gains) {
   const starts = new Uint32Array(257);
-  for (const entry of index) starts[256 - gains[entry]]++;
+  for (const gain of gains) starts[256 - gain]++;
   for (let k = 1; k < 257; k++) starts[k] += starts[k - 1];
-  const order = new Uint32Array(index.length);
-  for (let k = 0; k < index.length; k++) order[starts[255 - gains[index[k]]]++] = k;
+  const order = new Uint32Array(gains.length);
+  for (let k = 0; k < gains.length; k++) order[starts[255 - gains[k]]++] = k;
   return order;
 }
 
