@@ -22,7 +22,7 @@ from sae.model.plane_priors import PASSES, Digits, SliceContext, digit_cost, int
 from sae.model.progressive import Planes, ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
-from sae.model.quantization import boundary_weights
+from sae.model.quantization import NEAR_DIGIT, NEAR_INTEGER, boundary_weights
 from sae.training import loop
 from sae.training.patches import Patches
 from sae.training.progressive import ProgressiveStage, Trainer
@@ -94,20 +94,23 @@ def test_digits_cost_what_a_finer_integer_costs():
     parent = integer_cost(one(1), one(y / 3), one(mean), one(20))
     digit, parent_slope, _ = digit_cost(one(1), one(3), one(y), one(3 * mean), one(finer_scale))
     assert (digit.bits + parent.bits).numpy() == pytest.approx(finer.bits.numpy(), abs=1e-3)
-    # The slopes are spread over 0.3 of an interval in place of a half.
-    np.testing.assert_allclose(0.3 * digit.slope, 0.5 * finer.slope, rtol=1e-3)
-    np.testing.assert_allclose(0.9 * parent_slope, 0.5 * parent.slope, rtol=1e-3)
+    # The slopes are spread over other shares of an interval.
+    shares = 2 * NEAR_DIGIT, 2 * NEAR_INTEGER
+    np.testing.assert_allclose(shares[0] * digit.slope, shares[1] * finer.slope, rtol=1e-3)
+    np.testing.assert_allclose(3 * shares[0] * parent_slope, shares[1] * parent.slope, rtol=1e-3)
 
 
 def test_slopes_are_differences_of_bits_near_boundaries():
     def bits(q):
         return integer_cost(*(tf.fill((1, 1, 1, 1), v) for v in (q, q, 0.4, 33.0))).bits.numpy()
 
-    for y, below in ((0.4, 0.0), (0.6, 0.0), (-1.4, -2.0), (3.0, None), (0.2, None)):
+    for y, below in ((0.4, 0.0), (0.6, 0.0), (-1.4, -2.0), (3.0, None), (0.1, None)):
         q = np.float32(np.round(y))
         arguments = (tf.fill((1, 1, 1, 1), np.float32(v)) for v in (q, y, 0.4, 33.0))
         slope = integer_cost(*arguments).slope.numpy().item()
-        expected = 0.0 if below is None else 2 * (bits(below + 1) - bits(below)).item()
+        expected = (
+            0.0 if below is None else (bits(below + 1) - bits(below)).item() / (2 * NEAR_INTEGER)
+        )
         assert slope == pytest.approx(expected, rel=1e-4)
 
 
@@ -118,7 +121,7 @@ def test_an_unreachable_parent_has_no_slope(model):
         tape.watch(y)
         bits = model.code(y).bits[1]
     gradient = tape.gradient(bits, y).numpy()
-    near = np.abs(3 * y - np.round(3 * y)) > 0.35
+    near = np.abs(3 * y - np.round(3 * y)) > 0.5 - NEAR_DIGIT
     assert (np.abs(gradient[..., 8:10][near[..., 8:10]]) > 0).all()
     assert near[..., 8:10].any() and not gradient[..., 10:].any()
 
@@ -369,7 +372,7 @@ def test_gradients_pass_near_boundaries_in_decoded_channels():
             loss = trainer._loss(x, tf.constant([float(level)]))
         gradient = tf.convert_to_tensor(tape.gradient(loss, y)).numpy()
         away = np.abs(y - width * np.round(y / width)) / width
-        near = away > 0.5 - (0.25 if level == 0 else 0.15)
+        near = away > 0.5 - (NEAR_INTEGER if level == 0 else NEAR_DIGIT)
         near[..., TINY.plane_depths[level] :] = False
         assert near.any() and not near.all()
         assert (gradient[~near] == 0).all() and (gradient[near] != 0).mean() > 0.9
