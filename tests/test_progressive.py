@@ -297,7 +297,7 @@ def test_cuts_lead_from_one_end_to_the_next(model):
         width = low.width.numpy()[0, ..., :depth] * 3**p
         first = np.isclose(width, 1) | np.isclose(width, 2)
         assert gains[first].min() >= gains[~first].max()
-        assert 0.2 <= bits[first].sum() / steps.bits.numpy()[:, 0].sum() < 0.4
+        assert 0.2 <= bits[first].sum() / steps.bits.numpy()[0].sum() < 0.4
 
 
 def test_halved_digits_are_decoded_in_two_trits():
@@ -310,11 +310,11 @@ def test_halved_digits_are_decoded_in_two_trits():
     steps = digits.steps()
     assert steps.halved.numpy().all()
     np.testing.assert_allclose(np.ravel(steps.inner), [0.5 / 0.8, 0.3 / 0.7], rtol=1e-5)
-    first = np.ravel(steps.bits[0])
+    first = np.ravel(steps.bits[:, 0])
     assert first == pytest.approx([0.7219, 0.8813], abs=1e-4)
     whole = [-sum(p * np.log2(p) for p in q) for q in ((0.5, 0.3, 0.2), (0.3, 0.4, 0.3))]
-    np.testing.assert_allclose(tf.reduce_sum(steps.bits, 0)[0, 0, 0], whole, rtol=1e-5)
-    assert (steps.gains[0].numpy() > steps.gains[1].numpy().max()).all()
+    np.testing.assert_allclose(tf.reduce_sum(steps.bits, 1)[0, 0, 0], whole, rtol=1e-5)
+    assert (steps.gains[:, 0].numpy() > steps.gains[:, 1].numpy().max()).all()
     both = planes.cut(1, tf.constant([(first.sum() - 0.01) / sum(whole)], tf.float32))
     centers, means = np.ravel(both.y_hat), np.ravel(both.expected)
     np.testing.assert_allclose(centers, [8.5 / 3, 18.5 / 3], rtol=1e-5)
@@ -337,8 +337,8 @@ def test_what_is_expected_of_digits_is_what_they_are():
     mean = p @ t
     steps = found.steps()
     np.testing.assert_allclose(np.ravel(found.expected), mean, rtol=1e-3)
-    np.testing.assert_allclose(np.ravel(tf.reduce_sum(steps.bits, 0)), p @ bits.numpy(), rtol=1e-3)
-    gain = np.ravel(tf.reduce_sum(steps.gains * steps.bits, 0))
+    np.testing.assert_allclose(np.ravel(tf.reduce_sum(steps.bits, 1)), p @ bits.numpy(), rtol=1e-3)
+    gain = np.ravel(tf.reduce_sum(steps.gains * steps.bits, 1))
     np.testing.assert_allclose(gain, p @ (t - mean) ** 2, rtol=1e-3)
     assert 0.05 < abs(mean) < 0.9
 

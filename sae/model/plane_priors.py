@@ -235,12 +235,13 @@ class Digits(NamedTuple):
         first_entropy = _surprise(outer) + _surprise(1.0 - outer)
         first_gain = outer * (1.0 - outer) * tf.square(1.0 + inner)
         halved = entropy >= HALVED_BITS
-        bits = tf.stack([tf.where(halved, first_entropy, entropy), entropy - first_entropy])
-        gains = tf.stack([tf.where(halved, first_gain, variance), variance - first_gain])
-        gains /= tf.maximum(bits, 1e-9)
+        first_bits = tf.where(halved, first_entropy, entropy)
+        first_gain = tf.where(halved, first_gain, variance) / tf.maximum(first_bits, 1e-9)
+        second_bits = entropy - first_bits
+        second_gain = (variance - first_gain * first_bits) / tf.maximum(second_bits, 1e-9)
         # A second trit is never before the first one.
-        gains = tf.stack([gains[0], tf.where(halved, tf.minimum(*tf.unstack(gains)), -1.0)])
-        bits = tf.stack([bits[0], tf.where(halved, bits[1], 0.0)])
+        second_gain = tf.where(halved, tf.minimum(first_gain, second_gain), -1.0)
+        gains, bits = tf.stack([first_gain, second_gain], 1), tf.stack([first_bits, second_bits], 1)
         return Steps(halved, inner, gains, bits)
 
 
@@ -251,7 +252,7 @@ class Steps(NamedTuple):
       halved: whether a digit has two trits, [B, h, w, depth].
       inner: probability of the inward digit where it is not the outward one, of that shape.
       gains: expected reduction of the squared error per bit of first and second trits, -1 where
-        there is none, [2, B, h, w, depth].
+        there is none, [B, 2, h, w, depth].
       bits: expected bits of these trits, of that shape.
     """
 

@@ -67,7 +67,7 @@ class Planes(NamedTuple):
         """
         below, digits = self.end(plane - 1), self.digits[plane - 1]
         steps, unit = digits.steps(), float(RATIO**plane)
-        first, second = tf.unstack(_decoded(steps, share))
+        first, second = tf.unstack(_decoded(steps, share), axis=1)
         digit = self.integers[plane] - float(RATIO) * widened(
             self.integers[plane - 1], self.integers[plane].shape[-1]
         )
@@ -94,22 +94,20 @@ class Planes(NamedTuple):
 
 
 def _decoded(steps: Steps, share: tf.Tensor) -> tf.Tensor:
-    """Returns which first and second trits a share of all bits has, bool [2, B, h, w, depth].
+    """Returns which first and second trits a share of the bits decodes, bool [B, 2, h, w, depth].
 
     Args:
       steps: trits in any order.
       share: share of the expected bits, float32 [B].
     """
-    by_image = [1, 0, 2, 3, 4]
-    gains, bits = (tf.transpose(values, by_image) for values in (steps.gains, steps.bits))
-    shape = tf.shape(bits)
-    gains, bits = (tf.reshape(values, (shape[0], -1)) for values in (gains, bits))
+    shape = tf.shape(steps.bits)
+    gains, bits = (tf.reshape(values, (shape[0], -1)) for values in (steps.gains, steps.bits))
     order = tf.argsort(gains, direction="DESCENDING", stable=True)
     bits = tf.gather(bits, order, batch_dims=1)
     spent = tf.cumsum(bits, axis=1, exclusive=True)
     come = spent < share[:, None] * tf.reduce_sum(bits, 1, keepdims=True)
     come = tf.gather(come, tf.argsort(order), batch_dims=1)
-    return tf.transpose(tf.reshape(come, shape), by_image)
+    return tf.reshape(come, shape)
 
 
 class ProgressiveModel(tf.Module):
