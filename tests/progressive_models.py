@@ -9,6 +9,8 @@ from sae.model.progressive_config import ProgressiveConfig
 TINY = ProgressiveConfig(
     plane_depths=(8, 10, 12),
     hidden_filters=8,
+    analysis_blocks=1,
+    synthesis_blocks=2,
     slices=(2, 2),
     context_filters=8,
     slice_embedding=6,
@@ -18,6 +20,8 @@ TINY = ProgressiveConfig(
 SMALL = ProgressiveConfig(
     plane_depths=(64, 96, 128),
     hidden_filters=8,
+    analysis_blocks=1,
+    synthesis_blocks=2,
     step=0.3,
     slices=(8, 20),
     context_filters=8,

@@ -18,6 +18,7 @@ from sae.errors import SaeError
 from sae.model import families
 from sae.model.integer_context import SCALE_RATIO
 from sae.model.model_store import ModelStore
+from sae.model.modules import ResidualBlock
 from sae.model.plane_priors import PASSES, Digits, SliceContext, digit_cost, integer_cost
 from sae.model.progressive import Planes, ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
@@ -138,6 +139,50 @@ def test_a_fresh_model_is_a_transform_codec(photos):
         x_hat = model.synthesis(planes.end(p), tf.constant([float(p)]))
         psnr.append(float(tf.image.psnr(x, x_hat, 1.0)))
     assert 18 < psnr[0] < psnr[1] - 1 < psnr[2] - 1
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 3])
+def test_transforms_read_no_farther_than_their_reach(blocks):
+    config = dataclasses.replace(TINY, analysis_blocks=blocks, synthesis_blocks=blocks)
+    tf.keras.utils.set_random_seed(1)
+    model = ProgressiveModel(config)
+    for variable in model.trainable_variables:
+        variable.assign_add(tf.random.normal(variable.shape, stddev=0.1))
+    rows = 2 * config.reach + 3
+    middle = np.arange(rows)[:, None, None] == config.reach + 1
+    y = random_latent((1, rows, 1, 12), 0.1)
+
+    def image(y):
+        decoded = Decoded(tf.constant(y), tf.zeros_like(y), tf.ones_like(y))
+        return model.synthesis(decoded, tf.constant([1.0])).numpy()
+
+    x = np.random.default_rng(3).uniform(size=(1, 16 * rows, 16, 3)).astype(np.float32)
+    changes = (
+        image(y + middle) - image(y),
+        model._analysis(x + np.repeat(middle, 16, 0)) - model._analysis(x),
+    )
+    for change in changes:
+        changed = np.abs(change).reshape(rows, -1).max(-1) > 1e-7
+        # The outermost rows are beyond the reach of the middle one, the next ones within it.
+        assert not changed[[0, -1]].any() and (changed[1] or changed[-2])
+
+
+def test_residual_blocks_begin_as_the_identity():
+    x = tf.constant(random_latent((1, 6, 5, 4)))
+    block = ResidualBlock("block", 4)
+    np.testing.assert_array_equal(block(x), x)
+    block._reduce.kernel.assign_add(tf.random.normal(block._reduce.kernel.shape))
+    assert np.abs(block(x) - x).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "change, reason", [({"step": None}, "step is missing"), ({"gain": 1}, "gain")]
+)
+def test_a_configuration_has_all_fields_and_no_others(change, reason):
+    values = {**dataclasses.asdict(TINY), **change}
+    values = {name: value for name, value in values.items() if value is not None}
+    with pytest.raises(TypeError, match=reason):
+        ProgressiveConfig.from_json(values)
 
 
 def test_levels_between_planes_are_interpolated(model):

@@ -35,6 +35,7 @@ _DENSITIES = {
     r"synthesis/conv_0/kernel": 1 / 256,
     r"synthesis/(conv_1/kernel|igdn_0/(reparam_)?gamma)": 1 / 64,
     r"synthesis/(conv_2/kernel|igdn_1/(reparam_)?gamma)": 1 / 16,
+    r"(analysis|synthesis)/block_\d+/(depthwise|(expand|reduce)/kernel)": 1 / 16,
     # Of two neighbors, the one that is coded later reads the other; none reads itself.
     r"plane_0/slice_\d+/spatial/kernel": 4 / 9 / 256,
     r"plane_\d/.*kernel": 1 / 256,

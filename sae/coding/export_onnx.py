@@ -26,7 +26,7 @@ from sae.errors import SaeError
 from sae.model import integer_context, onnx_priors, onnx_transforms, plane_tables, stores
 from sae.model.arrays import save_arrays
 from sae.model.model_store import ModelStore, StoredModel
-from sae.model.progressive_config import PLANES, RATIO, REACH
+from sae.model.progressive_config import PLANES, RATIO
 
 
 def export(store: ModelStore, folder: Path) -> None:
@@ -50,7 +50,7 @@ def export(store: ModelStore, folder: Path) -> None:
         "config": dataclasses.asdict(model.config),
         "slice_sizes": model.config.slice_sizes,
         "stride": STRIDE,
-        "reach": REACH,
+        "reach": model.config.reach,
         "planes": PLANES,
         "ratio": RATIO,
         "passes": integer_context.PASSES,

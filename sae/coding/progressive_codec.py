@@ -22,7 +22,6 @@ from sae.errors import SaeError
 from sae.model import onnx_transforms
 from sae.model.integer_context import IntegerContext
 from sae.model.model_store import ModelStore, StoredModel
-from sae.model.progressive_config import REACH
 from sae.model.tiling import in_strips
 
 
@@ -35,6 +34,7 @@ class ProgressiveCodec:
     """
 
     def __init__(self, model: StoredModel, threads: int = 0):
+        self._reach = model.config.reach
         self.coder = PlaneCoder(IntegerContext(model.arrays), model.tables)
         self._analysis = _session(onnx_transforms.analysis(model), threads)
         self._synthesis = _session(onnx_transforms.synthesis(model), threads)
@@ -52,7 +52,7 @@ class ProgressiveCodec:
             return self._analysis.run(["y"], {"image": pixels[None]})[0][0]
 
         height, width = (side // STRIDE for side in padded.shape[:2])
-        return np.concatenate([*in_strips(strip, height, width, REACH)])
+        return np.concatenate([*in_strips(strip, height, width, self._reach)])
 
     def synthesis(self, decoded: Decoded, height: int, width: int) -> np.ndarray:
         """Returns an image, uint8 [height, width, 3].
@@ -69,7 +69,7 @@ class ProgressiveCodec:
             return self._synthesis.run(["image"], inputs)[0][0]
 
         rows, columns, _ = decoded.y_hat.shape
-        return np.concatenate([*in_strips(strip, rows, columns, REACH)])[:height, :width]
+        return np.concatenate([*in_strips(strip, rows, columns, self._reach)])[:height, :width]
 
 
 def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:

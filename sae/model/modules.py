@@ -1,4 +1,4 @@
-"""Modules of the progressive model: convolution, GDN, and tables over the planes.
+"""Modules of the progressive model: convolution, residual block, GDN, and tables over the planes.
 
 Each module takes the scope of its variables; their names are those in stored weights. Convolutions
 may compute in bfloat16, with inputs, weights and results in float32.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from sae.model.progressive_config import GDN_FLOOR
+from sae.model.progressive_config import EXPANSION, GDN_FLOOR, LEAK, SUPPORT
 
 
 def variable(scope: str, name: str, initial: tf.Tensor) -> tf.Variable:
@@ -68,6 +68,34 @@ class Convolution(tf.Module):
         else:
             y = tf.nn.conv2d(x, kernel, self._stride, padding)
         return tf.cast(y, tf.float32)
+
+
+class ResidualBlock(tf.Module):
+    """A residual block: a depthwise convolution, and two layers over the channels.
+
+    It is zero-initialized, and the depthwise kernel is near the identity.
+
+    Args:
+      scope: prefix of the variables' names.
+      channels: number of channels.
+      compute_dtype: type of the products over channels, as in `Convolution`.
+    """
+
+    def __init__(self, scope: str, channels: int, compute_dtype: tf.DType = tf.float32):
+        super().__init__()
+        shape = (SUPPORT, SUPPORT, channels, 1)
+        center = tf.one_hot(SUPPORT**2 // 2, SUPPORT**2)
+        identity = tf.reshape(center, (SUPPORT, SUPPORT, 1, 1))
+        initial = identity + tf.keras.initializers.RandomNormal(stddev=0.5 / SUPPORT**2)(shape)
+        self._depthwise = variable(scope, "depthwise", initial)
+        wide, dtype = EXPANSION * channels, {"compute_dtype": compute_dtype}
+        self._expand = Convolution(f"{scope}/expand", 1, channels, wide, **dtype)
+        self._reduce = Convolution(f"{scope}/reduce", 1, wide, channels, zero=True, **dtype)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns x with the block's change, [B, H, W, channels]."""
+        h = tf.nn.depthwise_conv2d(x, self._depthwise, (1, 1, 1, 1), "SAME")
+        return x + self._reduce(tf.nn.leaky_relu(self._expand(h), LEAK))
 
 
 class GDN(tf.Module):

@@ -19,8 +19,10 @@ from sae.model.progressive_config import (
     BLOCK,
     FROM_LATENT,
     GDN_FLOOR,
+    LEAK,
     LINEAR_SCALE,
     PLANES,
+    SUPPORT,
     TO_IMAGE,
     TO_LATENT,
 )
@@ -36,8 +38,10 @@ def analysis(model: StoredModel) -> bytes:
     image = g.input("image", np.uint8, (1, "height", "width", 3))
     x = g("Div", g.cast(g.channels_first(image), np.float32), 255.0)
     h = g("SpaceToDepth", x, blocksize=BLOCK)
-    for k, stride in enumerate((1, 2)):
-        h = g.gdn(f"gdn_{k}", g.convolution(f"conv_{k}", h, stride))
+    h = g.gdn("gdn_0", g.convolution("conv_0", h))
+    for k in range(model.config.analysis_blocks):
+        h = g.residual_block(f"block_{k}", h)
+    h = g.gdn("gdn_1", g.convolution("conv_1", h, 2))
     linear = g("Div", g.linear_forward(g("Sub", x, 0.5)), model.config.step)
     y = g("Add", linear, g("Mul", g.convolution("conv_2", h, 2), TO_LATENT))
     g.output(
@@ -70,6 +74,8 @@ def synthesis(model: StoredModel) -> bytes:
     for k in range(2):
         h = g.gdn(f"igdn_{k}", g.transposed_convolution(f"conv_{k}", h, 2), inverse=True)
         h = g("Add", g.scaled(f"gain_{k}", h), g.plane_table(f"bias_{k}"))
+    for k in range(model.config.synthesis_blocks):
+        h = g.residual_block(f"block_{k}", h)
     detail = g("DepthToSpace", g.convolution("conv_2", h), blocksize=BLOCK)
     x_hat = g("Add", g("Add", g.linear_backward(linear), 0.5), g("Mul", detail, TO_IMAGE))
     # Runtimes convert values outside the range of uint8 in different ways, hence the clipping.
@@ -129,6 +135,14 @@ class _Modules(Graph):
             pads = (top, left, bottom, right)
             parts.append(self("Conv", x, self._weight(part), *self._bias(name), pads=pads))
         return self("DepthToSpace", self("Concat", *parts, axis=1), blocksize=stride)
+
+    def residual_block(self, name: str, x: str) -> str:
+        """Returns x with the change of a residual block."""
+        kernel, half = self._array(f"{name}/depthwise"), SUPPORT // 2
+        weight = self._weight(kernel.transpose(2, 3, 0, 1))
+        h = self("Conv", x, weight, group=len(kernel[0, 0]), pads=(half,) * 4)
+        h = self("LeakyRelu", self.convolution(f"{name}/expand", h), alpha=LEAK)
+        return self("Add", x, self.convolution(f"{name}/reduce", h))
 
     def gdn(self, name: str, x: str, inverse: bool = False) -> str:
         """Returns x / (beta + gamma |x|), or x times that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +17,9 @@ BLOCK = 4
 # to that. The others keep the contribution of the convolutional paths small at first.
 LINEAR_SCALE = (3 * STRIDE**2) ** -0.5
 TO_LATENT, FROM_LATENT, TO_IMAGE = 0.1, 0.25, 0.1
-# Receptive field of the transforms, in rows of the latent above and below one: half a kernel of
-# each convolution, 1/4 + 2/4 + 2/4 rows.
-REACH = 2
+# Side of the depthwise kernels in residual blocks, the ratio of their widest to their other
+# channels, and the slope of their activation below zero.
+SUPPORT, EXPANSION, LEAK = 5, 2, 0.1
 # This is added to the divisor of GDN.
 GDN_FLOOR = 1e-6
 
@@ -31,6 +32,7 @@ class ProgressiveConfig:
       plane_depths: number of latent channels in each plane, nondecreasing; further channels are
         zero in a plane.
       hidden_filters: number of channels between the convolutions of the transforms.
+      analysis_blocks, synthesis_blocks: number of residual blocks at a quarter of the sides.
       step: quantization step of plane 0, on the scale of images in [0, 1].
       slices: number of channels of each slice of plane 0; the other channels form a last slice.
       context_filters: number of channels of the features in plane 0's context model.
@@ -40,6 +42,8 @@ class ProgressiveConfig:
 
     plane_depths: tuple[int, ...] = (320, 512, 640)
     hidden_filters: int = 128
+    analysis_blocks: int = 2
+    synthesis_blocks: int = 4
     step: float = 1.1
     slices: tuple[int, ...] = (6, 14, 44, 96)
     context_filters: int = 96
@@ -50,6 +54,13 @@ class ProgressiveConfig:
     def latent_depth(self) -> int:
         """Number of latent channels."""
         return self.plane_depths[-1]
+
+    @property
+    def reach(self) -> int:
+        """Receptive field of the transforms, in rows of the latent above and below one."""
+        # Half a kernel of each convolution, 1/4 + 2/4 + 2/4 rows, and of each block.
+        quarters = 5 + max(self.analysis_blocks, self.synthesis_blocks) * (SUPPORT // 2)
+        return math.ceil(quarters / 4)
 
     @property
     def slice_sizes(self) -> tuple[int, ...]:
@@ -67,4 +78,6 @@ class ProgressiveConfig:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
         }
+        if missing := {field.name for field in dataclasses.fields(cls)} - set(fields):
+            raise TypeError(f"the field {min(missing)} is missing")
         return cls(**fields)

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from sae.config import STRIDE
 from sae.model.cosine_transform import cosine_basis
-from sae.model.modules import GDN, Convolution, PlaneTable, variable
+from sae.model.modules import GDN, Convolution, PlaneTable, ResidualBlock, variable
 from sae.model.progressive_config import (
     BLOCK,
     FROM_LATENT,
@@ -78,12 +78,18 @@ class Analysis(tf.Module):
             Convolution(f"{scope}/conv_2", 3, filters, depth, 2, bias=False, zero=True, **dtype),
         ]
         self._gdn = [GDN(f"{scope}/gdn_{k}", filters, **dtype) for k in range(2)]
+        self._blocks = [
+            ResidualBlock(f"{scope}/block_{k}", filters, **dtype)
+            for k in range(config.analysis_blocks)
+        ]
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the latent [B, H/16, W/16, depth] of images [B, H, W, 3] in [0, 1]."""
         h = tf.nn.space_to_depth(x, BLOCK)
-        for convolution, gdn in zip(self._convolutions, self._gdn):
-            h = gdn(convolution(h))
+        h = self._gdn[0](self._convolutions[0](h))
+        for block in self._blocks:
+            h = block(h)
+        h = self._gdn[1](self._convolutions[1](h))
         return self._linear.forward(x - 0.5) / self._step + TO_LATENT * self._convolutions[-1](h)
 
 
@@ -110,6 +116,10 @@ class Synthesis(tf.Module):
         self._igdn = [GDN(f"{scope}/igdn_{k}", filters, True, compute_dtype) for k in range(2)]
         self._gain = [PlaneTable(f"{scope}/gain_{k}", PLANES, filters, 1.0) for k in range(2)]
         self._bias = [PlaneTable(f"{scope}/bias_{k}", PLANES, filters, 0.0) for k in range(2)]
+        self._blocks = [
+            ResidualBlock(f"{scope}/block_{k}", filters, compute_dtype)
+            for k in range(config.synthesis_blocks)
+        ]
         self._output = Convolution(
             f"{scope}/conv_2",
             3,
@@ -136,5 +146,7 @@ class Synthesis(tf.Module):
             self._convolutions, self._igdn, self._gain, self._bias
         ):
             h = igdn(convolution(h)) * gain(level) + bias(level)
+        for block in self._blocks:
+            h = block(h)
         x = 0.5 + self._linear.backward(linear)
         return x + TO_IMAGE * tf.nn.depth_to_space(self._output(h), BLOCK)

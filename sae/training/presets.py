@@ -71,6 +71,8 @@ _PROGRESSIVE: dict[str, dict[str, Any]] = {
 _TINY_PROGRESSIVE: dict[str, Any] = {
     "plane_depths": (8, 10, 12),
     "hidden_filters": 8,
+    "analysis_blocks": 1,
+    "synthesis_blocks": 1,
     "slices": (2, 2),
     "context_filters": 8,
     "slice_embedding": 6,

@@ -16,8 +16,8 @@ const FROM_LATENT = 0.25;
 const TO_IMAGE = 0.1;
 // Blocks of the last convolution.
 const BLOCK = 4;
-// Rows of the latent above and below one on which its rows of the image depend.
-const REACH = 2;
+// The slope below zero of the activation in residual blocks.
+const LEAK = 0.1;
 // So many positions of the latent are transformed at once, for the memory that they take.
 const STRIP = 4096;
 
@@ -50,6 +50,10 @@ export class Synthesis {
       this._tables.push({ gain: read(`gain_${k}`), bias: read(`bias_${k}`) });
     }
     const output = read("conv_2/kernel");
+    const { synthesis_blocks: count, analysis_blocks: opposite } = model.description.config;
+    this._blocks = Array.from({ length: count }, (_, k) => new ResidualBlock((part) => read(`block_${k}/${part}`)));
+    // Rows of the latent above and below one on which its rows of the image depend.
+    this._reach = Math.ceil((5 + 2 * Math.max(count, opposite)) / 4);
     this._output = tf.tensor(output.values.map((x) => x * TO_IMAGE), output.shape);
     const unused = model.names.find((name) => name.startsWith("synthesis/") && !used.has(name));
     if (unused) {
@@ -72,11 +76,11 @@ export class Synthesis {
    */
   async image(decoded, rows, columns, width, height, draft = false) {
     const image = new Uint8ClampedArray(4 * width * height);
-    const size = Math.max(2 * REACH, Math.floor(STRIP / columns));
+    const size = Math.max(2 * this._reach, Math.floor(STRIP / columns));
     for (let start = 0; start < rows; start += size) {
       const stop = Math.min(start + size, rows);
-      const first = Math.max(0, start - REACH);
-      const last = Math.min(stop + REACH, rows);
+      const first = Math.max(0, start - this._reach);
+      const last = Math.min(stop + this._reach, rows);
       const { blocks, details } = await this._strip(decoded, first, last, columns, draft);
       paint(image, width, height, blocks, details, first, start, stop, columns);
     }
@@ -125,6 +129,7 @@ export class Synthesis {
         h = tf.mul(h, tf.tensor1d(interpolated(table.gain, level)));
         h = tf.add(h, tf.tensor1d(interpolated(table.bias, level)));
       });
+      for (const block of this._blocks) h = block.apply(h);
       return tf.conv2d(h, /** @type {any} */ (this._output), 1, "same");
     });
     const ofDetails = await details.data();
@@ -147,6 +152,24 @@ export class Synthesis {
       });
     }
     return this._kernels.get(key);
+  }
+}
+
+/** A depthwise convolution, and two layers over the channels, whose result is added to the input. */
+class ResidualBlock {
+  /** @param {(part: string) => { shape: number[], values: Float32Array }} read */
+  constructor(read) {
+    const [depthwise, expand, reduce] = ["depthwise", "expand/kernel", "reduce/kernel"].map((part) => {
+      const { values, shape } = read(part);
+      return /** @type {any} */ (tf.tensor(values, shape));
+    });
+    const [expandBias, reduceBias] = ["expand", "reduce"].map((part) => tf.tensor1d(read(`${part}/bias`).values));
+    /** @param {any} x */
+    this.apply = (x) => {
+      let h = convolution(tf.depthwiseConv2d(x, depthwise, 1, "same"), expand, "same", expandBias);
+      h = tf.leakyRelu(h, LEAK);
+      return tf.add(x, convolution(h, reduce, "same", reduceBias));
+    };
   }
 }
 
