@@ -45,6 +45,7 @@ def write(folder: str | Path, model: StoredModel, family: Family) -> None:
         "metric": family.metric,
         "layers": list(family.layers),
         "config": dataclasses.asdict(model.config),
+        "reach": model.config.reach,
         "fingerprint": model.fingerprint,
         "bytes": offset,
         "arrays": arrays,

@@ -19,6 +19,7 @@ const FORMAT = 1;
  * @property {number} code code of the family in streams.
  * @property {string[]} layers names of the layers.
  * @property {Record<string, any>} config architecture.
+ * @property {number} reach receptive field of the transforms, in rows of the latent above and below one.
  * @property {string} fingerprint SHA-256 of the model, in hexadecimal digits.
  * @property {number} bytes length of weights.bin.
  * @property {Stored[]} arrays

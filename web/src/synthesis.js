@@ -50,10 +50,10 @@ export class Synthesis {
       this._tables.push({ gain: read(`gain_${k}`), bias: read(`bias_${k}`) });
     }
     const output = read("conv_2/kernel");
-    const { synthesis_blocks: count, analysis_blocks: opposite } = model.description.config;
+    const count = model.description.config.synthesis_blocks;
     this._blocks = Array.from({ length: count }, (_, k) => new ResidualBlock((part) => read(`block_${k}/${part}`)));
     // Rows of the latent above and below one on which its rows of the image depend.
-    this._reach = Math.ceil((5 + 2 * Math.max(count, opposite)) / 4);
+    this._reach = model.description.reach;
     this._output = tf.tensor(output.values.map((x) => x * TO_IMAGE), output.shape);
     const unused = model.names.find((name) => name.startsWith("synthesis/") && !used.has(name));
     if (unused) {
