@@ -141,7 +141,7 @@ def test_only_one_curve_of_the_first_figure_has_named_layers(sources):
 
 def test_bd_rates_of_the_readme_are_those_of_the_command(sources):
     by_key = {curve.key: curve for curve in sources.curves}
-    ours = next(c for c in sources.curves if c.regular and c.optimised_for == "mse")
+    ours = next(c for c in sources.curves if c.regular and c.optimized_for == "mse")
     table = result_tables.summary(sources.curves)
     for key in ("published/ctc-2023", "published/dpict-2022", "published/bpg-dense"):
         row = next(line for line in table.splitlines() if by_key[key].name in line)

@@ -52,7 +52,7 @@ def test_16_bit_grey_keeps_the_upper_8_and_says_so(photo):
     np.testing.assert_array_equal(read, np.repeat(photo[..., :1], 3, axis=2))
 
 
-def test_16_bit_colour_keeps_the_upper_8_and_says_so(photo):
+def test_16_bit_color_keeps_the_upper_8_and_says_so(photo):
     # Pillow writes no such file, so this one is put together by hand.
     def chunk(kind, data):
         body = kind + data
@@ -83,7 +83,7 @@ def test_orientation_is_honoured(photo, orientation, depth):
     assert images.size(file) == upright.shape[::-1]
 
 
-def test_colour_profile_is_converted_to_srgb(photo):
+def test_color_profile_is_converted_to_srgb(photo):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     np.testing.assert_array_equal(
         images.read(encoded(Image.fromarray(photo), icc_profile=srgb)), photo
@@ -96,7 +96,7 @@ def test_colour_profile_is_converted_to_srgb(photo):
     np.testing.assert_allclose(read[..., ::-1].astype(int), photo, atol=2)
 
 
-def test_broken_colour_profile_is_said_and_ignored(photo):
+def test_broken_color_profile_is_said_and_ignored(photo):
     file = encoded(Image.fromarray(photo), icc_profile=b"not a profile")
     with pytest.warns(UserWarning, match="color profile"):
         np.testing.assert_array_equal(images.read(file), photo)

@@ -40,7 +40,7 @@ def save_curve(target, family, settings, effort=0, cuts=0):
     """Writes a curve of ours, as `evaluate` does."""
     found = families.named(family)
     key = results.curve_key(found, effort, cuts)
-    facts = {"family": family, "effort": effort, "cuts": cuts, "optimised_for": found.metric}
+    facts = {"family": family, "effort": effort, "cuts": cuts, "optimized_for": found.metric}
     results.save(target / f"{key}.json", f"sae-{key}", "", settings, **facts)
 
 
@@ -65,7 +65,7 @@ def curve(bpp, psnr, **changes):
     values = {
         "key": "x", "name": "x", "description": "", "labels": [str(b) for b in bpp],
         "bpp": list(bpp), "psnr": list(psnr), "ms_ssim": [None] * len(bpp), "kind": "measured",
-        "scalable": False, "optimised_for": "-", "source": "", "images": [],
+        "scalable": False, "optimized_for": "-", "source": "", "images": [],
     }  # fmt: skip
     return Curve(**{**values, **changes})
 
@@ -143,7 +143,7 @@ def test_curves_of_earlier_versions_are_told_from_ours():
     for metric in ("mse", "ms-ssim"):
         earlier = found[f"previous/conditional-{metric}"]
         assert (earlier.kind, earlier.family, earlier.scalable) == ("previous", None, True)
-        assert earlier.source == "this project" and earlier.optimised_for == metric
+        assert earlier.source == "this project" and earlier.optimized_for == metric
         assert earlier.name.startswith("SAE 1.0") and len(earlier.images[0]) == 24
     assert not [c for c in results.default(list(found.values())) if c.kind == "previous"]
 
@@ -291,7 +291,7 @@ def test_the_names_of_layers_lie_on_no_curve(log):
         figure = figures.rd(curves, log=log)
         figure.draw_without_rendering()
     (axes,) = figure.axes
-    ours = [c for c in curves if c.regular and c.optimised_for == "mse"]
+    ours = [c for c in curves if c.regular and c.optimized_for == "mse"]
     layers = [results.layer_label(layer) for curve in ours for layer in curve.labels]
     assert sorted(t.get_text() for t in axes.texts) == sorted(layers)
     names = [text.get_window_extent() for text in axes.texts]

@@ -99,6 +99,12 @@ def test_names_of_qualities_of_other_years(tmp_path):
         results.curves(tmp_path)
 
 
+def test_the_metric_of_a_training_has_two_names(tmp_path):
+    for name in ("optimized_for", "optimised_for"):
+        assert read(tmp_path, {**GOOD, name: "ms-ssim"})["optimized_for"] == "ms-ssim"
+    assert read(tmp_path, GOOD)["optimized_for"] == "-"
+
+
 def test_what_is_infinite_is_no_point(tmp_path):
     infinite = changed(**{"psnr-rgb": [*PSNR[:3], float("inf")], "ms-ssim-rgb": [*MS_SSIM[:3], 1]})
     write(tmp_path / "published/mine.json", infinite)

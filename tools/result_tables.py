@@ -76,7 +76,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) 
 def summary(found: Sequence[Curve]) -> str:
     """Returns BD-rates in PSNR of the families for MSE, for the README."""
     by_key = {curve.key: curve for curve in found}
-    ours = [curve for curve in found if curve.regular and curve.optimised_for == "mse"]
+    ours = [curve for curve in found if curve.regular and curve.optimized_for == "mse"]
     if not ours:
         return "(not measured)"
     titles = ["BD-rate in PSNR against", *(f"`{curve.key}`" for curve in ours)]
@@ -93,7 +93,7 @@ def summary(found: Sequence[Curve]) -> str:
 def best_rates(found: Sequence[Curve]) -> str:
     """Returns a sentence with the BD-rates of our best family for MSE, for a caption."""
     by_key = {curve.key: curve for curve in found}
-    ours = next((c for c in found if c.regular and c.optimised_for == "mse"), None)
+    ours = next((c for c in found if c.regular and c.optimized_for == "mse"), None)
     parts = []
     for key in _FIRST_ANCHORS if ours else ():
         if key in by_key and by_key[key].kind == "published":
@@ -109,7 +109,7 @@ def best_rates(found: Sequence[Curve]) -> str:
 
 def layers(ours: Curve, found: Sequence[Curve]) -> str:
     """Returns rate and quality of our layers and of the paper's."""
-    paper = next((c for c in found if c.key == _ANCHORS[ours.optimised_for][0]), None)
+    paper = next((c for c in found if c.key == _ANCHORS[ours.optimized_for][0]), None)
     titles = ["layers", "bpp", "PSNR", "MS-SSIM", "paper: bpp", "PSNR", "MS-SSIM"]
     rows = [
         [results.layer_label(label), *_numbers(ours, label), *_numbers(paper, label)]
@@ -124,7 +124,7 @@ def deltas(ours: Curve, found: Sequence[Curve]) -> str:
     titles = ["against", "PSNR, averaged curves", "PSNR, mean per image"]
     titles += ["MS-SSIM (dB), averaged curves", "MS-SSIM (dB), mean per image"]
     rows = []
-    for key in _ANCHORS[ours.optimised_for]:
+    for key in _ANCHORS[ours.optimized_for]:
         if anchor := by_key.get(key):
             cells = [anchor.name]
             for quality in bdrate.QUALITIES:
@@ -161,7 +161,7 @@ def single_models(found: Sequence[Curve], singles: dict[str, Sequence[Curve]]) -
     titles = ["family", "PSNR", "layers", "bpp", "single model", "bpp", "difference in rate"]
     rows = []
     for ours in found:
-        if not (ours.regular and ours.optimised_for == "mse"):
+        if not (ours.regular and ours.optimized_for == "mse"):
             continue
         points = []
         if other:

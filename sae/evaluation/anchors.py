@@ -180,7 +180,7 @@ def measure(
         codec.name,
         f"{codec.description} ({version})",
         settings,
-        optimised_for="-",
+        optimized_for="-",
         digests=image_set.digests(everything),
         left_out=[image.name for image in everything if image.name not in rows],
     )

@@ -167,7 +167,7 @@ def save(
         cuts=cuts,
         left_out=left_out(points, folder),
         digests=digests,
-        optimised_for=family.metric,
+        optimized_for=family.metric,
         fingerprints={**weights, **kept.fingerprints},
     )
     return path

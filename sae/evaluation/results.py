@@ -68,7 +68,7 @@ class Curve:
       kind: "ours", "measured" (here, from other codecs' files), "previous" (earlier versions of
         ours) or "published".
       scalable: whether one stream contains every point.
-      optimised_for: metric of the training, "mse", "ms-ssim" or "-".
+      optimized_for: metric of the training, "mse", "ms-ssim" or "-".
       source: source of published numbers.
       images: rows of each setting, one per image; empty where unknown.
       family: family of our model, None for other codecs.
@@ -86,7 +86,7 @@ class Curve:
     ms_ssim: list[float | None]
     kind: str
     scalable: bool
-    optimised_for: str
+    optimized_for: str
     source: str
     images: list[list[dict]]
     family: Family | None = None
@@ -422,7 +422,7 @@ def _curve(key: str, document: dict, kind: str) -> Curve:
         ms_ssim=found["ms-ssim-rgb"],
         kind=kind,
         scalable=own or document["scalable"],
-        optimised_for=document["optimised_for"],
+        optimized_for=document["optimized_for"],
         source=document["source"] or source,
         images=document["images"],
         family=family,

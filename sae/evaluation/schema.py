@@ -25,6 +25,8 @@ _SECONDS = 0, 1e12
 _PSNR = "psnr-rgb", "psnr"
 _MS_SSIM = "ms-ssim-rgb", "ms-ssim"
 _MS_SSIM_DB = "ms-ssim-db-rgb", "ms-ssim-db"
+# Name of the metric of the training in files of 1.x.
+_EARLIER_METRIC = "optimised_for"
 _KNOWN = {*_PSNR, *_MS_SSIM, *_MS_SSIM_DB}
 # Parts of the names of qualities, known or not.
 _MEASURES = "psnr", "ssim", "mse", "vmaf", "lpips"
@@ -39,7 +41,7 @@ def read(path: str | Path) -> dict:
 
     Returns:
       The document, with these fields:
-        "name", "description", "source", "optimised_for", "family": texts.
+        "name", "description", "source", "optimized_for", "family": texts.
         "scalable": boolean.
         "effort", "cuts": whole numbers.
         "fingerprints": texts by label.
@@ -84,12 +86,13 @@ def _document(document: object) -> dict:
         raise _Fault("bpp is empty")
     count = len(rates)
     source = document.get("source") or _origin(document.get("meta"))
+    metric = "optimized_for" if "optimized_for" in document else _EARLIER_METRIC
     return {
         **document,
         "name": _text(document, "name", None),
         "description": _text(document, "description"),
         "source": _text({"source": source}, "source"),
-        "optimised_for": _text(document, "optimised_for", "-"),
+        "optimized_for": _text(document, metric, "-"),
         "scalable": _boolean(document, "scalable"),
         "family": _text(document, "family"),
         "effort": _whole(document, "effort"),

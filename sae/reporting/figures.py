@@ -298,7 +298,7 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
     """
     saved: dict[str, list[tuple[float, float]]] = {}
     for curve, plain in results.timed(curves):
-        delta = bdrate.delta_or_reason(curve, plain, _QUALITY_OF[curve.optimised_for])
+        delta = bdrate.delta_or_reason(curve, plain, _QUALITY_OF[curve.optimized_for])
         if isinstance(delta, bdrate.Delta):
             before, after = plain.encode_seconds, curve.encode_seconds
             assert curve.family is not None and before is not None and after is not None
@@ -419,7 +419,7 @@ def _label_layers(axes: Axes, curves: Sequence[Curve], quality: str, bpp: tuple)
     Where some curves are trained for this quality, only these have labels.
     """
     ours = [curve for curve in curves if curve.regular]
-    named = [c for c in ours if _QUALITY_OF[c.optimised_for].startswith(quality)] or ours
+    named = [c for c in ours if _QUALITY_OF[c.optimized_for].startswith(quality)] or ours
     names, colors = [], []
     for curve, style in zip(curves, line_styles(curves)):
         if curve in named:
