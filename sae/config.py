@@ -224,7 +224,8 @@ class ProgressiveTrainingConfig:
       patchsize: side of a patch in pixels, a multiple of 16.
       photo_side: smallest side to which photos are shrunk, and side of the held-out patches, in
         pixels.
-      rates: approximate rates at the planes' ends in bits per pixel, for the weights of the losses.
+      rates: rates in bits per pixel; the weights of the planes' losses are 1 / (lambda rate).
+        Plane 0 has a higher one than it reaches, since it is only the end of a curve.
       learning_rate: learning rate from step `warmup` to step `constant`. Later it is inversely
         proportional to the square root of the number of steps.
       warmup: number of steps over which the learning rate rises.
@@ -246,7 +247,7 @@ class ProgressiveTrainingConfig:
     cuts_from: float = 0.5
     patchsize: int = 128
     photo_side: int = 256
-    rates: tuple[float, ...] = (0.12, 0.55, 1.7)
+    rates: tuple[float, ...] = (0.2, 0.4, 1.2)
     learning_rate: float = 4e-3
     warmup: int = 100
     constant: int = 5000

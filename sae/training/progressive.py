@@ -1,8 +1,8 @@
 """The training of a progressive model: one run for all planes.
 
 Every image of a batch is decoded at the end of one or several planes. The loss is the mean of
-w_p (D_p + lambda_p R_p), where R_p is the whole rate up to there; w_p is about 1 / (lambda_p R_p).
-Some images are decoded at a cut within a plane, with weights interpolated on a logarithmic scale.
+w_p (D_p + lambda_p R_p), where R_p is the whole rate up to there. Some images are decoded at a cut
+within a plane, with weights interpolated on a logarithmic scale.
 
 The bits of all planes of all images train the entropy models, with the weights that they have on
 average. For the latent, bits have the weights in the loss of their own image. Rounded values change
@@ -79,7 +79,10 @@ def train(
             "--patchsize."
         )
     if config.cuts > config.batchsize:
-        raise SaeError(f"A batch of {config.batchsize} patches cannot have {config.cuts} cuts.")
+        raise SaeError(
+            f"A batch of {config.batchsize} patches cannot have {config.cuts} cuts; lower --cuts "
+            "or raise --batchsize."
+        )
     patches = Patches(data, config.photo_side, config.smallest_scale, config.seed)
     trainer = Trainer(model_config, config, store.family.metric)
     loop.run(ProgressiveStage(trainer, store, patches, options), save_every)
@@ -103,9 +106,9 @@ class ProgressiveStage(loop.Stage):
       options: JSON object of both configurations.
     """
 
-    # The learning rate depends on these options only in the last part of the steps, if at all.
+    # These options may change: the learning rate depends on them in the last steps, if at all.
     free = frozenset(
-        {"last_step", "decay_from", "decoder_from", "cuts", "cuts_from", "compute_dtype"}
+        {"last_step", "decay_from", "decoder_from", "cuts", "cuts_from", "rates", "compute_dtype"}
     )
 
     def __init__(
