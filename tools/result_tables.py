@@ -79,12 +79,14 @@ def summary(found: Sequence[Curve]) -> str:
     ours = [curve for curve in found if curve.regular and curve.optimized_for == "mse"]
     if not ours:
         return "(not measured)"
+    cuts = [curve for curve in found if curve.family == ours[0].family and curve.cuts]
     titles = ["BD-rate in PSNR against", *(f"`{curve.key}`" for curve in ours)]
+    titles += [f"`{ours[0].key}`, {curve.cuts} cuts" for curve in cuts]
     titles += [f"`{ours[0].key}`, per image", "shared PSNR"]
     rows = []
     for key in _FIRST_ANCHORS:
         if anchor := by_key.get(key):
-            averaged = [_rate(curve, anchor, "psnr") for curve in ours]
+            averaged = [_rate(curve, anchor, "psnr") for curve in (*ours, *cuts)]
             each = _rate(ours[0], anchor, "psnr", bdrate.each_image)
             rows.append([anchor.name, *averaged, each, _overlap(ours[0], anchor, "psnr")])
     return table(titles, rows)
@@ -98,13 +100,12 @@ def best_rates(found: Sequence[Curve]) -> str:
     for key in _FIRST_ANCHORS if ours else ():
         if key in by_key and by_key[key].kind == "published":
             one = bdrate.delta_or_reason(ours, by_key[key], "psnr")
-            if not isinstance(one, str):
+            if isinstance(one, bdrate.Delta):
                 name = by_key[key].name.split(" (")[0]
-                more = "more bits" if one.rate > 0 else "fewer bits"
-                parts.append(f"{abs(one.rate):.1f} % {more} than {name}")
+                parts.append(f"{one.rate:+.1f} % against {name}")
     if not parts:
         return "No BD-rate against a published curve is known."
-    return f"At equal PSNR (BD-rate), `{ours.key}` spends {', '.join(parts)}."
+    return f"BD-rates of `{ours.key}` in PSNR, at its named layers: {', '.join(parts)}."
 
 
 def layers(ours: Curve, found: Sequence[Curve]) -> str:
@@ -214,7 +215,7 @@ def other_sets(sets: dict[str, Sequence[Curve]]) -> str:
             names = [row["image"] for row in ours.images[0]]
             pairs = [[results.of_image(curve, one) for curve in (ours, anchor)] for one in names]
             each = [bdrate.delta_or_reason(*pair, "psnr") for pair in pairs if all(pair)]
-            fewer = sum(not isinstance(one, str) and one.rate < 0 for one in each)
+            fewer = sum(isinstance(one, bdrate.Delta) and one.rate < 0 for one in each)
             rows.append(
                 [
                     f"`{name}`",

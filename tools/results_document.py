@@ -11,8 +11,8 @@ from tools import result_tables
 _BEGINNING = """\
 # Results
 
-`make results` writes this file from `results/`. `make reproduce DATA=DIR` trains and measures
-everything in it anew. To measure one family again:
+`make results` writes this file from `results/`. `make reproduce DATA=DIR` trains all families and
+measures them. To measure one family again:
 
     make kodak                                       # download the images
     python -m sae evaluate kodak --family residual-mse
@@ -34,6 +34,10 @@ bits per color sample, a third of the bits per pixel. `published/sae-2019-mse` a
 `published/sae-2019-ms-ssim` are converted to bits per pixel, and all comparisons use these. Curves
 whose keys end in `-as-printed` have the printed numbers.
 """
+_CUTS = """\
+The same at {} cuts, evenly spaced in bytes from the end of base to that of the last layer. Cuts
+between the named layers lie up to 0.2 dB below the curve through these:
+"""
 _SINGLE = """\
 ## What scalability costs
 
@@ -44,8 +48,9 @@ lambda.
 _SETS = """\
 ## Other images
 
-The table compares with JPEG 2000 (Pillow) on photos outside the training. Their sizes differ from
-Kodak's.
+The table compares with JPEG 2000 (Pillow). The losses of a training are measured on the middles of
+32 photos, and `held-out` has these photos whole. The [card](models/progressive-mse.md) names their
+sets.
 
     python -m sae anchors held-out --codecs jpeg2000
     python -m sae evaluate held-out --family progressive-mse
@@ -79,6 +84,8 @@ def document(
         for one in (c for c in results.default(found) if c.family == curve.family):
             title = f"BD-rates with `--effort {one.effort}`:" if one.effort else "BD-rates:"
             parts += [title, result_tables.deltas(one, found)]
+        for cut in (c for c in ours if c.family == curve.family and c.cuts):
+            parts += [_CUTS.format(cut.cuts), result_tables.deltas(cut, found)]
     if results.timed(ours):
         parts += [_EFFORT, result_tables.efforts(ours)]
         parts += [_figure("effort.png", "BD-rate and seconds of latent optimization", plots)]
@@ -100,5 +107,8 @@ def _sample(ours: Sequence[Curve]) -> str:
     if not ours:
         return ""
     lines = tables.images(ours[0].images[min(2, len(ours[0].images) - 1)]).splitlines()
-    text = "`python test_el2.py` prints rate and quality of each image up to that layer:"
+    text = (
+        f"`python test_el2.py --family {ours[0].family}` prints rate and quality of each image up "
+        "to that layer:"
+    )
     return "\n".join([text, "", "```", *lines[:4], "...", lines[-1], "```"])
