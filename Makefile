@@ -22,7 +22,7 @@ export DATA
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 16
 
-demo: .venv/installed  ## base to EL3 on sample photos or Kodak: one table, one figure
+demo: .venv/installed  ## measure every layer on Kodak or sample photos: one table, one figure
 	@$(python) -m sae demo
 
 train: .venv/installed  ## train a family, layer by layer or whole: make train DATA=DIR [FAMILY=residual-mse]

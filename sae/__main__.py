@@ -18,6 +18,7 @@ from sae.config import (
     EFFORTS,
     FIGURE_FORMATS,
     LAYER_NAMES,
+    MAX_PIXELS,
     METRICS,
     PEERS,
     QUALITIES,
@@ -98,7 +99,7 @@ def _codec_command(
     parser.add_argument(
         "--max-pixels",
         type=_count,
-        default=10**9,
+        default=MAX_PIXELS,
         metavar="N",
         help="largest number of pixels [10^9]",
     )
@@ -153,16 +154,16 @@ def _add_evaluation(commands: argparse._SubParsersAction) -> None:
         type=_cuts,
         default=0,
         metavar="N",
-        help="number of cuts to measure in place of the layers, at least 2, evenly spaced in bytes "
-        "from the end of base to that of the last layer (progressive families) [none]",
+        help="number of cuts in place of the layers, evenly spaced in bytes from base to the last "
+        "layer, 2 to 1000 (progressive families) [none]",
     )
     _add_family(evaluate)
     _add_written(evaluate, "--save_images", None, "folder for the decoded images [none]")
     evaluate.set_defaults(run=_lazily("sae.evaluation.evaluate", "run"))
     anchors.add_argument("--codecs", nargs="+", choices=ANCHORS, help="codecs to measure [all]")
     anchors.set_defaults(run=_lazily("sae.evaluation.anchors", "run"))
-    demo = _command(commands, "demo", "The whole method in a few minutes.")
-    _add_written(demo, "--folder", "runs/demo", "folder to write")
+    demo = _command(commands, "demo", "Measure every layer on Kodak or sample photos.")
+    _add_written(demo, "--folder", "runs/demo", "folder of photos and results")
     demo.set_defaults(run=_lazily("sae.demo", "run"))
 
 
@@ -257,7 +258,7 @@ def _add_pages(commands: argparse._SubParsersAction) -> None:
     _add_written(show, "--output", "plots/show", "folder to write")
     show.set_defaults(run=_lazily("sae.reporting.viewer", "run"))
 
-    serve = _command(commands, "serve", "Show such a page, or the streams of a folder.")
+    serve = _command(commands, "serve", "Serve a page of sae show, or the streams of a folder.")
     serve.add_argument("folder", type=_folder, metavar="DIR", help="folder of a page or of streams")
     serve.add_argument(
         "--port", type=_port, default=8000, metavar="N", help="port to listen on [%(default)s]"

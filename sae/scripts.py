@@ -80,6 +80,7 @@ def test(name: str, arguments: list[str] | None = None) -> None:
 
 
 def training_parser(name: str) -> argparse.ArgumentParser:
+    """Returns the parser of the script train_<name>.py."""
     parser = argparse.ArgumentParser(
         description=f"Trains {name} of a residual family, on the lower layers in the checkpoints. "
         "The base of a progressive family is the whole model.",
@@ -106,13 +107,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--strategy",
         choices=("auto", "single", "cores", "mirrored", "multiworker"),
         default="auto",
-        help="distribution strategy: auto is multiworker with TF_CONFIG, mirrored with several "
-        "GPUs, else single; cores divides the batch among the cores of a CPU [auto]",
+        help="distribution strategy; cores divides the batch among the cores of a CPU [auto]",
     )
     parser.add_argument(
         "--save_every",
         type=_number("save_every", float),
         default=180,
+        metavar="SECONDS",
         help="seconds between two saved states [180]",
     )
     parser.add_argument("--force", action="store_true", help="replacement of finished weights")
@@ -276,6 +277,7 @@ def _strategy(name: str, batchsize: int) -> tf.distribute.Strategy:
 
 
 def testing_parser(name: str) -> argparse.ArgumentParser:
+    """Returns the parser of the script test_<name>.py."""
     parser = argparse.ArgumentParser(
         description=f"Compresses images with the layers up to {name}, decompresses them from "
         "the bytes alone, and measures rate and quality."

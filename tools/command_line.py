@@ -18,9 +18,10 @@ from tools.result_tables import table
 _BEGINNING = """\
 # Command line
 
-This file is made of the programs' own parsers by `make results`. `sae` is `python -m sae`; in a
-clone, `. .venv/bin/activate` prepares a shell for both. An error ends a command with one sentence
-and exit status 2. If some files of a folder fail, the others are processed and the status is 1.
+This file is made of the programs' own parsers by `make results`. `sae` comes with the installed
+package. In a clone, `python -m sae` is the same, with the Python that `. .venv/bin/activate`
+selects. An error ends a command with one sentence and exit status 2. If some files of a folder
+fail, the others are processed and the status is 1.
 """
 # The table shows the options' values for these presets and kinds of families.
 _COLUMNS = (("paper", "residual"), ("default", "residual"), ("default", "progressive"))
@@ -64,7 +65,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def _section(program: str, parser: argparse.ArgumentParser, level: int) -> str:
     actions = [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
-    places = [a.metavar or a.dest for a in actions if not a.option_strings]
+    places = [_place(action) for action in actions if not action.option_strings]
     heading = f"{'#' * level} `{' '.join([program, *places])}`"
     formatter = parser._get_formatter()
     rows = [[_call(action), _meaning(action, formatter)] for action in actions]
@@ -74,9 +75,21 @@ def _section(program: str, parser: argparse.ArgumentParser, level: int) -> str:
             heading,
             " ".join((parser.description or "").split()),
             table(["argument", "meaning"], rows, texts=2) if rows else "",
+            *map(_exclusion, parser._mutually_exclusive_groups),
         )
         if part
     )
+
+
+def _place(action: argparse.Action) -> str:
+    """Returns a positional argument as it stands in a call, in brackets where it is optional."""
+    name = str(action.metavar or action.dest)
+    return f"[{name}]" if action.nargs == "?" else name
+
+
+def _exclusion(group: argparse._MutuallyExclusiveGroup) -> str:
+    names = ", ".join(f"`{action.option_strings[0]}`" for action in group._group_actions)
+    return f"{'Exactly' if group.required else 'At most'} one of {names} is given."
 
 
 def _call(action: argparse.Action) -> str:
