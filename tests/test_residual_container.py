@@ -52,7 +52,7 @@ def test_bytes_are_those_of_the_format_document():
 def test_what_was_packed_is_read(header, records):
     data = container.pack(header, records)
     reader = read(data)
-    assert (reader.header, reader.records, reader.pending) == (header, records, 0)
+    assert (reader.header, reader.records, reader.damaged) == (header, records, False)
     assert not reader.damaged and reader.complete == (len(records) == len(header.family.layers))
     assert container.ends(records)[-1] == len(data)
     assert len(data) - sum(len(record.string) for record in records) == 14 + 12 * len(records)
@@ -79,7 +79,7 @@ def test_every_changed_byte_is_found(position):
     except SaeError:
         return
     # A length that has grown past the end looks like a cut, and only that.
-    assert reader.damaged or reader.pending
+    assert reader.damaged or not reader.complete
     assert reader.records == RECORDS[: len(reader.records)]
     assert len(reader.records) < len(RECORDS)
     assert reader.feed(STREAM[14:]) == [] or not reader.damaged

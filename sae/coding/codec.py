@@ -82,7 +82,9 @@ def compress(
         data = residual_codec.compress(pixels, store, layers, target, effort, progress)
     else:
         if effort:
-            raise SaeError(f"The {store.family.name} family has no latent optimization.")
+            raise SaeError(
+                f"The {store.family.name} family has no latent optimization; leave out the effort."
+            )
         from sae.coding import progressive_codec
 
         data = progressive_codec.compress(pixels, store)
@@ -127,7 +129,7 @@ def decompress(
     residual = found.family.kind == "residual"
     if residual and not found.layers:
         raise SaeError(
-            "The .sae stream is damaged in its base layer; nothing can be decoded."
+            "The .sae stream is damaged in its base layer; fetch the stream again."
             if found.damaged
             else "The .sae stream ends before its base layer does; nothing can be decoded."
         )
@@ -139,7 +141,7 @@ def decompress(
         warnings.warn(f"The stream is cut short; {found.last_layer} is its last.", stacklevel=2)
     elif layers is not None:
         warnings.warn(
-            f"Complete layers of the stream: {found.layers}; {layers} were asked for.", stacklevel=2
+            f"Complete layers of the stream: {found.layers}; {layers} were requested.", stacklevel=2
         )
     decoder = Decoder(checkpoints, max_pixels)
     decoder.feed(data)
@@ -193,7 +195,7 @@ class Decoder:
     @property
     def header(self) -> residual_container.Header | progressive_container.Header | None:
         """Family and size of the image, None until they have arrived."""
-        return None if self._decoder is None else self._decoder.header
+        return None if self._decoder is None else self._decoder.reader.header
 
     @property
     def layers(self) -> int:
@@ -203,12 +205,12 @@ class Decoder:
     @property
     def complete(self) -> bool:
         """Whether the whole stream has arrived without damage."""
-        return self._decoder is not None and self._decoder.complete
+        return self._decoder is not None and self._decoder.reader.complete
 
     @property
     def damaged(self) -> bool:
         """Whether a checksum is wrong; all that follows is ignored."""
-        return self._decoder is not None and self._decoder.damaged
+        return self._decoder is not None and self._decoder.reader.damaged
 
 
 def decode_points(

@@ -34,8 +34,8 @@ def write(folder: str | Path, model: StoredModel, family: Family) -> None:
             continue
         # Typed arrays have the byte order of the machine, which is little-endian for all browsers.
         data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-        described = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
-        arrays.append({**described, "offset": offset})
+        entry = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
+        arrays.append({**entry, "offset": offset})
         parts += data, bytes(-len(data) % _ALIGNMENT)
         offset += len(parts[-2]) + len(parts[-1])
     description = {

@@ -44,7 +44,10 @@ def family_of(code: int) -> Family:
 def require_size(width: int, height: int, max_pixels: int) -> None:
     """Raises SaeError where an image has no pixels or more than the limit."""
     if width * height == 0:
-        raise SaeError(f"The header is damaged: no image has {width} x {height} pixels.")
+        raise SaeError(
+            f"The header is damaged, no image has {width} x {height} pixels; fetch the stream "
+            "again."
+        )
     if width * height > max_pixels:
         raise SaeError(
             f"According to the header, the image has {width} x {height} pixels, more than the "

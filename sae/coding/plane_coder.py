@@ -114,11 +114,6 @@ class PlaneDecoder:
         self._symbols: list[np.ndarray] = []
         self.feed(b"")
 
-    @property
-    def complete(self) -> bool:
-        """Whether all planes are decoded."""
-        return self._request is None
-
     def feed(self, data: bytes) -> None:
         """Takes the next bytes of the code and decodes what they determine."""
         self._bytes.feed(data)
@@ -261,10 +256,10 @@ class _Integers:
         self._going = self._order
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
-        order, wanted = self._order, None
+        order, aim = self._order, None
         if target is not None:
-            wanted = np.clip(target.ravel() - self._origin, -LARGEST_DISTANCE, LARGEST_DISTANCE)
-        symbols = None if wanted is None else 1 + np.sign(wanted[order])
+            aim = np.clip(target.ravel() - self._origin, -LARGEST_DISTANCE, LARGEST_DISTANCE)
+        symbols = None if aim is None else 1 + np.sign(aim[order])
         sides = yield _Request(self._low, self._high, symbols)
         distance = self._distance = np.zeros(len(self._origin), np.int32)
         distance[order] = sides.astype(np.int32) - 1
@@ -275,7 +270,7 @@ class _Integers:
             above = (distance[going] > 0).astype(np.intp)
             column = min(reached, self._stop.shape[-1]) - 1
             stop = self._stop[above, self._index[going], column]
-            symbols = None if wanted is None else (np.abs(wanted[going]) > reached).astype(np.int32)
+            symbols = None if aim is None else (np.abs(aim[going]) > reached).astype(np.int32)
             more = yield _Request(stop, np.full(len(stop), 1 << 16), symbols)
             self._going = going = going[more > 0]
             distance[going] += np.sign(distance[going])

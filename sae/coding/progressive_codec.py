@@ -30,14 +30,13 @@ class ProgressiveCodec:
 
     Args:
       model: stored model.
-      threads: number of threads of the transforms; 0 stands for one per core.
     """
 
-    def __init__(self, model: StoredModel, threads: int = 0):
+    def __init__(self, model: StoredModel):
         self._reach = model.config.reach
         self.coder = PlaneCoder(IntegerContext(model.arrays), model.tables)
-        self._analysis = _session(onnx_transforms.analysis(model), threads)
-        self._synthesis = _session(onnx_transforms.synthesis(model), threads)
+        self._analysis = _session(onnx_transforms.analysis(model))
+        self._synthesis = _session(onnx_transforms.synthesis(model))
 
     def analysis(self, image: np.ndarray) -> np.ndarray:
         """Returns the latent of an image, float32 [h, w, depth].
@@ -72,9 +71,8 @@ class ProgressiveCodec:
         return np.concatenate([*in_strips(strip, rows, columns, self._reach)])[:height, :width]
 
 
-def _session(graph: bytes, threads: int) -> onnxruntime.InferenceSession:
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     options.log_severity_level = 3
     # An arena would retain the memory of the largest strip.
     options.enable_cpu_mem_arena = False
@@ -112,28 +110,16 @@ class ProgressiveDecoder:
     Args:
       checkpoints: folder of all checkpoints.
       max_pixels: largest number of pixels of an image.
+
+    Attributes:
+      reader: reader of the stream.
     """
 
     def __init__(self, checkpoints: str | Path = DEFAULT_FOLDER, max_pixels: int = MAX_PIXELS):
-        self._reader, self._checkpoints = Reader(max_pixels), Path(checkpoints)
+        self.reader, self._checkpoints = Reader(max_pixels), Path(checkpoints)
         self._codec: ProgressiveCodec | None = None
         self._planes: PlaneDecoder | None = None
         self._taken = 0
-
-    @property
-    def header(self) -> Header | None:
-        """Properties of the stream, None until they have arrived."""
-        return self._reader.header
-
-    @property
-    def damaged(self) -> bool:
-        """Whether a checksum is wrong; the code ends before its chunk."""
-        return self._reader.damaged
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole stream has arrived without damage."""
-        return self._reader.complete
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes, and decodes what they determine.
@@ -141,23 +127,24 @@ class ProgressiveDecoder:
         Raises:
           SaeError: the data are no stream of a progressive family, or its model is missing.
         """
-        self._reader.feed(data)
-        if self.header is None:
+        self.reader.feed(data)
+        header = self.reader.header
+        if header is None:
             return
         if self._codec is None:
-            require_memory(self.header.family, self.header.width, self.header.height)
-            store = ModelStore(self.header.family, self._checkpoints)
+            require_memory(header.family, header.width, header.height)
+            store = ModelStore(header.family, self._checkpoints)
             codec, fingerprint = load(store)
-            if fingerprint != self.header.fingerprint:
+            if fingerprint != header.fingerprint:
                 raise SaeError(
-                    f"The stream was made with weights {self.header.fingerprint.hex()}, and those "
+                    f"The stream was made with weights {header.fingerprint.hex()}, and those "
                     f"in {store.path} are {fingerprint.hex()}; name the checkpoints that made it."
                 )
             self._codec = codec
-        code = self._reader.code
+        code = self.reader.code
         if self._planes is None or len(code) < self._taken:
             # After a damaged chunk, the verified code is decoded anew.
-            height, width = (-(-side // STRIDE) for side in (self.header.height, self.header.width))
+            height, width = (-(-side // STRIDE) for side in (header.height, header.width))
             self._planes, self._taken = self._codec.coder.decoder(height, width), 0
         self._planes.feed(code[self._taken :])
         self._taken = len(code)
@@ -165,16 +152,12 @@ class ProgressiveDecoder:
     @property
     def layers(self) -> int:
         """Number of complete layers."""
-        return 0 if self.header is None else sum(end <= self._taken for end in self.header.ends)
-
-    @property
-    def level(self) -> float:
-        """Plane up to which the image is decoded."""
-        return 0.0 if self._planes is None else self._planes.decoded().level
+        header = self.reader.header
+        return 0 if header is None else sum(end <= self._taken for end in header.ends)
 
     def image(self) -> np.ndarray | None:
         """Returns the image of the bytes so far, uint8 [H, W, 3]; None before the header."""
-        if self._codec is None or self._planes is None or self.header is None:
+        header = self.reader.header
+        if self._codec is None or self._planes is None or header is None:
             return None
-        decoded = self._planes.decoded()
-        return self._codec.synthesis(decoded, self.header.height, self.header.width)
+        return self._codec.synthesis(self._planes.decoded(), header.height, header.width)

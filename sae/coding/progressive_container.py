@@ -152,7 +152,7 @@ class Reader:
         _, _, code, fingerprint = _START.unpack_from(data)
         family = family_of(code)
         if family.kind != "progressive":
-            raise SaeError("The header is damaged: it is of no progressive family.")
+            raise SaeError("The header is of no progressive family; fetch the stream again.")
         numbers, position = [], _START.size
         for _ in range(2 + len(family.layers)):
             number, position = _read_varint(data, position)
@@ -163,7 +163,9 @@ class Reader:
             return
         (checksum,) = _HEADER_CHECKSUM.unpack_from(data, position)
         if checksum != binascii.crc_hqx(data[:position], 0):
-            raise SaeError("The header is damaged: its checksum does not match.")
+            raise SaeError(
+                "The header is damaged, its checksum does not match; fetch the stream again."
+            )
         width, height, *steps = numbers
         require_size(width, height, self._max_pixels)
         ends = tuple(sum(steps[: k + 1]) for k in range(len(steps)))
@@ -197,4 +199,4 @@ def _read_varint(data: bytes, position: int) -> tuple[int | None, int]:
             if number >= _LARGEST_NUMBER:
                 break
             return number, position
-    raise SaeError("The header is damaged: it has a number of more than 32 bits.")
+    raise SaeError("The header is damaged: a number has more than 32 bits; fetch the stream again.")

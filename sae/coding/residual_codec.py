@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,6 @@ from sae.model.layer_store import LayerStore
 from sae.model.residual_layer import ResidualLayer
 from sae.model.residual_transforms import REACH
 from sae.model.tiling import in_strips
-
-# A function of the number of steps taken and the number of all steps.
-Progress = Callable[[int, int], object]
 
 # Largest number of positions of a latent that is not synthesized in strips, 3 megapixels.
 _POSITIONS = 12_000
@@ -51,7 +48,7 @@ def compress(
     layers: int | None = None,
     psnr: float = math.inf,
     effort: int = 0,
-    progress: Progress = lambda done, count: None,
+    progress: Callable[[int, int], object] = lambda done, count: None,
 ) -> bytes:
     """Returns the stream of an image.
 
@@ -106,36 +103,19 @@ class ResidualDecoder:
     Args:
       checkpoints: folder of all checkpoints.
       max_pixels: largest number of pixels of an image.
+
+    Attributes:
+      reader: reader of the stream.
     """
 
     def __init__(self, checkpoints: str | Path = DEFAULT_FOLDER, max_pixels: int = MAX_PIXELS):
-        self._reader, self._checkpoints = Reader(max_pixels), Path(checkpoints)
+        self.reader, self._checkpoints = Reader(max_pixels), Path(checkpoints)
         self._state: _State | None = None
-
-    @property
-    def header(self) -> Header | None:
-        """Properties of the stream, None until they have arrived."""
-        return self._reader.header
-
-    @property
-    def damaged(self) -> bool:
-        """Whether a checksum is wrong; all that follows is ignored."""
-        return self._reader.damaged
-
-    @property
-    def complete(self) -> bool:
-        """Whether all layers of the family have arrived."""
-        return self._reader.complete
-
-    @property
-    def cut(self) -> bool:
-        """Whether the stream ends within a layer so far."""
-        return self._reader.pending > 0
 
     @property
     def layers(self) -> int:
         """Number of complete layers."""
-        return len(self._reader.records)
+        return len(self.reader.records)
 
     def feed(self, data: bytes) -> None:
         """Takes the next bytes, and decodes the layers that they complete.
@@ -143,10 +123,10 @@ class ResidualDecoder:
         Raises:
           SaeError: the header or a string is damaged, or the weights are missing.
         """
-        for record in self._reader.feed(data):
+        for record in self.reader.feed(data):
             if self._state is None:
-                assert self.header is not None, "records come after a header"
-                self._state = _State(self.header, record, self._checkpoints)
+                assert self.reader.header is not None, "records come after a header"
+                self._state = _State(self.reader.header, record, self._checkpoints)
             self._state.decode(record, self.layers)
 
     def image(self) -> np.ndarray | None:
@@ -161,7 +141,7 @@ class _State:
         require_memory(header.family, header.width, header.height)
         self._header = header
         self._store = LayerStore(header.family, checkpoints)
-        self._prefixes: Sequence[bytes] = _fingerprints(self._store)
+        self._prefixes: Sequence[bytes] = _shortened(self._store.fingerprints())
         _require_weights(0, base, self._prefixes)
         self._layers: Sequence[ResidualLayer] = ()
         sides = (header.height, header.width)
@@ -182,7 +162,10 @@ class _State:
         if index == len(self._layers):
             trained = len(self._store.names())
             if index >= trained:
-                raise SaeError(f"Layer {name} of the stream has no trained weights here.")
+                raise SaeError(
+                    f"Layer {name} of the stream has no trained weights here; name the "
+                    "checkpoints that made it."
+                )
             self._layers, self._prefixes = _load(self._store, min(count, trained))
         _require_weights(index, record, self._prefixes)
         layer = self._layers[index]
@@ -190,7 +173,7 @@ class _State:
         if len(record.string) + _SLACK_BYTES < layer.smallest_bytes(self._size):
             raise SaeError(
                 f"Layer {name} is damaged: {len(record.string)} bytes cannot fill "
-                f"{self._header.width} x {self._header.height} pixels."
+                f"{self._header.width} x {self._header.height} pixels; fetch the stream again."
             )
         try:
             with tf.device("CPU:0"):
@@ -198,7 +181,9 @@ class _State:
                 added = _synthesis(layer, y_hat)
                 self._x_hat = added if self._x_hat is None else self._x_hat + added
         except tf.errors.InvalidArgumentError as error:
-            raise SaeError(f"Layer {name} is damaged: its string cannot be decoded.") from error
+            raise SaeError(
+                f"Layer {name} is damaged: its string cannot be decoded; fetch the stream again."
+            ) from error
         self._done += 1
 
     def image(self) -> np.ndarray:
@@ -236,12 +221,9 @@ def use_fixed_threads() -> None:
         )
 
 
-def _fingerprints(store: LayerStore) -> list[bytes]:
-    """Returns the fingerprints of the trained layers, shortened as in records."""
-    return [
-        bytes.fromhex(entry["fingerprint"])[:FINGERPRINT_BYTES]
-        for entry in store.all_metadata().values()
-    ]
+def _shortened(fingerprints: Iterable[str]) -> list[bytes]:
+    """Returns fingerprints as records have them."""
+    return [bytes.fromhex(fingerprint)[:FINGERPRINT_BYTES] for fingerprint in fingerprints]
 
 
 def _require_weights(index: int, record: Record, fingerprints: Sequence[bytes]) -> None:
@@ -274,5 +256,4 @@ def _load(
             _LOADED.clear()
         with tf.device("CPU:0"):
             _LOADED[store, fingerprints] = store.load(metadata=metadata).layers
-    prefixes = [bytes.fromhex(f)[:FINGERPRINT_BYTES] for f in fingerprints]
-    return _LOADED[store, fingerprints], prefixes
+    return _LOADED[store, fingerprints], _shortened(fingerprints)

@@ -99,11 +99,6 @@ class Reader:
         self._crc = 0
 
     @property
-    def pending(self) -> int:
-        """Number of bytes of an incomplete layer."""
-        return 0 if self.complete else len(self._buffer)
-
-    @property
     def complete(self) -> bool:
         """Whether all layers of the family have arrived."""
         return self.header is not None and len(self.records) == len(self.header.family.layers)
@@ -132,7 +127,7 @@ class Reader:
         family = family_of(code)
         require_size(width, height, self._max_pixels)
         if last != _LAST_BYTE or family.kind != "residual":
-            raise SaeError("The header is damaged: it is of no residual family.")
+            raise SaeError("The header is of no residual family; fetch the stream again.")
         self.header = Header(family, width, height)
         self._crc = zlib.crc32(raw)
 

@@ -77,7 +77,7 @@ def decompress(options: argparse.Namespace) -> int:
             _write(target, buffer.getvalue())
         else:
             images.write_png(image, target)
-        _say(f"{source}: {image.shape[1]} x {image.shape[0]} pixels to {target}")
+        _print_line(f"{source}: {image.shape[1]} x {image.shape[0]} pixels to {target}")
         found = stream.parse(data, options.max_pixels)
         # Damage after the requested layers has no effect.
         return int(found.damaged and (options.layers is None or found.layers < options.layers))
@@ -112,7 +112,7 @@ def truncate(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> int:
     """Prints the contents of a stream."""
-    with _telling(options.source), _naming(options.source):
+    with _warnings_as_lines(options.source), _naming(options.source):
         found = stream.parse(_read(options.source), options.max_pixels)
         print(f"{found.width} x {found.height} pixels, {found.family.name}")
         print(f"{'up to':<8}{'weights':<10}{'bytes':>12}{'bpp':>10}")
@@ -181,9 +181,9 @@ def _check_target(target: str, sources: Sequence[str], suffix: str) -> None:
     found = Path(target).suffix.lower()
     files.require_target(target, [0 if source == "-" else source for source in sources])
     if suffix == ".png" != found:
-        raise SaeError(f"Images are written as PNG; name {target} something.png.")
+        raise SaeError(f"Images are written as PNG; give {target} the suffix .png.")
     if suffix == ".sae" and found in images.SUFFIXES:
-        raise SaeError(f"Streams are no images; name {target} something.sae.")
+        raise SaeError(f"Streams are no images; give {target} the suffix .sae.")
 
 
 def _each(jobs: _Jobs, run: Callable[[str, str], int | None]) -> int:
@@ -195,21 +195,21 @@ def _each(jobs: _Jobs, run: Callable[[str, str], int | None]) -> int:
     """
     if not jobs.of_folder:
         ((source, target),) = jobs.pairs
-        with _telling(source), _naming(source):
+        with _warnings_as_lines(source), _naming(source):
             return run(source, target) or 0
     status = 0
     for source, target in tqdm(jobs.pairs, unit="file"):
         try:
-            with _telling(source), _naming(source):
+            with _warnings_as_lines(source), _naming(source):
                 status |= run(source, target) or 0
         except BrokenPipeError:
             raise
         except SaeError as error:
-            _say(f"sae: {error}")
+            _print_line(f"sae: {error}")
             status = 1
         # An error in one file must not stop the others of its folder.
         except Exception as error:
-            _say(f"sae: {source}: It is left out ({in_words(error)}).")
+            _print_line(f"sae: {source}: It is left out ({in_words(error)}).")
             status = 1
     return status
 
@@ -260,7 +260,7 @@ def _write(target: str, data: bytes) -> None:
         raise SaeError(f"Cannot write standard output: {error.strerror}; name a file.") from error
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     """Prints a line on standard error, above a progress bar."""
     tqdm.write(line, file=sys.stderr)
 
@@ -272,7 +272,7 @@ def _report(source: str, data: bytes, psnr: float | None = None) -> None:
     if psnr is not None:
         reached += f", {psnr:.2f} dB"
     layer = f"{found.last_layer} complete" if found.layers else "within base"
-    _say(f"{source}: {reached}, {layer}")
+    _print_line(f"{source}: {reached}, {layer}")
 
 
 @contextlib.contextmanager
@@ -297,11 +297,13 @@ def _naming(source: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _telling(source: str) -> Iterator[None]:
+def _warnings_as_lines(source: str) -> Iterator[None]:
     """Shows warnings as lines that name the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_: _say(f"sae: warning: {_named(source, message)}")
+        warnings.showwarning = lambda message, *_: _print_line(
+            f"sae: warning: {_named(source, message)}"
+        )
         yield
 
 

@@ -18,7 +18,7 @@ _EIGHT_BIT_MODES = frozenset(
 )
 # Tags of TIFF and some of their values.
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _FORMAT = 258, 259, 262, 284, 339
-_MIN_IS_WHITE, _RGB, _YCBCR, _UNCOMPRESSED, _SEPARATE = 0, 2, 6, 1, 2
+_MIN_IS_WHITE, _YCBCR, _UNCOMPRESSED, _SEPARATE = 0, 6, 1, 2
 _FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 _CONVERT = "convert it to unsigned ones of 8 or 16"
 

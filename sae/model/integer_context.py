@@ -9,6 +9,7 @@ in floating point (`sae.model.plane_priors`); `integer_kernels` rounds its weigh
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -220,9 +221,16 @@ class IntegerContext:
 
     def _entropy_parameters(self, k, features):
         x = _activation(features, FEATURE_STEP / ACTIVATION_STEP)
-        for joint in range(2):
-            x = _activation(_product(x, self._layers[f"plane_0/slice_{k}/joint_{joint}"]), 1.0)
+        for layer in self._numbered(f"plane_0/slice_{k}/joint"):
+            x = _activation(_product(x, layer), 1.0)
         return _split(_rounded_parameters(_product(x, self._layers[f"plane_0/slice_{k}/output"])))
+
+    def _numbered(self, scope):
+        """Yields the layers <scope>_0, <scope>_1 and so on."""
+        for k in itertools.count():
+            if f"{scope}_{k}" not in self._layers:
+                return
+            yield self._layers[f"{scope}_{k}"]
 
     def of_plane(self, planes: Sequence[np.ndarray]) -> Parameters:
         """Returns the parameters of the plane above the given planes.
@@ -251,8 +259,7 @@ class IntegerContext:
         scope = f"plane_{len(planes)}"
         inputs = [v for q in reversed(planes) for v in (_clipped(q), np.abs(_clipped(q)))]
         x = _activation(_product(np.concatenate(inputs, -1), self._layers[f"{scope}/embed"]), 1.0)
-        for k in range(3):
-            layer = self._layers[f"{scope}/residual_{k}"]
+        for layer in self._numbered(f"{scope}/residual"):
             padded = np.pad(x, ((1, 1), (1, 1), (0, 0))) if layer.kernel.shape[0] == 3 else x
             x = x + _activation(_convolved(padded, layer), 1.0)
             np.clip(x, -_LEVELS, _LEVELS, out=x)

@@ -56,16 +56,13 @@ class Entry(NamedTuple):
     original: np.ndarray | None = None
 
 
-def write(
-    folder: str | Path, entries: Sequence[Entry], store: ModelStore, compared: bool = True
-) -> Path:
+def write(folder: str | Path, entries: Sequence[Entry], store: ModelStore) -> Path:
     """Writes the page; returns the path of its index.html.
 
     Args:
       folder: folder to write: a new or empty one, or one with such a page.
       entries: streams of the model in `store`.
       store: checkpoint of the model.
-      compared: whether curves and other codecs' images are written.
 
     Raises:
       SaeError: the page is not built, the folder has other files, or a stream is not of the model.
@@ -74,7 +71,7 @@ def write(
     _require_build()
     _require_folder(folder)
     model = store.load()
-    described = _described(folder, entries, store, compared)
+    found = _written_entries(folder, entries, store)
     for source in sorted(_BUILD.iterdir()):
         files.write_bytes(folder / source.name, source.read_bytes())
     export.write(folder / "model", model, store.family)
@@ -85,7 +82,7 @@ def write(
         "code": store.family.code,
         "layers": list(store.family.layers),
         "fingerprint": model.fingerprint,
-        "images": described,
+        "images": found,
     }
     _write_json(folder / "index.json", index)
     return folder / "index.html"
@@ -158,15 +155,13 @@ def _require_folder(folder: Path) -> None:
     raise SaeError(f"{folder} has other files; name an empty or a new folder.")
 
 
-def _described(
-    folder: Path, entries: Sequence[Entry], store: ModelStore, compared: bool
-) -> list[dict]:
+def _written_entries(folder: Path, entries: Sequence[Entry], store: ModelStore) -> list[dict]:
     """Writes the files of all streams; returns their entries in the index."""
     found, taken = [], set[str]()
     for entry in entries:
         place = _place(entry.name, taken)
         taken.add(place)
-        found.append(_write_entry(folder, f"images/{place}", entry, store, compared))
+        found.append(_write_entry(folder, f"images/{place}", entry, store))
     if not found:
         raise SaeError("There is no stream to show; name an image or an .sae file.")
     return found
@@ -181,7 +176,7 @@ def _place(name: str, taken: set[str]) -> str:
     return place
 
 
-def _write_entry(folder: Path, place: str, entry: Entry, store: ModelStore, compared: bool) -> dict:
+def _write_entry(folder: Path, place: str, entry: Entry, store: ModelStore) -> dict:
     reader = Reader()
     reader.feed(entry.stream)
     if reader.header is None:
@@ -194,27 +189,26 @@ def _write_entry(folder: Path, place: str, entry: Entry, store: ModelStore, comp
             f"{width} x {height}; name the image that was compressed."
         )
     files.write_bytes(folder / place / "stream.sae", entry.stream)
-    described: dict = {
+    metadata: dict = {
         "name": entry.name,
         "width": width,
         "height": height,
         "stream": f"{place}/stream.sae",
         "bytes": len(entry.stream),
     }
-    measured = compared and original is not None
-    sizes = _sizes(reader.header, len(entry.stream)) if measured else [len(entry.stream)]
+    size = len(entry.stream)
+    sizes = [size] if original is None else _sizes(reader.header, size)
     points = _points(entry.stream, sizes, store)
     x_hat = points[-1][1]
-    described["preview"] = _write_picture(folder, f"{place}/preview", x_hat)
+    metadata["preview"] = _write_picture(folder, f"{place}/preview", x_hat)
     small = Image.fromarray(x_hat)
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    described["thumbnail"] = _write_picture(folder, f"{place}/thumbnail", np.asarray(small))
+    metadata["thumbnail"] = _write_picture(folder, f"{place}/thumbnail", np.asarray(small))
     if original is not None:
-        described["original"] = _write_picture(folder, f"{place}/original", original, lossless=True)
-    if measured and original is not None:
-        described["curve"] = [[size, _decibels(original, point)] for size, point in points]
-        described["others"] = _others(folder, place, original, len(entry.stream))
-    return described
+        metadata["original"] = _write_picture(folder, f"{place}/original", original, lossless=True)
+        metadata["curve"] = [[size, _decibels(original, point)] for size, point in points]
+        metadata["others"] = _others(folder, place, original, len(entry.stream))
+    return metadata
 
 
 def _points(stream: bytes, sizes: Sequence[int], store: ModelStore) -> list[tuple[int, np.ndarray]]:

@@ -1,8 +1,9 @@
 /**
  * The .sae container of progressive families, version 4: a header and one code, cut anywhere.
  *
- * Header and code form a sequence of bytes. After every 2,044 of them stands their CRC-32, and so
- * it does after the last. Any prefix of a stream is a stream.
+ * Header and code form a sequence of data bytes. A CRC-32 of all data bytes so far stands after
+ * every 2,044 of them, and after the last. Any prefix of a stream that includes the header is a
+ * stream.
  */
 
 import { SaeError } from "./errors.js";

@@ -108,7 +108,7 @@ class Viewer {
     this._loading = "";
     this._playing = 0;
     /** Bytes of which the decoder was last asked for the image. */
-    this._asked = -1;
+    this._requested = -1;
     document.title = entry.name;
     element("title").textContent = entry.name;
     element("about").textContent =
@@ -183,7 +183,7 @@ class Viewer {
   _arrive(data) {
     this._arrived += data.length;
     decoder.feed(data.slice());
-    this._ask(false);
+    this._request(false);
     this._state();
   }
 
@@ -234,7 +234,7 @@ class Viewer {
     }
     // What was asked for earlier may come after an image that was kept.
     const shown = this._shown;
-    if (message.bytes !== this._asked && shown?.bytes === this._asked && !shown.draft) return;
+    if (message.bytes !== this._requested && shown?.bytes === this._requested && !shown.draft) return;
     this._shown = message;
     this._panel.show(message);
     this._measure();
@@ -251,9 +251,9 @@ class Viewer {
   }
 
   /** Asks for the image of the slider's bytes. @param {boolean} draft */
-  _ask(draft) {
+  _request(draft) {
     const bytes = this._bytes;
-    this._asked = bytes;
+    this._requested = bytes;
     const kept = this._images.get(bytes);
     if (!kept) decoder.show(bytes, draft);
     else if (this._shown !== kept) this._drawn(kept);
@@ -264,7 +264,7 @@ class Viewer {
     slider.value = String(Math.max(0, Math.min(this._entry.bytes, Math.round(bytes))));
     this._draw();
     this._other();
-    this._ask(draft);
+    this._request(draft);
     this._state();
     clearTimeout(this._later);
     this._later = setTimeout(() => this._link(), 300);

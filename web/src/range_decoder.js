@@ -109,7 +109,7 @@ class Cursor {
   }
 
   /**
-   * Decodes symbols, and returns their number. There are fewer than asked for if the code is none
+   * Decodes symbols, and returns their number. There are fewer than requested if the code is none
    * that an encoder writes, or where the bytes so far end if `covered` is set.
    *
    * @param {Uint16Array | Uint32Array} low cumulative probabilities, in units of 2^-16.
