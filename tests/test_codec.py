@@ -134,7 +134,7 @@ def test_a_damaged_stream_is_decoded_up_to_the_damage(data, store):
 
 
 def test_more_layers_than_there_are_is_a_warning(data, store):
-    with pytest.warns(UserWarning, match="Complete layers of the stream: 2; 5 were asked for"):
+    with pytest.warns(UserWarning, match="Complete layers of the stream: 2; 5 were requested"):
         sae.decompress(sae.truncate(data, 2), 5, checkpoints=store.folder)
 
 

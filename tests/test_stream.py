@@ -90,6 +90,7 @@ def test_a_damaged_stream_ends_before_the_damage(kind):
         (PROGRESSIVE[:12], "ends within its header"),
         (PROGRESSIVE[:10] + b"\x01" + PROGRESSIVE[11:], "checksum does not match"),
     ],
+    ids=["empty", "text", "image", "magic", "version", "residual", "progressive", "checksum"],
 )
 def test_no_stream_is_one_sentence(data, message):
     for function in (stream.parse, stream.truncate):

@@ -264,7 +264,9 @@ def test_a_training_without_photos_any_more_ends(photos, tmp_path, strategy):
         timeout=300,
     )
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1] == "None of the training photos can be read."
+    assert ended.stderr.splitlines()[-1] == (
+        "None of the training photos can be read; check the folders of --data."
+    )
 
 
 def test_choices_are_those_of_the_modules():

@@ -154,20 +154,20 @@ def measure(
     """
     codec = CODECS[key]
     if not features.check(codec.library):
-        raise CannotCode(f"This Pillow was built without {codec.name}.")
+        raise CannotCode(f"This Pillow was built without {codec.name}; leave it out of --codecs.")
     path = _path(key, folder, target)
     files.require_target(path)
     everything = images.find(folder)
     found = workers.readable(everything) if found is None else found
-    journal = path.with_suffix(".partial")
+    cache_path = path.with_suffix(".partial")
     version = f"Pillow {Image.__version__}, {codec.library} {features.version(codec.library)}"
     subject = {"codec": repr(codec), "version": version}
-    tried = workers.each(functools.partial(_rows, key), found, codec.name, journal, subject)
+    tried = workers.each(functools.partial(_rows, key), found, codec.name, cache_path, subject)
     rows = {path.name: list(one) for path, one in zip(found, tried) if isinstance(one[0], dict)}
     # The result of an ended process is a sentence, not a list.
     faults = [one if isinstance(one, str) else one[0] for one in tried if isinstance(one[0], str)]
     if not rows:
-        journal.unlink(missing_ok=True)
+        cache_path.unlink(missing_ok=True)
         raise CannotCode(f"{codec.name} codes none of the images: {faults[0]}")
     for image, fault in zip((p.name for p in found if p.name not in rows), faults):
         warnings.warn(f"{image} is left out: {fault}", stacklevel=2)
@@ -184,7 +184,7 @@ def measure(
         digests=image_set.digests(everything),
         left_out=[image.name for image in everything if image.name not in rows],
     )
-    journal.unlink(missing_ok=True)
+    cache_path.unlink(missing_ok=True)
     print(path)
     return path
 

@@ -99,12 +99,15 @@ def delta(curve: Curve, anchor: Curve, quality: str) -> Delta:
     for one, points in ((curve, rate), (anchor, anchor_rate)):
         if len(points) < 3:
             raise SaeError(
-                f"{one.key} has fewer than three points of {title}, which a BD-rate requires."
+                f"{one.key} has fewer than three points of {title}, which a BD-rate requires; "
+                "compare other curves."
             )
     overlap = max(value[0], anchor_value[0]), min(value[-1], anchor_value[-1])
     rates = max(rate[0], anchor_rate[0]), min(rate[-1], anchor_rate[-1])
     if overlap[0] >= overlap[1] or rates[0] >= rates[1]:
-        raise NoOverlap(f"{curve.key} and {anchor.key} do not overlap in {title}.")
+        raise NoOverlap(
+            f"{curve.key} and {anchor.key} do not overlap in {title}; compare other curves."
+        )
     # No overlap is too small, since tables state the range.
     options = {"method": _METHOD, "require_matching_points": False, "min_overlap": 0}
     ranges = [values[-1] - values[0] for values in (value, anchor_value)]
@@ -136,12 +139,15 @@ def each_image(curve: Curve, anchor: Curve, quality: str) -> Delta:
     if not pairs or not all(one and other for one, other in pairs):
         raise SaeError(
             f"{curve.key} and {anchor.key} cannot be compared image by image, since they were not "
-            "measured on the same images."
+            "measured on the same images; compare averaged curves."
         )
     either = [delta_or_reason(one, other, quality) for one, other in pairs if one and other]
     found = [one for one in either if isinstance(one, Delta)]
     if not found:
-        raise NoOverlap(f"{curve.key} and {anchor.key} do not overlap in {QUALITIES[quality]}.")
+        raise NoOverlap(
+            f"{curve.key} and {anchor.key} do not overlap in {QUALITIES[quality]}; compare other "
+            "curves."
+        )
     low, high, rate, value, share = np.mean(
         [(*one.overlap, one.rate, one.quality, one.share) for one in found], axis=0
     ).tolist()

@@ -219,9 +219,9 @@ def _opened(source: Source, max_pixels: int) -> Iterator[_Opened]:
                 f"To read {name}, {image.width} x {image.height} pixels,",
             )
             image.info.update(found.info)
-            orientation, described, damaged = _exif(image, found)
+            orientation, description, damaged = _exif(image, found)
             damaged = (*found.damaged, *(repaired or damaged))
-            yield _Opened(name, image, found, bits, orientation, described, damaged)
+            yield _Opened(name, image, found, bits, orientation, description, damaged)
 
 
 def _open(found: Metadata) -> tuple[ImageFile.ImageFile, tuple[str, ...]]:
@@ -244,16 +244,16 @@ def _exif(image: Image.Image, found: Metadata) -> tuple[int, colors.Description,
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, 1)
-        described = metadata.colors_of(image, found, exif)
+        description = metadata.colors_of(image, found, exif)
     except Exception:  # Pillow raises any exception on damaged EXIF data.
         damaged = ("EXIF",)
-        described = metadata.colors_of(image, found, Image.Exif())
+        description = metadata.colors_of(image, found, Image.Exif())
     # Pillow rotates images of TIFF files itself, and reads nested data for that.
     for tag in set(exif) - {ExifTags.Base.Orientation}:
         del exif[tag]
     if image.format == "TIFF" or orientation not in range(1, 9):
         orientation = 1
-    return int(orientation), described, damaged
+    return int(orientation), description, damaged
 
 
 def _decoded(opened: _Opened, background: str | None) -> tuple[np.ndarray, list[str]]:
@@ -322,7 +322,9 @@ def _reading(name: str, source: Source) -> Iterator[None]:
         reason = error.strerror or error
         raise SaeError(f"Cannot read {name}: {reason}.") from error
     except Exception as error:  # Pillow's readers raise any exception on damaged files.
-        raise SaeError(f"Cannot read {name}: the file is damaged ({error}).") from error
+        raise SaeError(
+            f"Cannot read {name}: the file is damaged ({error}); fetch it again."
+        ) from error
 
 
 def _unidentified(source: Source) -> str:

@@ -24,4 +24,6 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
     except Exception as error:  # NumPy's readers raise any exception on damaged files.
-        raise SaeError(f"{path} is damaged or not a file of arrays ({error}).") from error
+        raise SaeError(
+            f"{path} is damaged or not a file of arrays ({error}); fetch it again."
+        ) from error

@@ -135,7 +135,7 @@ class LayerStore:
         if (family, layer) != (self.family.name, name):
             raise SaeError(
                 f"{path} describes {layer} of the {family} family, not {name} of the "
-                f"{self.family.name} family."
+                f"{self.family.name} family; fetch it again."
             )
         return found
 
@@ -227,7 +227,9 @@ class LayerStore:
         try:
             layer.set_arrays(arrays)
         except (KeyError, TypeError, ValueError) as error:
-            raise SaeError(f"{path} holds weights of another kind of layer ({error}).") from error
+            raise SaeError(
+                f"{path} holds weights of another kind of layer ({error}); fetch it again."
+            ) from error
         if layer.fingerprint != entry["fingerprint"]:
             raise SaeError(f"{path} is not what layer.json describes; fetch both again.")
         if not (layer.entropy_model.has_tables and layer.finite):

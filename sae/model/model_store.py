@@ -147,7 +147,10 @@ class ModelStore:
         """
         path = self.path / "model.json"
         if not path.exists():
-            raise SaeError(f"There is no trained {self.family.name} in {self.path}; train it.")
+            raise SaeError(
+                f"There is no trained {self.family.name} in {self.path}; train it with "
+                f"train_base.py --family {self.family.name}."
+            )
         try:
             found = json.loads(files.read_bytes(path))
         except ValueError as error:

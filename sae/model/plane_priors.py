@@ -201,7 +201,7 @@ class _ParameterHead(tf.Module):
 
     def __call__(self, x):
         means, scales = tf.split(self._convolution(x), 2, -1)
-        # Beyond the bounds, only gradients towards them are kept.
+        # Beyond the bounds, only gradients toward them are kept.
         scales = tfc.lower_bound(SCALE_STEPS * scales + SCALE_ONE, 0.0)
         return means, tfc.upper_bound(scales, SCALES - 1.0)
 

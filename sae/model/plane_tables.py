@@ -112,7 +112,7 @@ def _digits():
     p = _thirds(offsets[..., 0], 1.0, scales)
     expected, entropy = p[..., 2] - p[..., 0], _entropy(p)
     gain = (p[..., 0] + p[..., 2] - expected**2) / np.maximum(entropy, 1e-9)
-    # A first trit tells the outward digit from the others, a second one these from one another.
+    # A first trit separates the outward digit from the others, a second one these from one another.
     others = p[..., :2] / p[..., :2].sum(-1, keepdims=True)
     outward = np.stack([1 - p[..., 2], p[..., 2]], -1)
     first_entropy, second_entropy = _entropy(outward), _entropy(others)

@@ -42,7 +42,7 @@ QUALITIES = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM", "ms-ssim-db": "MS-SSIM (
 
 _QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim-db"}
 _DPI = 300
-_CENTIMETRE = 1 / 2.54
+_CENTIMETER = 1 / 2.54
 _WIDTHS = {1: 8.9, 2: 17.8}
 _HEIGHTS = {1: 6.2, 2: 7.4}
 _OURS = {
@@ -96,9 +96,6 @@ def run(options: argparse.Namespace) -> None:
         return
     if options.range and len(options.quality) > 1:
         raise SaeError("--range is of one quality: name it with --quality.")
-    for name, limits in (("--bpp", options.bpp), ("--range", options.range)):
-        if limits and not (-math.inf < limits[0] < limits[1] < math.inf):
-            raise SaeError(f"{name} is not a range; give FROM below TO.")
     if options.log and options.bpp and options.bpp[0] <= 0:
         raise SaeError("--bpp cannot begin at 0 with --log; give a FROM above 0.")
     chosen = results.select(found, options.curves) if options.curves else results.default(found)
@@ -199,7 +196,7 @@ def rd(
       SaeError: no curve has these qualities in this range of rates.
     """
     width, panels = _WIDTHS[columns], len(qualities)
-    size = width * _CENTIMETRE, (height or _HEIGHTS[columns]) * _CENTIMETRE
+    size = width * _CENTIMETER, (height or _HEIGHTS[columns]) * _CENTIMETER
     figure = Figure(figsize=size, layout="constrained")
     # Lines are kept by the keys of their curves.
     drawn: dict[str, Line2D] = {}
@@ -207,7 +204,9 @@ def rd(
     for axes, quality in zip(figure.subplots(1, panels, squeeze=False)[0], qualities):
         drawn.update(_panel(axes, curves, quality, bpp, limits, log))
     if not drawn:
-        raise SaeError(f"None of these curves has {' or '.join(qualities)} in that range of rates.")
+        raise SaeError(
+            f"None of these curves has {' or '.join(qualities)} in that range of rates; widen it."
+        )
     if title:
         figure.suptitle(title, fontsize=8)
     legend = _legend(figure, _entries(curves, drawn), "lower")
@@ -222,7 +221,7 @@ def rd(
 def rate_by_layer(curve: Curve) -> Figure:
     """Draws the bits that each layer adds for every image."""
     rows = curve.images[-1]
-    figure = Figure(figsize=(_WIDTHS[2] * _CENTIMETRE, 6 * _CENTIMETRE), layout="constrained")
+    figure = Figure(figsize=(_WIDTHS[2] * _CENTIMETER, 6 * _CENTIMETER), layout="constrained")
     axes = figure.subplots()
     totals = np.array([[row["bpp"] for row in of_layer] for of_layer in curve.images])
     shades = matplotlib.colormaps["cividis"](np.linspace(0.05, 0.95, len(totals)))
@@ -247,7 +246,7 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
     columns = min(6, len(names))
     lines = math.ceil(len(names) / columns)
     figure = Figure(
-        figsize=(_WIDTHS[2] * _CENTIMETRE, (2.9 * lines + 1.2) * _CENTIMETRE), layout="constrained"
+        figsize=(_WIDTHS[2] * _CENTIMETER, (2.9 * lines + 1.2) * _CENTIMETER), layout="constrained"
     )
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     drawn: dict[str, Line2D] = {}
@@ -271,7 +270,7 @@ def every_image(curves: Sequence[Curve], ours: Curve) -> Figure:
 def training(losses: dict[str, list[tuple[float, float]]]) -> Figure:
     """Draws held-out loss against patches, a panel for each "<family> <layer>", a row a family."""
     rows = [list(names) for _, names in itertools.groupby(losses, lambda name: name.split()[0])]
-    size = _WIDTHS[2] * _CENTIMETRE, 4.2 * len(rows) * _CENTIMETRE
+    size = _WIDTHS[2] * _CENTIMETER, 4.2 * len(rows) * _CENTIMETER
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
     panels = (itertools.zip_longest(axes, names) for axes, names in zip(grid, rows))
@@ -297,10 +296,10 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
     is trained.
     """
     saved: dict[str, list[tuple[float, float]]] = {}
-    for curve, plain in results.timed(curves):
-        delta = bdrate.delta_or_reason(curve, plain, _QUALITY_OF[curve.optimized_for])
+    for curve, regular in results.timed(curves):
+        delta = bdrate.delta_or_reason(curve, regular, _QUALITY_OF[curve.optimized_for])
         if isinstance(delta, bdrate.Delta):
-            before, after = plain.encode_seconds, curve.encode_seconds
+            before, after = regular.encode_seconds, curve.encode_seconds
             assert curve.family is not None and before is not None and after is not None
             saved.setdefault(curve.family.name, [(before, 0.0)]).append((after, delta.rate))
     return saved
@@ -308,7 +307,7 @@ def saved_by_effort(curves: Sequence[Curve]) -> dict[str, list[tuple[float, floa
 
 def effort(saved: dict[str, list[tuple[float, float]]]) -> Figure:
     """Returns a figure of the result of `saved_by_effort`."""
-    figure = Figure(figsize=(_WIDTHS[1] * _CENTIMETRE, 6 * _CENTIMETRE), layout="constrained")
+    figure = Figure(figsize=(_WIDTHS[1] * _CENTIMETER, 6 * _CENTIMETER), layout="constrained")
     axes = figure.subplots()
     for name, points in saved.items():
         color, marker = _OURS[name]

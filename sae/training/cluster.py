@@ -72,7 +72,9 @@ def join(found: dict) -> tf.distribute.Strategy:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise SaeError(f"The machines of TF_CONFIG cannot train together: {reason}") from error
+        raise SaeError(
+            f"The machines of TF_CONFIG cannot train together: {reason}; correct it."
+        ) from error
 
 
 def _part(found: dict, name: str) -> dict:

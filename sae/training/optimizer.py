@@ -185,7 +185,7 @@ def _folded(shape, largest):
 
 def _gram(x, mode):
     """Returns the product of the unfolding of x along a mode with its transpose."""
-    x = _around(x, mode)
+    x = _unfolded(x, mode)
     if x.shape.rank == 2:
         return tf.matmul(x, x, transpose_a=True)
     return tf.reduce_sum(tf.matmul(x, x, transpose_b=True), axis=0)
@@ -193,15 +193,15 @@ def _gram(x, mode):
 
 def _turn(x, basis, mode, back=False):
     """Multiplies x along a mode by a basis, transposed, or by the basis itself."""
-    around = _around(x, mode)
-    if around.shape.rank == 2:
-        turned = tf.matmul(around, basis, transpose_b=back)
+    unfolded = _unfolded(x, mode)
+    if unfolded.shape.rank == 2:
+        turned = tf.matmul(unfolded, basis, transpose_b=back)
     else:
-        turned = tf.matmul(basis, around, transpose_a=not back)
+        turned = tf.matmul(basis, unfolded, transpose_a=not back)
     return tf.reshape(turned, x.shape)
 
 
-def _around(x, mode):
+def _unfolded(x, mode):
     """Returns x as [axes before a mode, the mode, axes after it], without the last if that is 1.
 
     Many products of single columns would take far longer than one of a matrix.

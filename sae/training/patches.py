@@ -184,7 +184,7 @@ class Patches:
             if photo is not None:
                 break
         else:
-            raise SaeError("None of the training photos can be read.")
+            raise SaeError("None of the training photos can be read; check the folders of --data.")
         rng = np.random.default_rng([self._seed, worker, 1, position])
         photo = self._shrink(photo, rng.uniform(self._smallest_scale, 1.0))
         result = np.empty((_CROPS, side, side, 3), np.uint8)
