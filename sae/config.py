@@ -94,7 +94,6 @@ RANGES = {
     "noise": Range(0, 1),
     "decoder_from": Range(0, 1),
     "decay_from": Range(0, 1),
-    "ends": Range(1, 3),
     "cuts": Range(0, 2**16),
     "cuts_from": Range(0, 1),
     "photo_side": Range(16, 2**14),
@@ -218,8 +217,7 @@ class ProgressiveTrainingConfig:
         weight below it. At these weights, steps that differ by three suit all planes.
       last_step: number of steps.
       batchsize: number of patches per step.
-      ends: number of planes at whose ends a patch is decoded in a step.
-      cuts: number of patches in a batch that are decoded at a cut within a plane instead.
+      cuts: number of patches in a batch that are decoded at a cut, not at the end of a plane.
       cuts_from: fraction of the steps after which there are such patches.
       patchsize: side of a patch in pixels, a multiple of 16.
       photo_side: smallest side to which photos are shrunk, and side of the held-out patches, in
@@ -242,7 +240,6 @@ class ProgressiveTrainingConfig:
     lmbda: float
     last_step: int
     batchsize: int = 8
-    ends: int = 1
     cuts: int = 1
     cuts_from: float = 0.5
     patchsize: int = 128

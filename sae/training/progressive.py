@@ -1,8 +1,8 @@
 """The training of a progressive model: one run for all planes.
 
-Every image of a batch is decoded at the end of one or several planes. The loss is the mean of
-w_p (D_p + lambda_p R_p), where R_p is the whole rate up to there. Some images are decoded at a cut
-within a plane, with weights interpolated on a logarithmic scale.
+Every image of a batch is decoded at the end of one plane. The loss is the mean of w_p (D_p +
+lambda_p R_p), where R_p is the whole rate up to there. Some images are decoded at a cut within a
+plane, with weights interpolated on a logarithmic scale.
 
 The bits of all planes of all images train the entropy models, with the weights that they have on
 average. For the latent, bits have the weights in the loss of their own image. Rounded values change
@@ -205,61 +205,47 @@ class Trainer:
         return rate * min(1.0, left)
 
     def batch_levels(self, number: int, cuts: int = 0) -> np.ndarray:
-        """Returns the level of each reconstruction in a step, float32, in the order of `_images`.
+        """Returns the level of each image in a step, float32 [B], those of cuts first.
 
-        Levels of an image differ. The ends of all planes are about equally frequent.
+        The ends of all planes are about equally frequent.
 
         Args:
           number: number of the step.
           cuts: number of images that are decoded at a cut.
         """
-        config = self.config
-        rng = np.random.default_rng([config.seed, 2, number])
-        count = config.batchsize - cuts
-        rounds = [rng.permutation(PLANES) for _ in range(count)]
-        if config.ends == 1:
-            ends = np.concatenate([*rounds, []])[:count]
-        else:
-            ends = np.transpose([planes[: config.ends] for planes in rounds]).ravel()
+        rng = np.random.default_rng([self.config.seed, 2, number])
+        count = self.config.batchsize - cuts
+        ends = np.concatenate([rng.permutation(PLANES) for _ in range(max(1, count))])[:count]
         return np.array([*rng.uniform(0, PLANES - 1, cuts), *ends], np.float32)
 
-    def _images(self, cuts):
-        """Returns the index of the image of each reconstruction, in the order of `batch_levels`."""
-        whole = np.arange(cuts, self.config.batchsize)
-        return np.array([*range(cuts), *np.tile(whole, self.config.ends)], np.int32)
-
     def _loss(self, x, levels, cuts=0):
-        config, images = self.config, self._images(cuts)
         count = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-        # These are the weights of each plane's bits, [reconstructions, planes], by decoded share.
+        # These are the weights of each plane's bits, [B, planes], by decoded share.
         costs = self._weights * self._lambdas
         come = tf.clip_by_value(levels[:, None] - np.arange(PLANES, dtype=np.float32) + 1, 0, 1)
         item_costs = _interpolated(costs, levels)[:, None] * come
         usual = np.array([costs[p:].sum() / PLANES for p in range(PLANES)], np.float32)
-        of_image = tf.math.unsorted_segment_mean(item_costs, images, config.batchsize)
 
         y = self.model.analysis(x)
-        planes = self.model.code(y, tf.unstack(tf.transpose(of_image / usual)))
+        planes = self.model.code(y, tf.unstack(tf.transpose(item_costs / usual)))
         rate = tf.add_n(
             [u * tf.reduce_mean(b) / count for u, b in zip(usual.tolist(), planes.bits)]
         )
 
-        decoded, y = self._decoded(planes, levels, cuts), tf.gather(y, images)
+        decoded = self._decoded(planes, levels, cuts)
         change = y - tf.stop_gradient(y)
         share = tf.where(tf.equal(decoded.width, 1.0), NEAR_INTEGER, NEAR_DIGIT)
         weights = boundary_weights(y - decoded.y_hat, decoded.width, share)
         x_hat = self.model.synthesis(
             decoded._replace(y_hat=decoded.y_hat + weights * change), levels
         )
-        distortion = DISTORTIONS[self._metric](tf.gather(x, images), x_hat)
-        distortion = tf.math.unsorted_segment_mean(
-            _interpolated(self._weights, levels) * distortion, images, config.batchsize
-        )
-        return tf.reduce_mean(distortion) + rate
+        distortion = DISTORTIONS[self._metric](x, x_hat)
+        return tf.reduce_mean(_interpolated(self._weights, levels) * distortion) + rate
 
     def _decoded(self, planes, levels, cuts):
-        """Returns the decoded latents of all reconstructions, those at cuts first."""
-        which = tf.stack([tf.cast(levels[cuts:], tf.int32), self._images(cuts)[cuts:]], -1)
+        """Returns the decoded latents of all images."""
+        images = np.arange(cuts, self.config.batchsize, dtype=np.int32)
+        which = tf.stack([tf.cast(levels[cuts:], tf.int32), images], -1)
         ends = zip(*(planes.end(p) for p in range(PLANES)))
         parts = [Decoded(*(tf.gather_nd(tf.stack(values), which) for values in ends))]
         if cuts:
