@@ -207,7 +207,7 @@ def _add_figures(commands: argparse._SubParsersAction) -> None:
     )
     plot.add_argument(
         "--height",
-        type=_number("--height", above=0),
+        type=_number("--height", above=1, below=100),
         metavar="CM",
         help="height of the figure in cm [in proportion to its width]",
     )
@@ -329,7 +329,7 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         choices=range(len(EFFORTS)),
         default=0,
         metavar=f"0..{len(EFFORTS) - 1}",
-        help=f"effort of latent optimization, with {steps} steps per layer [0]",
+        help=f"effort of latent optimization, with {steps} steps per latent [0]",
     )
 
 
@@ -391,8 +391,8 @@ def _lazily(module: str, function: str) -> Callable[[argparse.Namespace], int | 
 
 def _count(text: str) -> int:
     """Returns a whole number from 1 up."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 up")
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text:.20} is not a whole number from 1 to 10^18")
     return int(text)
 
 
@@ -410,16 +410,17 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _number(name: str, above: float = -math.inf) -> Callable[[str], float]:
-    """Returns a reader of finite numbers above a bound for the option `name`."""
+def _number(name: str, above: float = -math.inf, below: float = math.inf) -> Callable[[str], float]:
+    """Returns a reader of finite numbers between bounds for the option `name`."""
     expected = "a number" if above == -math.inf else f"a number above {above:g}"
+    expected += "" if below == math.inf else f" and below {below:g}"
 
     def read(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not above < value < math.inf:
+        if not above < value < below:
             raise SaeError(f"{name} takes {expected}, not {text}.")
         return value
 

@@ -25,6 +25,9 @@ def run(command: Callable[[], int | None], prefix: str = "sae: ") -> int:
       The exit status: 2 for errors of the user and lack of resources, 130 after Ctrl-C, 141 where
       the reader of the output is gone.
     """
+    if sys.stderr is None:
+        # Python prints to standard output where this is closed.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # No result should be lost because a terminal lacks a character.
         if hasattr(stream, "reconfigure"):
@@ -59,12 +62,19 @@ def show_warnings(prefix: str = "sae: ") -> None:
     warnings.simplefilter("default", UserWarning)
     # The deprecation warnings of some packages are of both classes.
     warnings.simplefilter("ignore", DeprecationWarning)
-    warnings.showwarning = lambda message, *_: print(f"{prefix}warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(
+        one_line(f"{prefix}warning: {message}"), file=sys.stderr
+    )
+
+
+def one_line(text: str) -> str:
+    """Returns a text without line breaks, which names of files may have."""
+    return " ".join(text.splitlines())
 
 
 def _refused(line: str) -> int:
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr)
+        print(one_line(line), file=sys.stderr)
     return 2
 
 

@@ -250,6 +250,33 @@ def test_what_stands_before_the_damage_is_sound(folder, call, damaged, tiny_chec
     assert call("decompress", "damaged.sae", "photo.png", "--layers", 5)[0] == 1
 
 
+def test_targets_are_checked_before_the_work(folder, photo, call):
+    os.makedirs("in")
+    os.makedirs("out/b.sae")
+    for name in ("a", "b"):
+        images.write_png(photo, f"in/{name}.png")
+    status, _, error = call("compress", "in", "out")
+    assert status == 2 and "b.sae is a folder" in error and not os.path.exists("out/a.sae")
+    for arguments in (("photo.png", ""), ("photo.png", "a.sae", "--background", "")):
+        status, _, error = call("compress", *arguments)
+        assert status == 2 and error.count("\n") == 1
+
+
+def test_names_with_line_breaks_are_on_one_line(folder, photo, call):
+    images.write_png(photo, "a\nb.png")
+    status, _, error = call("compress", "a\nb.png", "a.sae", "--layers", 1)
+    assert status == 0 and error.count("\n") == 1
+
+
+@both_kinds
+def test_what_follows_a_stream_is_said(folder, call, store):
+    assert call("compress", "photo.png", "photo.sae")[0] == 0
+    data = (folder / "photo.sae").read_bytes()
+    (folder / "twice.sae").write_bytes(2 * data)
+    status, _, error = call("decompress", "twice.sae", "photo.png")
+    assert status == 0 and f"follows byte {len(data)}" in error
+
+
 def test_links_are_followed_and_pipes_written_through(folder, call):
     (folder / "there").mkdir()
     os.symlink("there/photo.sae", "link.sae")

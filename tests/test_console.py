@@ -18,7 +18,7 @@ PACKAGE = Path(files.__file__).parents[1]
 # Stands for any command: what it does is the first argument.
 # Whoever runs the tests in the background of a shell may ignore SIGINT, and so would the program.
 PROGRAM = """
-import signal, sys, time
+import signal, sys, time, warnings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from sae import console
 def wait():
@@ -28,6 +28,9 @@ def many():
     for _ in range(10**5): print("a line")
 def letters(): print("Bj\\u00f8ntegaard, \\u3042")
 def none(): pass
+def warning():
+    warnings.warn("w")
+    print("a")
 sys.exit(console.run(vars()[sys.argv[1]]))
 """
 
@@ -66,6 +69,15 @@ def test_a_full_disk_is_one_line():
         said = process.stderr.read()
         assert process.wait() == 2
         assert said.count(b"\n") == 1 and b"No space left" in said
+
+
+def test_without_standard_error_nothing_else_is_on_standard_output():
+    def close():
+        os.close(2)
+
+    with start("warning", stdout=subprocess.PIPE, preexec_fn=close) as process:
+        assert process.communicate()[0] == b"a\n"
+        assert process.returncode == 0
 
 
 def test_output_that_is_closed_is_no_error():

@@ -110,7 +110,7 @@ def test_transparency_needs_a_background(photo, mode):
     options = {"transparency": picture.getpixel((3, 4))} if mode == "PA" else {}
     with pytest.raises(SaeError, match="--background"):
         images.read(encoded(picture, **options))
-    with pytest.raises(SaeError, match="not a color"):
+    with pytest.raises(SaeError, match="no opaque color"):
         images.read(encoded(picture, **options), background="nonsense")
     flat = images.read(encoded(picture, **options), background="#00ff00")
     np.testing.assert_array_equal(flat[4, 3], [0, 255, 0])

@@ -367,6 +367,34 @@ def test_tiff_has_the_size_that_is_read(noise, orientation):
     np.testing.assert_array_equal(upright, quiet(encoded(picture, exif=exif)))
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_a_rotated_tiff_is_read_alike_by_name_and_from_memory(noise, tmp_path, mode):
+    picture = Image.fromarray(noise[:, :17]).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture).astype(np.uint16) * 257)
+    upright = quiet(encoded(picture, "TIFF"))
+    for orientation in range(1, 9):
+        picture.save(tmp_path / "a.tif", tiffinfo={0x0112: orientation})
+        found = quiet(tmp_path / "a.tif")
+        np.testing.assert_array_equal(found, images._turned(upright, orientation))
+
+
+def test_a_palette_of_8_bits_in_a_tiff(tmp_path):
+    indices = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    table = np.stack([np.arange(256), 255 - np.arange(256), np.full(256, 7)]).astype(np.uint16)
+    for scale in (1, 257):
+        tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=table * scale)
+        np.testing.assert_array_equal(quiet(tmp_path / "a.tif"), table.T[indices])
+
+
+def test_a_reduced_first_picture_is_said(noise, tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(noise, subfiletype=1, subifds=1)
+        file.write(np.repeat(np.repeat(noise, 2, 0), 2, 1))
+    _, notes = warned(tmp_path / "a.tif")
+    assert "reduced size" in notes
+
+
 def test_the_size_of_a_png_needs_no_pixels(noise):
     whole = odd.png(noise, 8, 2).getvalue()
     assert images.size(io.BytesIO(whole[:60])) == (30, 20)

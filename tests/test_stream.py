@@ -78,6 +78,11 @@ def test_a_damaged_stream_ends_before_the_damage(kind):
     assert cut == STREAMS[kind][: found.size] and not stream.parse(cut).damaged
 
 
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_rate_above_all_keeps_the_whole_stream(kind):
+    assert stream.truncate(STREAMS[kind], max_bpp=1e308) == STREAMS[kind]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

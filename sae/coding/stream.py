@@ -145,7 +145,7 @@ def truncate(
         size = found.ends[layers - 1]
     if max_bpp is not None:
         # A rate computed from a number of bytes has to give that number.
-        limit = math.floor(max_bpp * found.width * found.height / 8 + 1e-6)
+        limit = math.floor(min(max_bpp * found.width * found.height / 8 + 1e-6, sys.maxsize))
         max_bytes = limit if max_bytes is None else min(limit, max_bytes)
     if max_bytes is not None:
         size = min(size, max_bytes)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from sae import files, images
+from sae import console, files, images
 from sae.coding import header, stream
 from sae.errors import SaeError, in_words
 from sae.metrics import psnr
@@ -28,6 +28,8 @@ from sae.model import stores
 
 def compress(options: argparse.Namespace) -> int:
     """Images to streams."""
+    if options.background is not None:
+        images.color(options.background)
     jobs = _jobs(options.source, options.target, images.find, ".sae")
     stores.store(options.family, options.checkpoints).require(options.layers)
     from sae.coding import codec
@@ -145,6 +147,8 @@ def _jobs(source: str, target: str, find: Callable[[str], list[Path]], suffix: s
     Raises:
       SaeError: a file cannot be read or written, as far as this can be checked in advance.
     """
+    if not target:
+        raise SaeError("The name of the target is empty; name a file or a folder.")
     if source == "-" or not os.path.isdir(source):
         if source != "-" and not os.path.exists(source):
             _read(source)
@@ -167,6 +171,8 @@ def _jobs(source: str, target: str, find: Callable[[str], list[Path]], suffix: s
                 f"{other}, in the folder of its stream, would be replaced; name another folder."
             )
     files.require_apart(targets, found)
+    for other in targets:
+        files.require_target(other)
     return _Jobs([(str(path), str(other)) for path, other in zip(found, targets)], of_folder=True)
 
 
@@ -262,7 +268,7 @@ def _write(target: str, data: bytes) -> None:
 
 def _print_line(line: str) -> None:
     """Prints a line on standard error, above a progress bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(console.one_line(line), file=sys.stderr)
 
 
 def _report(source: str, data: bytes, psnr: float | None = None) -> None:

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageColor, ImageFile, UnidentifiedImageError
 
 from sae import files, memory
 from sae.config import MAX_PIXELS
-from sae.errors import SaeError
+from sae.errors import SaeError, in_words
 from sae.images import colors, metadata, samples
 from sae.images.metadata import Metadata, Source, Unreadable
 
@@ -33,6 +33,9 @@ _BYTES_PER_PIXEL, _BYTES_PER_PIXEL_WITH_ALPHA = 12, 24
 
 # Formats recognized by the first bytes of a file, under Pillow's names.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "AVIF")
+
+# Formats that are programs, which another program would run.
+_PROGRAMS = ("EPS", "WMF")
 
 # The photos in the package scikit-image, whose data folder also has drawings, masks and texts.
 _SAMPLE_PHOTOS = (
@@ -112,8 +115,12 @@ def find(folder: str | Path, recursive: bool = False) -> list[Path]:
         for place in (_folders(folder) if recursive else [folder])
         for path in place.glob("*")
         if not path.name.startswith(".")
-        and path.is_file()
-        and (path.suffix.lower() in SUFFIXES or _is_image(path))
+        and (
+            (path.suffix.lower() in SUFFIXES or _is_image(path))
+            if path.is_file()
+            # A broken link is listed, so that reading it reports the error.
+            else path.suffix.lower() in SUFFIXES and not path.exists()
+        )
     )
     if not found:
         fetch = ", or run make kodak" if folder.name == "kodak" else ""
@@ -226,12 +233,18 @@ def _opened(source: Source, max_pixels: int) -> Iterator[_Opened]:
 
 def _open(found: Metadata) -> tuple[ImageFile.ImageFile, tuple[str, ...]]:
     """Opens an image; returns it, and the names of the metadata that had to be left out."""
+    Image.init()
+    formats = [name for name in Image.ID if name not in _PROGRAMS]
+    damaged: tuple[str, ...] = ()
     try:
-        return Image.open(found.file), ()
+        image = Image.open(found.file, formats=formats)
     except Exception:  # Pillow raises any exception on damaged files.
         if (rest := metadata.without(found.file)) is None:
             raise
-        return Image.open(rest), ("EXIF or the index of pictures",)
+        image, damaged = Image.open(rest, formats=formats), ("EXIF or the index of pictures",)
+    # Pillow maps files of known names into memory, with the sides of a rotated TIFF exchanged.
+    image.filename = ""
+    return image, damaged
 
 
 def _exif(image: Image.Image, found: Metadata) -> tuple[int, colors.Description, tuple[str, ...]]:
@@ -263,12 +276,14 @@ def _decoded(opened: _Opened, background: str | None) -> tuple[np.ndarray, list[
         notes.append(f"{name} has damaged metadata ({', '.join(opened.damaged)}), left out.")
     if opened.bits > 8:
         notes.append(f"{name} has {opened.bits} bits per sample; 8 are kept.")
+    if samples.is_reduced(opened.image):
+        notes.append(f"{name} has a picture of reduced size first, which is taken.")
     frames = max(opened.metadata.frames, getattr(opened.image, "n_frames", 1))
     if frames > 1:
         notes.append(f"{name} has {frames} frames; the first is taken.")
     found = samples.of(opened.image, opened.metadata, opened.bits)
     alpha = None if found.alpha is None or found.alpha.min() == 255 else found.alpha
-    behind = None if alpha is None else _color(background, name)
+    behind = None if alpha is None else _behind(background, name)
     array, unused = colors.to_srgb(found.color, found.maximum, opened.colors)
     if unused:
         notes.append(f"The {unused} of {name} cannot be used; its samples are taken for sRGB.")
@@ -289,17 +304,24 @@ def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
     return array
 
 
-def _color(background: str | None, name: str) -> tuple[int, ...]:
-    """Returns the RGB values of the background color."""
+def color(text: str) -> tuple[int, ...]:
+    """Returns the RGB values of a color in CSS notation; raises SaeError where it is none."""
+    values: tuple[int, ...] = ()
+    with contextlib.suppress(ValueError):
+        values = ImageColor.getrgb(text)
+    if not values or max(values) > 255 or values[3:] not in ((), (255,)):
+        raise SaeError(f"{text!r} is no opaque color; write white or #rrggbb.")
+    return values[:3]
+
+
+def _behind(background: str | None, name: str) -> tuple[int, ...]:
+    """Returns the RGB values of the background color, which a transparent image requires."""
     if background is None:
         raise SaeError(
             f"{name} is transparent in places, which is not coded; give a background color, as "
             "`compress --background COLOR` does."
         )
-    try:
-        return ImageColor.getrgb(background)[:3]
-    except ValueError as error:
-        raise SaeError(f"{background} is not a color; write white or #rrggbb.") from error
+    return color(background)
 
 
 @contextlib.contextmanager
@@ -323,7 +345,7 @@ def _reading(name: str, source: Source) -> Iterator[None]:
         raise SaeError(f"Cannot read {name}: {reason}.") from error
     except Exception as error:  # Pillow's readers raise any exception on damaged files.
         raise SaeError(
-            f"Cannot read {name}: the file is damaged ({error}); fetch it again."
+            f"Cannot read {name}: the file is damaged ({in_words(error)}); fetch it again."
         ) from error
 
 

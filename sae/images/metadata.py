@@ -104,7 +104,10 @@ def colors_of(image: Image.Image, metadata: Metadata, exif: Image.Exif) -> color
     if space == _ADOBE_RGB:
         return colors.ADOBE_RGB
     if space == _UNCALIBRATED:
-        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+        # `get_ifd` fails where the file lacks this directory.
+        present = ExifTags.IFD.Interop in exif.get_ifd(ExifTags.IFD.Exif)
+        interop = exif.get_ifd(ExifTags.IFD.Interop) if present else {}
+        index = interop.get(ExifTags.Interop.InteropIndex)
         return colors.ADOBE_RGB if index == "R03" else colors.Unknown("an uncalibrated EXIF space")
     return None
 

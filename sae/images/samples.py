@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from sae.images.metadata import Metadata, Unreadable, tiff_tags
 
@@ -17,6 +17,7 @@ _EIGHT_BIT_MODES = frozenset(
     ]
 )
 # Tags of TIFF and some of their values.
+_SUBFILE, _SUBFILES, _COLOR_MAP = 254, 330, 320
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _FORMAT = 258, 259, 262, 284, 339
 _MIN_IS_WHITE, _YCBCR, _UNCOMPRESSED, _SEPARATE = 0, 6, 1, 2
 _FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
@@ -98,6 +99,12 @@ def unread_tiff(file: BinaryIO) -> str:
     )
 
 
+def is_reduced(image: ImageFile.ImageFile) -> bool:
+    """Returns whether the first picture of a TIFF is a reduced one of another in the file."""
+    tags = tiff_tags(image)
+    return bool(tags.get(_SUBFILE, 0) & 1) and _SUBFILES in tags
+
+
 def of(image: ImageFile.ImageFile, metadata: Metadata, bits: int) -> Samples:
     """Decodes the samples of an opened image.
 
@@ -111,6 +118,13 @@ def of(image: ImageFile.ImageFile, metadata: Metadata, bits: int) -> Samples:
     if image.mode == "I" or image.mode.startswith("I;16"):
         return Samples(*_gray(image, bits), None)
     color = _scaled(image, metadata.depths) if image.format == "JPEG2000" else image
+    if color.mode == "P" and max(tiff_tags(image).get(_COLOR_MAP, (256,))) < 256:
+        # Some programs write palettes of 8 bits, and Pillow keeps the upper 8 of 16.
+        table = np.reshape(tiff_tags(image)[_COLOR_MAP], (3, -1)).T
+        color = Image.fromarray(table.astype(np.uint8)[np.asarray(color)])
+    if color.mode == "1" and image.format == "PSD":
+        # Here 1 is black.
+        color = ImageOps.invert(color.convert("L"))
     if color.has_transparency_data:
         layered = color.convert("RGBA")
         color = color.getchannel("L") if color.mode == "LA" else layered.convert("RGB")

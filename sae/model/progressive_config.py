@@ -20,6 +20,8 @@ TO_LATENT, FROM_LATENT, TO_IMAGE = 0.1, 0.25, 0.1
 # Side of the depthwise kernels in residual blocks, the ratio of their widest to their other
 # channels, and the slope of their activation below zero.
 SUPPORT, EXPANSION, LEAK = 5, 2, 0.1
+# No number of channels or blocks is larger.
+LARGEST_SIZE = 4096
 # This is added to the divisor of GDN.
 GDN_FLOOR = 1e-6
 
@@ -50,6 +52,22 @@ class ProgressiveConfig:
     slice_embedding: int = 48
     plane_filters: int = 128
 
+    def __post_init__(self):
+        """Raises ValueError where no model has these values."""
+        depths, counts = self.plane_depths, (self.analysis_blocks, self.synthesis_blocks)
+        sizes = (*depths, *self.slices, self.hidden_filters, self.context_filters)
+        sizes += (self.slice_embedding, self.plane_filters)
+        for values, smallest in ((sizes, 1), (counts, 0)):
+            for value in values:
+                if type(value) is not int or not smallest <= value <= LARGEST_SIZE:
+                    raise ValueError(f"{value} is no number from {smallest} to {LARGEST_SIZE}")
+        if len(depths) != PLANES or list(depths) != sorted(depths):
+            raise ValueError(f"{depths} are no nondecreasing channels of {PLANES} planes")
+        if sum(self.slices) >= depths[0]:
+            raise ValueError(f"slices of {self.slices} leave none of {depths[0]} channels")
+        if not (isinstance(self.step, (int, float)) and 1e-6 < self.step < 1e6):
+            raise ValueError(f"{self.step} is no quantization step")
+
     @property
     def latent_depth(self) -> int:
         """Number of latent channels."""
@@ -72,8 +90,11 @@ class ProgressiveConfig:
         """Returns the configuration of a JSON object; its lists become tuples.
 
         Raises:
-          TypeError: fields are missing or unknown.
+          TypeError: it is no object, or fields are missing or unknown.
+          ValueError: no model has these values.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError("it is no JSON object")
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()

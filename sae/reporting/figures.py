@@ -205,7 +205,7 @@ def rd(
         drawn.update(_panel(axes, curves, quality, bpp, limits, log))
     if not drawn:
         raise SaeError(
-            f"None of these curves has {' or '.join(qualities)} in that range of rates; widen it."
+            f"None of these curves has {' or '.join(qualities)} here; widen the range of rates."
         )
     if title:
         figure.suptitle(title, fontsize=8)
