@@ -15,6 +15,7 @@ import sae
 from sae import images
 from sae.coding import latent_optimization
 from sae.coding.latent_optimization import optimized
+from sae.coding.objectives import ResidualObjective
 from sae.config import EFFORTS
 from sae.errors import SaeError
 from sae.evaluation import bdrate, evaluate, results
@@ -51,9 +52,8 @@ def test_it_finds_better_latents(name, window, request, monkeypatch):
     x_hat, done = tf.zeros_like(x), []
     for layer in store.load(2).layers:
         loss = RateDistortionLoss(store.family.metric, 100.0)
-        y = layer.analysis(x - x_hat)
-        y_hat = optimized(x, x_hat, y, layer, loss, 3, progress=lambda: done.append(1))
-        np.testing.assert_array_equal(y_hat, np.round(y_hat))
+        y, objective = layer.analysis(x - x_hat), ResidualObjective(layer, loss)
+        y_hat = tf.round(optimized(x, x_hat, y, objective, 3, progress=lambda: done.append(1)))
         assert value(x, x_hat, y_hat, layer, loss) < value(x, x_hat, y, layer, loss)
         x_hat += layer.synthesis(y_hat)
     assert len(done) == 2 * latent_optimization.count_steps(3, photo.shape[:2])
@@ -63,13 +63,14 @@ def test_it_finds_better_latents(name, window, request, monkeypatch):
 def test_the_padding_does_not_count(tiny_model):
     layer = tiny_model.layers[0]
     x = np.random.default_rng(1).random((1, 48, 64, 3), np.float32)
-    step, measure = latent_optimization._functions(layer, RateDistortionLoss("mse", 100.0))
+    objective = ResidualObjective(layer, RateDistortionLoss("mse", 100.0))
+    step, measure = latent_optimization._functions(objective)
     inside = np.zeros((1, 48, 64, 1), np.float32)
     inside[:, :40, :50] = 1
     y_hat = tf.round(layer.analysis(x))
     losses = []
     for padding in (0.0, 1.0):
-        part = latent_optimization._Part(
+        part = latent_optimization.Part(
             tf.constant(np.where(inside, x, padding)),
             tf.constant(inside),
             tf.zeros(x.shape),
@@ -110,10 +111,12 @@ def test_streams_are_ordinary_and_the_same_each_time(name, photo, request):
 def test_a_step_is_traced_once_for_each_shape(tiny_model, monkeypatch):
     monkeypatch.setattr(latent_optimization, "_WINDOW", 9)
     layer, loss = tiny_model.layers[0], RateDistortionLoss("mse", 123.0)
+    objective = ResidualObjective(layer, loss)
     x = tf.random.stateless_uniform((1, 160, 160, 3), (1, 2))
     for _ in range(2):
-        optimized(x, tf.zeros_like(x), layer.analysis(x), layer, loss, 1)
-    functions = latent_optimization._functions(layer, loss)
+        optimized(x, tf.zeros_like(x), layer.analysis(x), objective, 1)
+    # An equal objective has the same functions.
+    functions = latent_optimization._functions(ResidualObjective(layer, loss))
     assert [function.experimental_get_tracing_count() for function in functions] == [1, 1]
 
 

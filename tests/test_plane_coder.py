@@ -10,7 +10,7 @@ from progressive_models import TINY
 from sae.coding import plane_coder
 from sae.coding.plane_coder import PlaneCoder
 from sae.model import integer_context
-from sae.model.integer_context import IntegerContext, integer_kernels
+from sae.model.integer_context import IntegerContext, float_kernels, integer_kernels
 from sae.model.plane_tables import ENTROPY_UNIT, PlaneTables
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, RATIO
@@ -32,7 +32,12 @@ def model():
 @pytest.fixture(scope="module")
 def arrays(model):
     names = {v.name.removesuffix(":0"): v.numpy() for v in model.prior_variables}
-    return integer_kernels(names)
+    found = integer_kernels(names)
+    again = integer_kernels(float_kernels(found))
+    assert found.keys() == again.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(again[name], array)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from sae import images
 from sae.coding import progressive_codec
 from sae.coding.progressive_codec import ProgressiveDecoder, compress
 from sae.coding.progressive_container import Reader, pack
+from sae.config import EFFORTS
 from sae.errors import SaeError
 from sae.model import tiling
 from sae.model.model_store import StoredModel
@@ -139,6 +141,27 @@ def test_damaged_checkpoints_are_refused(store, model):
         ({**sound, "family": "other"}, "progressive-mse family"),
         ({"format": 1}, "fields have to be"),
         ({**sound, "config": {"depth": 1}}, "of no progressive model"),
+        *(({**sound, "config": config}, "no JSON object") for config in (None, [], "x")),
+        *(
+            ({**sound, "config": {**sound["config"], **values}}, words)
+            for values, words in (
+                ({"step": math.nan}, "no quantization step"),
+                ({"step": 0}, "no quantization step"),
+                ({"step": "x"}, "no quantization step"),
+                ({"plane_depths": []}, "nondecreasing"),
+                ({"plane_depths": [8, 10, 10**9]}, "no number"),
+                ({"context_filters": "y"}, "no number"),
+                ({"slices": [100]}, "slices"),
+                ({"synthesis_blocks": 40}, "synthesis/block_2/depthwise"),
+                ({"synthesis_blocks": 0}, "synthesis/block_0/depthwise"),
+                ({"hidden_filters": 64}, "analysis/conv_0/kernel"),
+                ({"slices": [2]}, "plane_0/slice_0/embed"),
+            )
+        ),
+        ("[" * 200_000, "nested too deeply"),
+        ({**sound, "format": True}, "format 1"),
+        ({**sound, "training": None}, "training"),
+        *(({**sound, "fingerprint": value}, "hexadecimal") for value in (5, None, "zz")),
         ({**sound, "fingerprint": "0" * 64}, "not what model.json describes"),
     ):
         path.write_text(change if isinstance(change, str) else json.dumps(change))
@@ -147,6 +170,28 @@ def test_damaged_checkpoints_are_refused(store, model):
     path.unlink()
     with pytest.raises(SaeError, match="no trained progressive-mse"):
         store.load()
+
+
+@pytest.mark.slow
+def test_optimized_latents_have_a_lower_loss(store, image, model):
+    store.save(model, {"options": {"lmbda": 300.0, "last_step": 1}})
+    losses, weights = store.losses()
+    done = []
+    data = compress(image, store, 3, lambda k, count: done.append((k, count)))
+    assert done[-1] == (EFFORTS[3], EFFORTS[3]) and len(done) == EFFORTS[3]
+
+    def loss(stream):
+        header, total = decoded(store, stream).reader.header, 0.0
+        for of_plane, weight, end in zip(losses, weights, header.ends[::2]):
+            x_hat = decoded(store, stream[: header.size(end)]).image()
+            error = 3 * np.mean((image - x_hat.astype(float)) ** 2)
+            total += weight * (error + of_plane.lmbda * 8 * end / image[..., 0].size)
+        return total
+
+    assert loss(data) < loss(compress(image, store))
+    store.save(model, {})
+    with pytest.raises(SaeError, match="no lambda"):
+        compress(image, store, 1)
 
 
 def test_the_container_is_that_of_the_codec(store, image):

@@ -229,7 +229,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_all_else(store, tiny_
         train(*tiny_config("base"), store, ["absent"])
     other = dataclasses.replace(store, folder=store.folder / "other")
     (other.path("base") / "weights.npz").mkdir(parents=True)
-    with pytest.raises(SaeError, match=r"weights\.npz: it is a folder"):
+    with pytest.raises(SaeError, match=r"weights\.npz is a folder"):
         train(*tiny_config("base"), other, ["absent"])
 
 

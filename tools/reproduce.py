@@ -125,7 +125,7 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
         store = stores.of_family(family, folder / "checkpoints")
         name = ["--family", family.name]
         residual = family.kind == "residual"
-        # The base of a progressive family is the whole model, which has no latent optimization.
+        # The base of a progressive family is the whole model.
         for layer in family.layers if residual else family.layers[:1]:
             command = [sys.executable, f"train_{layer}.py", "--data", *data, *name, *checkpoints]
             yield Part(

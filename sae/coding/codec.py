@@ -58,7 +58,7 @@ def compress(
       max_bpp: largest number of bits per pixel.
       psnr: PSNR in dB of the 8-bit decoded image at which the stream ends; a stream that does not
         reach it is whole.
-      effort: effort of the latent optimization of residual families, an index of `EFFORTS`.
+      effort: effort of the latent optimization, an index of `EFFORTS`; it requires TensorFlow.
       max_pixels: largest number of pixels of an image.
       background: color behind transparent pixels, in CSS notation.
       progress: function that is called after each step of the optimization.
@@ -81,13 +81,9 @@ def compress(
         target = math.inf if psnr is None else psnr
         data = residual_codec.compress(pixels, store, layers, target, effort, progress)
     else:
-        if effort:
-            raise SaeError(
-                f"The {store.family.name} family has no latent optimization; leave out the effort."
-            )
         from sae.coding import progressive_codec
 
-        data = progressive_codec.compress(pixels, store)
+        data = progressive_codec.compress(pixels, store, effort, progress)
         data = truncate(data, layers, max_pixels=max_pixels)
         if psnr is not None:
             data = _shortest(data, pixels, psnr, checkpoints)
@@ -139,6 +135,8 @@ def decompress(
         warnings.warn(f"The stream is damaged after byte {found.size}.", stacklevel=2)
     elif residual and found.size != found.ends[-1]:
         warnings.warn(f"The stream is cut short; {found.last_layer} is its last.", stacklevel=2)
+    elif len(data) > found.size:
+        warnings.warn(f"What follows byte {found.size} is not of the stream.", stacklevel=2)
     elif layers is not None:
         warnings.warn(
             f"Complete layers of the stream: {found.layers}; {layers} were requested.", stacklevel=2

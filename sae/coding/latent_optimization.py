@@ -1,8 +1,8 @@
 """Latent optimization: better latents of one image, for more encoding time.
 
-The latent of a layer descends the gradient of the layer's own loss. Meanwhile each element is
-rounded up or down at random, at the end to the nearer integer (`sae.model.quantization.annealed`).
-The streams have the usual format and decoding time.
+The latent descends the gradient of a loss. Meanwhile each element is rounded up or down at random,
+at the end to the nearer integer (`sae.model.quantization.annealed`). The streams have the usual
+format and decoding time.
 """
 
 from __future__ import annotations
@@ -10,42 +10,71 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from sae.config import EFFORTS, STRIDE
 from sae.metrics import SMALLEST_MS_SSIM_SIDE
-from sae.model.quantization import annealed
-from sae.model.rate_distortion import RateDistortionLoss
-from sae.model.residual_layer import ResidualLayer
 
-# Learning rates of Adam, in quantization steps; they fall along half a cosine to a tenth. Averages
-# decay sooner than usual, since there are few steps. For MSE, errors of all elements cost the same,
-# and all share one average of squares. For MS-SSIM, an error costs less where contrast is high.
-_LEARNING_RATES, _BETA_1, _BETA_2 = {"mse": 0.01, "ms-ssim": 0.02}, 0.8, 0.999
-# First and last temperature of the relaxed choice between two integers.
-_TEMPERATURES = {"mse": (1.0, 0.4), "ms-ssim": (0.7, 0.3)}
-# Number of times the latent is rounded to integers and its loss measured.
+# Decays of Adam's averages; they are lower than usual, since there are few steps. Learning rates
+# fall along half a cosine to a tenth.
+_BETA_1, _BETA_2 = 0.8, 0.999
+# Number of times the loss of the rounded latent is measured.
 _TRIALS = 10
 # Sides in positions of the latent. The margin of a window is not optimized, so that the window
 # covers all pixels within reach of the optimized positions.
-_WINDOW, _MARGIN = 64, 4
+_WINDOW, _MARGIN = 48, 4
+
+
+class Schedule(NamedTuple):
+    """The settings of a descent.
+
+    Attributes:
+      learning_rate: largest learning rate, in the unit of the latent.
+      temperatures: first and last temperature of the relaxed choice between two integers.
+      shared: whether all elements share one average of squared gradients.
+      floor: number added to the root of these averages; elements whose gradients are smaller hardly
+        move.
+    """
+
+    learning_rate: float
+    temperatures: tuple[float, float]
+    shared: bool
+    floor: float = 1e-8
+
+
+class Objective(Hashable, Protocol):
+    """The loss of a latent; equal objectives share one traced graph.
+
+    Attributes:
+      schedule: settings of the descent.
+    """
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    def relaxed(
+        self, y: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor, part: Part
+    ) -> tf.Tensor:
+        """Returns the loss of a randomly rounded latent, differentiable."""
+
+    def rounded(self, y: tf.Tensor, part: Part) -> tf.Tensor:
+        """Returns the loss of a latent when it is coded."""
 
 
 def optimized(
     x: tf.Tensor,
     x_hat: tf.Tensor,
     y: tf.Tensor,
-    layer: ResidualLayer,
-    loss: RateDistortionLoss,
+    objective: Objective,
     effort: int,
     size: tuple[int, int] | None = None,
     progress: Callable[[], object] = lambda: None,
 ) -> tf.Tensor:
-    """Returns a rounded latent with a loss no larger than that of the rounded analysis.
+    """Returns a latent whose loss is no larger than that of y when both are coded.
 
     A latent that is larger than a window is optimized window by window.
 
@@ -53,35 +82,33 @@ def optimized(
       x: image, float32 [1, H, W, 3] in [0, 1], with sides that are multiples of the stride.
       x_hat: reconstruction of the image by the layers below.
       y: latent of the analysis, not rounded.
-      layer: layer of the latent.
-      loss: loss of that layer.
+      objective: loss of the latent.
       effort: index of `EFFORTS`.
       size: (height, width) of the image within x, which may be padded at the bottom and right; the
         reconstruction of the padding does not count.
       progress: function that is called after each step.
     """
-    y_hat = tf.round(y).numpy()
+    best = y.numpy()
     height, width = size or x.shape[1:3]
     inside = np.zeros((*x.shape[:3], 1), np.float32)
     inside[:, :height, :width] = 1
-    functions = _functions(layer, loss)
     for rows, columns in windows(y.shape[1:3]):
         of_image = (slice(None), *(span.window(STRIDE) for span in (rows, columns)))
         of_latent = (slice(None), rows.window(), columns.window())
-        part = _Part(
+        part = Part(
             x[of_image],
             tf.constant(inside[of_image]),
             x_hat[of_image],
             rows.optimized()[:, None, None] * columns.optimized()[:, None],
         )
-        y_hat[of_latent] = _optimized(
-            part, y[of_latent], tf.constant(y_hat[of_latent]), functions, EFFORTS[effort], progress
+        best[of_latent] = _optimized(
+            part, tf.constant(best[of_latent]), objective, EFFORTS[effort], progress
         )
-    return tf.constant(y_hat)
+    return tf.constant(best)
 
 
 def count_steps(effort: int, size: Sequence[int]) -> int:
-    """Returns the number of steps for one layer of an image of (height, width)."""
+    """Returns the number of steps for one latent of an image of (height, width)."""
     return EFFORTS[effort] * len(windows([side // STRIDE for side in size]))
 
 
@@ -120,7 +147,7 @@ def _spans(side: int) -> list[Span]:
     ]
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """The contents of a window.
 
     Attributes:
@@ -135,6 +162,23 @@ class _Part(NamedTuple):
     x_hat: tf.Tensor
     optimized: tf.Tensor
 
+    def compared(self, x_hat: tf.Tensor, bits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns image, reconstruction and bits for a loss.
+
+        In the padding, the reconstruction is the image. All are doubled by reflection until sides
+        suffice for MS-SSIM.
+
+        Args:
+          x_hat: reconstruction of this latent alone.
+          bits: number of bits, [1].
+        """
+        x, x_hat = self.x, self.x + self.inside * (self.x_hat + x_hat - self.x)
+        for axis in (1, 2):
+            while x.shape[axis] < SMALLEST_MS_SSIM_SIDE:
+                x, x_hat = (tf.concat([v, tf.reverse(v, [axis])], axis) for v in (x, x_hat))
+                bits = 2 * bits
+        return x, x_hat, bits
+
 
 class _State(NamedTuple):
     """The latent in a window, and Adam's averages of its gradient and squared gradient."""
@@ -145,67 +189,42 @@ class _State(NamedTuple):
 
 
 def _optimized(
-    part: _Part,
-    y: tf.Tensor,
-    y_hat: tf.Tensor,
-    functions: tuple[Callable, Callable],
-    steps: int,
-    progress: Callable[[], object],
+    part: Part, y: tf.Tensor, objective: Objective, steps: int, progress: Callable[[], object]
 ) -> tf.Tensor:
-    """Returns the best rounded latent of a window, starting from y; it may be y_hat."""
-    step, measure = functions
-    y = tf.where(part.optimized > 0, y, y_hat)
+    """Returns the best latent of a window, starting from y; it may be y."""
+    step, measure = _functions(objective)
     state = _State(y, tf.zeros_like(y), tf.zeros_like(y))
-    best = measure(y_hat, part)
+    best = measure(y, part)
     for k in range(steps):
         state = step(state, tf.constant(k), tf.constant(k / steps, tf.float32), part)
         progress()
-        if (k + 1) % max(1, steps // _TRIALS) == 0:
-            candidate = tf.round(state.y)
-            if (loss := measure(candidate, part)) < best:
-                best, y_hat = loss, candidate
-    return y_hat
+        if (k + 1) % max(1, steps // _TRIALS) == 0 and (loss := measure(state.y, part)) < best:
+            best, y = loss, state.y
+    return y
 
 
 @functools.lru_cache(maxsize=16)
-def _functions(layer: ResidualLayer, loss: RateDistortionLoss) -> tuple[Callable, Callable]:
-    """Returns the traced step, and the traced loss of a rounded latent."""
-
-    def value(y, part):
-        bits = layer.entropy_model.bits(y)
-        x_hat = part.x + part.inside * (part.x_hat + layer.synthesis(y) - part.x)
-        return loss.terms(*_mirrored(part.x, x_hat, bits))["loss"][0]
+def _functions(objective: Objective) -> tuple[Callable, Callable]:
+    """Returns the traced step, and the traced loss of a latent when it is coded."""
+    learning_rate, (first, last), shared, floor = objective.schedule
 
     @tf.function
     def step(state, count, done, part):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(state.y)
-            first, last = _TEMPERATURES[loss.metric]
-            seed = tf.stack([count, 0])
-            y_tilde = annealed(state.y, first * (last / first) ** done, seed)
-            cost = value(y_tilde, part)
+            temperature, seed = first * (last / first) ** done, tf.stack([count, 0])
+            cost = objective.relaxed(state.y, temperature, seed, part)
         gradient = tape.gradient(cost, state.y) * part.optimized
         mean = _BETA_1 * state.mean + (1 - _BETA_1) * gradient
         squares = tf.square(gradient)
-        if loss.metric == "mse":
+        if shared:
             squares = tf.reduce_mean(squares)
         square = _BETA_2 * state.square + (1 - _BETA_2) * squares
         number = tf.cast(count + 1, tf.float32)
         direction = (mean / (1 - _BETA_1**number)) / (
-            tf.sqrt(square / (1 - _BETA_2**number)) + 1e-8
+            tf.sqrt(square / (1 - _BETA_2**number)) + floor
         )
-        rate = _LEARNING_RATES[loss.metric] * (0.1 + 0.9 * (1 + tf.cos(math.pi * done)) / 2)
+        rate = learning_rate * (0.1 + 0.9 * (1 + tf.cos(math.pi * done)) / 2)
         return _State(state.y - rate * direction, mean, square)
 
-    return step, tf.function(value)
-
-
-def _mirrored(
-    x: tf.Tensor, x_hat: tf.Tensor, bits: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns image, reconstruction and bits, doubled until sides suffice for MS-SSIM."""
-    for axis in (1, 2):
-        while x.shape[axis] < SMALLEST_MS_SSIM_SIDE:
-            x, x_hat = (tf.concat([v, tf.reverse(v, [axis])], axis) for v in (x, x_hat))
-            bits = 2 * bits
-    return x, x_hat, bits
+    return step, tf.function(objective.rounded)

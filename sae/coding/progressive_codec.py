@@ -2,13 +2,16 @@
 
 Latents are coded in integers, the same on every machine. The transforms compute in floating point:
 on another machine, single values of a decoded image may differ by 1. onnxruntime runs them;
-TensorFlow is not imported.
+TensorFlow is imported for latent optimization alone.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -23,6 +26,9 @@ from sae.model import onnx_transforms
 from sae.model.integer_context import IntegerContext
 from sae.model.model_store import ModelStore, StoredModel
 from sae.model.tiling import in_strips
+
+if TYPE_CHECKING:
+    from sae.model.progressive import ProgressiveModel
 
 
 class ProgressiveCodec:
@@ -94,14 +100,63 @@ def load(store: ModelStore) -> tuple[ProgressiveCodec, bytes]:
     return _loaded(store, fingerprint), bytes.fromhex(fingerprint)[:FINGERPRINT_BYTES]
 
 
-def compress(image: np.ndarray, store: ModelStore) -> bytes:
-    """Returns the stream of an image, uint8 [H, W, 3]."""
+def compress(
+    image: np.ndarray,
+    store: ModelStore,
+    effort: int = 0,
+    progress: Callable[[int, int], object] = lambda done, count: None,
+) -> bytes:
+    """Returns the stream of an image.
+
+    Args:
+      image: uint8 [H, W, 3].
+      store: checkpoint of the model.
+      effort: effort of the latent optimization, an index of `EFFORTS`; it requires TensorFlow.
+      progress: function that is called after each step of the optimization.
+
+    Raises:
+      SaeError: the model is missing, or the memory does not suffice.
+    """
     height, width, _ = image.shape
     require_memory(store.family, width, height)
     codec, fingerprint = load(store)
-    code = codec.coder.encode(codec.analysis(image))
+    y = codec.analysis(image)
+    if effort:
+        y = _optimized(image, y, store, effort, progress)
+    code = codec.coder.encode(y)
     header = Header(store.family, fingerprint, width, height, tuple(code.ends))
     return pack(header, code.string)
+
+
+def _optimized(image, y, store, effort, progress):
+    """Returns the optimized latent of an image."""
+    import tensorflow as tf
+
+    from sae.coding.latent_optimization import count_steps, optimized
+    from sae.coding.objectives import PlanesObjective
+
+    size, padded = image.shape[:2], images.pad(image, STRIDE)
+    x = tf.cast(padded[None], tf.float32) / 255.0
+    objective = PlanesObjective(_restored(store, store.metadata()["fingerprint"]), *store.losses())
+    steps, done = count_steps(effort, padded.shape[:2]), itertools.count(1)
+    found = optimized(
+        x,
+        tf.zeros_like(x),
+        tf.constant(y[None]),
+        objective,
+        effort,
+        size,
+        lambda: progress(next(done), steps),
+    )
+    return found[0].numpy()
+
+
+@functools.lru_cache(maxsize=4)
+def _restored(store: ModelStore, fingerprint: str) -> ProgressiveModel:
+    from sae.model.progressive import ProgressiveModel
+
+    model = store.load()
+    return ProgressiveModel.restored(model.config, model.arrays)
 
 
 class ProgressiveDecoder:

@@ -20,6 +20,7 @@ from sae import images, metrics
 from sae.coding import residual_container as container
 from sae.coding.header import FINGERPRINT_BYTES, require_memory
 from sae.coding.latent_optimization import count_steps, optimized
+from sae.coding.objectives import ResidualObjective
 from sae.coding.residual_container import Header, Reader, Record
 from sae.config import DEFAULT_FOLDER, MAX_PIXELS, STRIDE
 from sae.errors import SaeError
@@ -74,20 +75,19 @@ def compress(
     for layer, fingerprint in zip(found, fingerprints):
         with tf.device("CPU:0"):
             y = layer.analysis(x - x_hat)
-            y_hat = tf.round(y)
         if effort:
             # This may run on a GPU, since no decoder has to repeat it.
-            y_hat = optimized(
+            y = optimized(
                 x,
                 x_hat,
                 y,
-                layer,
-                store.loss(layer.name),
+                ResidualObjective(layer, store.loss(layer.name)),
                 effort,
                 (height, width),
                 lambda: progress(next(done), len(found) * steps),
             )
         with tf.device("CPU:0"):
+            y_hat = tf.round(y)
             records.append(Record(fingerprint, layer.compress(y_hat).numpy()[0]))
             if len(records) == len(found) and psnr == math.inf:
                 break

@@ -93,8 +93,6 @@ def evaluate(
     found = images.find(folder)
     if cuts and store.family.kind != "progressive":
         raise SaeError("Cuts within layers are of progressive families; leave out --cuts.")
-    if effort and store.family.kind != "residual":
-        raise SaeError("Latent optimization is of residual families; leave out --effort.")
     # These checks come first, so that a fault is reported once.
     metrics.require_ms_ssim()
     store.require(count)

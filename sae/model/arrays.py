@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sae import files
 from sae.errors import SaeError
+
+
+def fingerprint(configuration: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 of a configuration and of arrays by name, in hexadecimal digits."""
+    digest = hashlib.sha256(configuration.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def save_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:

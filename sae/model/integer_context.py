@@ -80,16 +80,41 @@ def integer_kernels(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return found
 
 
-def _rounded(name, kernel, bias):
-    """Returns a convolution in integers, in the finest unit of each filter with exact sums."""
-    step, bound = (1.0, LARGEST_INPUT) if name == "embed" else (ACTIVATION_STEP, LARGEST_ACTIVATION)
-    writes = np.full(len(bias), ACTIVATION_STEP)
-    if name == "spatial" or name.startswith("channel_context"):
+def float_kernels(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns weights, float32 by name, of which `integer_kernels` makes the given integers."""
+    found = {}
+    for scope, _, last in (name.rpartition("/") for name in arrays):
+        if last == "pass_bias":
+            values = arrays[f"{scope}/{last}"] * FEATURE_STEP
+            found[f"{scope}/{last}"] = values.astype(np.float32)
+        elif last == "exponent":
+            kernel, bias = arrays[f"{scope}/kernel"], arrays[f"{scope}/bias"]
+            step, writes, offset = _units(scope.rpartition("/")[2], len(bias))
+            unit = np.exp2(arrays[f"{scope}/{last}"].astype(np.float64)) * writes / step
+            found[f"{scope}/kernel"] = (kernel * unit).astype(np.float32)
+            found[f"{scope}/bias"] = (bias * unit * step - offset).astype(np.float32)
+    return found
+
+
+def _units(name, filters):
+    """Returns the unit of an input, those of its results, and the constants added to these."""
+    step, writes, offset = ACTIVATION_STEP, np.full(filters, ACTIVATION_STEP), np.zeros(filters)
+    if name == "embed":
+        step = 1.0
+    elif name == "spatial" or name.startswith("channel_context"):
         writes[:] = FEATURE_STEP
     elif name == "output":
         # The first half of the filters are means, the second half scale indices.
-        writes = np.repeat([1 / MEANS, 1 / SCALE_STEPS], len(bias) // 2)
-        bias = bias + np.repeat([0.0, SCALE_ONE / SCALE_STEPS], len(bias) // 2)
+        writes = np.repeat([1 / MEANS, 1 / SCALE_STEPS], filters // 2)
+        offset = np.repeat([0.0, SCALE_ONE / SCALE_STEPS], filters // 2)
+    return step, writes, offset
+
+
+def _rounded(name, kernel, bias):
+    """Returns a convolution in integers, in the finest unit of each filter with exact sums."""
+    step, writes, offset = _units(name, len(bias))
+    bound = LARGEST_INPUT if name == "embed" else LARGEST_ACTIVATION
+    bias = bias + offset
     count = kernel[..., 0].size
     total = np.abs(kernel).sum((0, 1, 2)) + np.abs(bias) / bound
     # Rounding may enlarge each weight, and the bias, by half a unit.

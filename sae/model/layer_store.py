@@ -8,11 +8,9 @@ Metadata is read without TensorFlow, which takes seconds to import.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,28 +151,8 @@ class LayerStore:
 
     def require_writable(self, name: str) -> None:
         """Raises SaeError where a layer, or the state of its training, cannot be written."""
-        target = self.path(name)
-        folder = target / "training"
-        missing = []
-        try:
-            missing += [place for place in (folder, *folder.parents) if not place.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
-            for place in (target, folder):
-                with tempfile.TemporaryFile(dir=place):
-                    pass
-        except OSError as error:
-            raise SaeError(
-                f"Cannot write into {target}: {error.strerror or error}; name another folder of "
-                "checkpoints."
-            ) from error
-        finally:
-            # New folders are removed again, since a later check may refuse the training.
-            for place in missing:
-                with contextlib.suppress(OSError):
-                    place.rmdir()
-        for path in (target / "weights.npz", target / "layer.json", folder / "state.npz"):
-            if path.is_dir():
-                raise SaeError(f"Cannot write {path}: it is a folder; remove it.")
+        for file in ("weights.npz", "layer.json", "training/state.npz"):
+            files.require_target(self.path(name) / file)
 
     def save(self, layer: ResidualLayer, below: str | None, training: dict) -> None:
         """Writes one layer.

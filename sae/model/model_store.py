@@ -7,22 +7,25 @@ codec. Nothing in the files can run code, and neither is read with TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sae import files
-from sae.config import DEFAULT_FOLDER
+from sae.config import DEFAULT_FOLDER, STRIDE, ProgressiveTrainingConfig
 from sae.errors import SaeError
-from sae.model.arrays import load_arrays, save_arrays
+from sae.model.arrays import fingerprint, load_arrays, save_arrays
 from sae.model.families import Family
 from sae.model.integer_context import integer_kernels
 from sae.model.plane_tables import PlaneTables
-from sae.model.progressive_config import ProgressiveConfig
+from sae.model.progressive_config import BLOCK, SUPPORT, ProgressiveConfig
+
+if TYPE_CHECKING:
+    from sae.model.rate_distortion import RateDistortionLoss
 
 FORMAT = 1
 _FIELDS = ("format", "family", "config", "fingerprint", "training")
@@ -58,6 +61,35 @@ class StoredModel:
         arrays |= {_TABLES + name: table for name, table in dataclasses.asdict(tables).items()}
         return cls(config, arrays)
 
+    def unfitting(self) -> str | None:
+        """Returns the name of an array that another architecture has, None where all fit."""
+        config = self.config
+        shapes: dict[str, tuple[int, ...] | None] = {
+            "analysis/matrix": (3 * STRIDE**2, config.latent_depth),
+            "analysis/conv_0/kernel": (3, 3, 3 * BLOCK**2, config.hidden_filters),
+        }
+        for scope in ("analysis", "synthesis"):
+            blocks = config.analysis_blocks if scope == "analysis" else config.synthesis_blocks
+            for k in range(blocks):
+                shapes[f"{scope}/block_{k}/depthwise"] = (
+                    SUPPORT,
+                    SUPPORT,
+                    config.hidden_filters,
+                    1,
+                )
+            shapes[f"{scope}/block_{blocks}/depthwise"] = None
+        for k, size in enumerate(config.slice_sizes):
+            scope = f"plane_0/slice_{k}"
+            shapes[f"{scope}/embed/kernel"] = (1, 1, size, config.slice_embedding)
+            shapes[f"{scope}/output/kernel"] = (1, 1, config.context_filters, 2 * size)
+        shapes[f"plane_0/slice_{len(config.slice_sizes)}/embed/kernel"] = None
+        for plane, depth in enumerate(config.plane_depths[1:], 1):
+            shapes[f"plane_{plane}/output/kernel"] = (1, 1, config.plane_filters, 2 * depth)
+        for name, shape in shapes.items():
+            if getattr(self.arrays.get(name), "shape", None) != shape:
+                return name
+        return None
+
     @property
     def tables(self) -> PlaneTables:
         """Tables of the symbols' probabilities."""
@@ -67,11 +99,7 @@ class StoredModel:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of configuration and arrays, in hexadecimal digits."""
-        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config)).encode())
-        for name, array in sorted(self.arrays.items()):
-            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return fingerprint(json.dumps(dataclasses.asdict(self.config)), self.arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,11 +145,8 @@ class ModelStore:
 
     def require_writable(self) -> None:
         """Raises SaeError where the model, or the state of its training, cannot be written."""
-        for folder in (self.path, self.path / "training"):
-            files.require_writable(folder)
-        for path in (self.path / "weights.npz", self.path / "model.json"):
-            if path.is_dir():
-                raise SaeError(f"Cannot write {path}: it is a folder; remove it.")
+        for name in ("weights.npz", "model.json", "training/state.npz"):
+            files.require_target(self.path / name)
 
     def fingerprints(self, count: int | None = None) -> tuple[str, ...]:
         """Returns the fingerprint of the model once for each of the first `count` layers.
@@ -134,6 +159,26 @@ class ModelStore:
     def training(self, name: str) -> dict[str, Any]:
         """Returns the record of the model's training, the same for all layers."""
         return self.metadata()["training"]
+
+    def losses(self) -> tuple[tuple[RateDistortionLoss, ...], tuple[float, ...]]:
+        """Returns the losses of the planes, and their weights in the training.
+
+        Raises:
+          SaeError: as `metadata`, or they are not recorded.
+        """
+        from sae.model.rate_distortion import RateDistortionLoss
+
+        options = self.metadata()["training"].get("options", {})
+        names = [field.name for field in dataclasses.fields(ProgressiveTrainingConfig)]
+        try:
+            config = ProgressiveTrainingConfig(**{k: options[k] for k in names if k in options})
+        except (SaeError, TypeError, ValueError) as error:
+            raise SaeError(
+                f"{self.path} has no lambda in the record of its training; train it again."
+            ) from error
+        losses = tuple(RateDistortionLoss(self.family.metric, lmbda) for lmbda in config.lambdas)
+        weights = tuple(1 / (lmbda * rate) for lmbda, rate in zip(config.lambdas, config.rates))
+        return losses, weights
 
     def require(self, count: int | None = None) -> None:
         """Raises SaeError where the model is missing; it has all layers, whatever the count."""
@@ -153,12 +198,18 @@ class ModelStore:
             )
         try:
             found = json.loads(files.read_bytes(path))
+        except RecursionError as error:
+            raise _damaged(path, "it is nested too deeply") from error
         except ValueError as error:
             raise _damaged(path, f"it is no JSON ({error})") from error
         if not isinstance(found, dict) or sorted(found) != sorted(_FIELDS):
             raise _damaged(path, f"its fields have to be {', '.join(_FIELDS)}")
-        if (found["format"], found["family"]) != (FORMAT, self.family.name):
+        if (repr(found["format"]), found["family"]) != (repr(FORMAT), self.family.name):
             raise _damaged(path, f"it is not of format {FORMAT} and the {self.family.name} family")
+        if not re.fullmatch("[0-9a-f]{64}", str(found["fingerprint"])):
+            raise _damaged(path, "its fingerprint has to have 64 hexadecimal digits")
+        if not isinstance(found["training"], dict):
+            raise _damaged(path, "its training is no JSON object")
         return found
 
     def load(self) -> StoredModel:
@@ -173,6 +224,8 @@ class ModelStore:
         except (TypeError, ValueError) as error:
             raise _damaged(path, f"its config is of no progressive model ({error})") from error
         model = StoredModel(config, load_arrays(self.path / "weights.npz"))
+        if (name := model.unfitting()) is not None:
+            raise _damaged(path, f"its config is not that of the weights, as {name} shows")
         if model.fingerprint != metadata["fingerprint"]:
             raise SaeError(
                 f"{self.path / 'weights.npz'} is not what model.json describes; fetch both again."

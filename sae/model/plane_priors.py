@@ -207,7 +207,7 @@ class _ParameterHead(tf.Module):
 
 
 class Digits(NamedTuple):
-    """A plane's digits under its context model, each part [B, h, w, depth], without gradient.
+    """A plane's digits under its context model, each part [B, h, w, depth].
 
     Attributes:
       low, high: probabilities of the digits -1 and 1.
@@ -335,6 +335,34 @@ def digit_cost(digits, parents, y, means, scales):
     below, middle, above = _thirds(digit_bounds, 1 / 3)
     rest = tf.stop_gradient((above - below) / (below + middle + above)) / 3.0
     return Cost(bits, slope), parent_slope, Digits(low, high, parents >= means, rest)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def relaxed_digit_bits(q, parents, means, scales):
+    """Returns the bits [B] of digits that are not whole, and the `Digits`, both differentiable.
+
+    The bits are those of the unit intervals around q, given the intervals of the parents.
+
+    Args:
+      q: relaxed integers of the plane, [B, h, w, depth].
+      parents: three times those of the plane below, of the same shape.
+      means, scales: means and scale indices, like those of `integer_cost`.
+    """
+    own, precision = _bounds(q, means, scales)
+    bounds, _ = _bounds(parents, means, scales)
+    log_own, log_total = (
+        _log_mass(edges(-half), edges(half)) + tf.math.log(-tf.math.expm1(-2.0 * half * precision))
+        for edges, half in ((own, 0.5), (bounds, 1.5))
+    )
+    # Relaxed integers may be outside of the parent's interval, where this is no probability.
+    log_probability = tf.minimum(log_own - log_total, 0.0)
+    bits = tf.reduce_sum(log_probability, (1, 2, 3)) / -math.log(2.0)
+    # Gradients of quotients of masses would overflow in the tails of a distribution.
+    (low, _, high), (below, _, above) = (
+        tf.unstack(tf.nn.softmax(tf.math.log(tf.stack(_thirds(edges, width), -1))), axis=-1)
+        for edges, width in ((bounds, 1.0), (own, 1 / 3))
+    )
+    return bits, Digits(low, high, parents >= means, (above - below) / 3.0)
 
 
 def _slope(distance, width, share, own, neighbor):

@@ -13,13 +13,14 @@ are zero in coarse steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from sae.model.integer_context import float_kernels
 from sae.model.plane_priors import (
     Digits,
     PlaneContext,
@@ -27,10 +28,11 @@ from sae.model.plane_priors import (
     Steps,
     digit_cost,
     integer_cost,
+    relaxed_digit_bits,
 )
 from sae.model.progressive_config import PLANES, RATIO, ProgressiveConfig
 from sae.model.progressive_transforms import Analysis, Decoded, Synthesis
-from sae.model.quantization import nested, widened
+from sae.model.quantization import annealed, nested, widened
 
 
 class Planes(NamedTuple):
@@ -143,6 +145,21 @@ class ProgressiveModel(tf.Module):
             for p in range(1, PLANES)
         ]
 
+    @classmethod
+    def restored(
+        cls, config: ProgressiveConfig, arrays: Mapping[str, np.ndarray]
+    ) -> ProgressiveModel:
+        """Returns a stored model in floating point.
+
+        Args:
+          config: architecture of the model.
+          arrays: arrays of a `StoredModel`.
+        """
+        model, weights = cls(config), {**arrays, **float_kernels(arrays)}
+        for variable in model.trainable_variables:
+            variable.assign(weights[variable.name.removesuffix(":0")])
+        return model
+
     def analysis(self, x: tf.Tensor) -> tf.Tensor:
         """Returns the latent of x in steps of plane 0, [B, H/16, W/16, depth], not rounded.
 
@@ -189,6 +206,34 @@ class ProgressiveModel(tf.Module):
             bits.append(with_slope(p, cost.bits, unit * (cost.slope - parent_slope)))
             digits.append(expected)
         return Planes(integers, bits, digits)
+
+    def relaxed(self, y: tf.Tensor, temperature: tf.Tensor, seed: tf.Tensor) -> Planes:
+        """Returns the planes of a latent that is rounded at random, differentiable.
+
+        Each plane is rounded on its own, as `sae.model.quantization.annealed` does it.
+
+        Args:
+          y: latent in steps of plane 0, [B, h, w, depth].
+          temperature: temperature of the relaxed choice.
+          seed: int [2], seed of the noise.
+        """
+        depths = self.config.plane_depths
+        q = [
+            annealed(
+                float(RATIO**p) * y[..., :depth],
+                temperature,
+                tf.stack([PLANES * seed[0] + p, seed[1]]),
+            )
+            for p, depth in enumerate(depths)
+        ]
+        cost = integer_cost(q[0], q[0], *self._first_context.parameters(q[0]))
+        bits, digits = [cost.bits], []
+        for p, context in enumerate(self._contexts, 1):
+            parents = float(RATIO) * widened(q[p - 1], depths[p])
+            of_plane = relaxed_digit_bits(q[p], parents, *context.parameters(q[:p]))
+            bits.append(of_plane[0])
+            digits.append(of_plane[1])
+        return Planes(q, bits, digits)
 
     def synthesis(self, decoded: Decoded, level: tf.Tensor) -> tf.Tensor:
         """Returns the reconstruction, [B, H, W, 3], not clipped.

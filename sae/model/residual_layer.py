@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 
@@ -11,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from sae.config import STRIDE, LayerConfig
+from sae.model.arrays import fingerprint
 from sae.model.entropy_bottleneck import EntropyBottleneck
 from sae.model.quantization import quantized
 from sae.model.residual_transforms import Compiled, make_analysis, make_synthesis
@@ -106,11 +106,7 @@ class ResidualLayer(tf.Module):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of configuration and arrays under their stored names, in hexadecimal digits."""
-        digest = hashlib.sha256(json.dumps(self._configuration(), sort_keys=True).encode())
-        for name, array in sorted(self.arrays().items()):
-            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return fingerprint(json.dumps(self._configuration(), sort_keys=True), self.arrays())
 
     def _configuration(self) -> dict:
         """Returns the fields of the configuration that fingerprints cover.
