@@ -14,8 +14,8 @@ from PIL import Image
 
 from sae import files
 
-# Quality of the WebP images in a page, and the largest side that WebP allows.
-_QUALITY = 92
+# Quality of the WebP images in pages, and the largest side that WebP allows.
+QUALITY = 92
 _LARGEST = 16383
 
 
@@ -29,7 +29,7 @@ def write(target: str | Path, template: str, data: object, **parts: str) -> Path
       **parts: HTML texts by name.
     """
     page = importlib.resources.files("sae.reporting").joinpath(template).read_text(encoding="utf-8")
-    parts["quality"] = str(_QUALITY)
+    parts["quality"] = str(QUALITY)
     # HTML parsers would interpret tags and comments inside a script element.
     parts["data"] = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
     # All placeholders are replaced at once, since a part may contain the text of another.
@@ -38,16 +38,25 @@ def write(target: str | Path, template: str, data: object, **parts: str) -> Path
     return Path(target)
 
 
-def source(image: np.ndarray) -> str:
-    """Returns an image, uint8 [H, W, 3], as a data URL of a WebP of high quality.
+def encoded(image: np.ndarray, lossless: bool = False) -> tuple[bytes, str]:
+    """Returns a file of an image, and its suffix: a WebP, or a PNG where it is too large for that.
 
-    An image too large for WebP becomes a PNG.
+    Args:
+      image: uint8 [H, W, 3].
+      lossless: whether a WebP has the pixels as they are, or is of high quality.
     """
-    buffer = io.BytesIO()
+    buffer, picture = io.BytesIO(), Image.fromarray(image)
     if max(image.shape[:2]) > _LARGEST:
-        kind = "png"
-        Image.fromarray(image).save(buffer, "PNG")
+        picture.save(buffer, "PNG")
+        return buffer.getvalue(), "png"
+    if lossless:
+        picture.save(buffer, "WEBP", lossless=True, quality=60, method=3)
     else:
-        kind = "webp"
-        Image.fromarray(image).save(buffer, "WEBP", quality=_QUALITY, method=4)
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+        picture.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return buffer.getvalue(), "webp"
+
+
+def source(image: np.ndarray) -> str:
+    """Returns an image, uint8 [H, W, 3], as a data URL of high quality."""
+    data, suffix = encoded(image)
+    return f"data:image/{suffix};base64," + base64.b64encode(data).decode()

@@ -28,14 +28,13 @@ from sae.errors import SaeError
 from sae.evaluation import anchors
 from sae.model import stores
 from sae.model.model_store import ModelStore
+from sae.reporting import page
 
 FORMAT = 1
 
 _BUILD = Path(str(importlib.resources.files("sae.reporting") / "web"))
 _NAMES = ("index.html", "page.js", "page.css", "worker.js")
-_THUMBNAIL, _QUALITY = 420, 90
-# The largest side that WebP allows.
-_LARGEST = 16383
+_THUMBNAIL = 420
 # Sizes of the points of a curve, and of JPEG 2000 files, as numbers of points.
 _POINTS, _FILES = 14, 10
 _SMALLEST_FILE = 600
@@ -301,7 +300,7 @@ def _jpeg2000(folder: Path, place: str, original: np.ndarray, total: int) -> dic
         "note": "a file for each size",
         "about": (
             f"JPEG 2000 has a file for each of {len(pictures)} sizes, of which the largest that "
-            f"has arrived is shown, as WebP of quality {_QUALITY}; its PSNR is that of the file."
+            f"has arrived is shown, as WebP of quality {page.QUALITY}; its PSNR is the file's."
         ),
         "files": pictures,
     }
@@ -313,18 +312,10 @@ def _decibels(original: np.ndarray, x_hat: np.ndarray) -> float:
 
 
 def _write_picture(folder: Path, path: str, image: np.ndarray, lossless: bool = False) -> str:
-    """Writes an image as WebP, or as PNG where it is too large for that; returns its path."""
-    buffer = io.BytesIO()
-    picture, suffix = Image.fromarray(image), ".webp"
-    if max(image.shape[:2]) > _LARGEST:
-        suffix = ".png"
-        picture.save(buffer, "PNG")
-    elif lossless:
-        picture.save(buffer, "WEBP", lossless=True, quality=60, method=3)
-    else:
-        picture.save(buffer, "WEBP", quality=_QUALITY, method=4)
-    files.write_bytes(folder / (path + suffix), buffer.getvalue())
-    return path + suffix
+    """Writes an image as a file that browsers read; returns its path."""
+    data, suffix = page.encoded(image, lossless)
+    files.write_bytes(folder / f"{path}.{suffix}", data)
+    return f"{path}.{suffix}"
 
 
 def _write_json(path: Path, value: object) -> None:
