@@ -58,7 +58,6 @@ class PlaneTables:
       value_low, value_high: cumulative probabilities of the sides below and at the rounded mean.
       value_stop: probability that the distance ends, by the side (below, above), mean and scale as
         one index, and the distance minus one.
-      value_entropy: expected bits of an integer.
       value_order: logarithm of the gain of an integer, like `digit_order`.
     """
 
@@ -73,7 +72,6 @@ class PlaneTables:
     value_low: np.ndarray
     value_high: np.ndarray
     value_stop: np.ndarray
-    value_entropy: np.ndarray
     value_order: np.ndarray
 
     @functools.cached_property
@@ -160,7 +158,6 @@ def _values():
         "value_low": low,
         "value_high": high,
         "value_stop": np.uint16(np.stack(stop)).reshape(2, -1, _DISTANCES),
-        "value_entropy": _in_units(entropy, ENTROPY_UNIT, np.uint16),
         "value_order": _order(variance / np.maximum(entropy, 1e-9), _LARGEST_OF_VALUES),
     }
 
