@@ -35,8 +35,7 @@ bits per color sample, a third of the bits per pixel. `published/sae-2019-mse` a
 whose keys end in `-as-printed` have the printed numbers.
 """
 _CUTS = """\
-The same at {} cuts, evenly spaced in bytes from the end of base to that of the last layer. Cuts
-between the named layers lie up to 0.2 dB below the curve through these:
+The same at {} cuts, evenly spaced in bytes from the end of base to that of the last layer:
 """
 _SINGLE = """\
 ## What scalability costs
@@ -108,7 +107,7 @@ def _sample(ours: Sequence[Curve]) -> str:
         return ""
     lines = tables.images(ours[0].images[min(2, len(ours[0].images) - 1)]).splitlines()
     text = (
-        f"`python test_el2.py --family {ours[0].family}` prints rate and quality of each image up "
+        f"`python test_el2.py --family {ours[0].key}` prints rate and quality of each image up "
         "to that layer:"
     )
     return "\n".join([text, "", "```", *lines[:4], "...", lines[-1], "```"])
