@@ -63,11 +63,9 @@ def test_cuts_are_even_in_bytes(folder, progressive_store, tmp_path):
     assert set(curve.fingerprints.values()) == {progressive_store.metadata()["fingerprint"]}
 
 
-def test_cuts_and_effort_are_of_one_kind_each(folder, progressive_store):
+def test_cuts_are_of_progressive_families(folder):
     with pytest.raises(SaeError, match="leave out --cuts"):
         evaluate.evaluate(folder, stores.store("residual-mse"), cuts=4)
-    with pytest.raises(SaeError, match="leave out --effort"):
-        evaluate.evaluate(folder, progressive_store, effort=1)
 
 
 def test_images_of_cuts_replace_none_that_are_measured(folder, tmp_path):

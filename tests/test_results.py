@@ -388,9 +388,6 @@ def test_figures_of_what_is_exact_or_has_no_such_quality(tmp_path):
     assert drawn == {
         "rd-psnr.png", "rd-a.png", "rate-residual-mse.png", "images-residual-mse.png",
     }  # fmt: skip
-    for name, value in (("bpp", (5, 1)), ("range", (math.nan, 1))):
-        with pytest.raises(SaeError, match=f"--{name}"):
-            figures.run(plot_options(target, tmp_path, quality=["psnr"], **{name: value}))
 
 
 def test_plot_without_a_curve_of_ours(tmp_path):

@@ -44,7 +44,7 @@ _QUALITY_OF = {"mse": "psnr", "ms-ssim": "ms-ssim-db"}
 _DPI = 300
 _CENTIMETER = 1 / 2.54
 _WIDTHS = {1: 8.9, 2: 17.8}
-_HEIGHTS = {1: 6.2, 2: 7.4}
+_HEIGHTS = {1: 6.8, 2: 7.4}
 _OURS = {
     "progressive-mse": ("#D55E00", "o"),
     "residual-mse": ("#E69F00", "s"),
