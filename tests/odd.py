@@ -38,6 +38,22 @@ def packed(rows: np.ndarray, depth: int) -> list[bytes]:
     return [np.packbits(row.reshape(-1).astype(np.uint8)).tobytes() for row in bits]
 
 
+def gray_profile(gamma: float) -> bytes:
+    """Returns an ICC profile of gray with a power curve."""
+    white = struct.pack(">3i", *(round(65536 * value) for value in (0.9642, 1.0, 0.8249)))
+    tags = [
+        (b"wtpt", b"XYZ " + bytes(4) + white),
+        (b"kTRC", b"curv" + bytes(4) + struct.pack(">IH", 1, round(256 * gamma)) + bytes(2)),
+    ]
+    start, table = 132 + 12 * len(tags), b""
+    for name, data in tags:
+        table += name + struct.pack(">II", start, len(data))
+        start += len(data)
+    head = struct.pack(">I4xI4s4s4s12x4s28x", start, 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
+    head = (head + white).ljust(128, b"\0") + struct.pack(">I", len(tags))
+    return head + table + b"".join(data for _, data in tags)
+
+
 def tiff_gray(samples: np.ndarray, depth: int, photometric: int = 1) -> io.BytesIO:
     """Writes gray samples [H, W] of any depth as a TIFF of one strip, in Intel's order."""
     height, width = samples.shape

@@ -306,6 +306,16 @@ def test_a_profile_is_judged_by_what_it_does(noise):
     assert np.abs(gray - converted(noise[..., :1] / 255 * np.ones(3), 1.0, SRGB)).max() <= 1
 
 
+@pytest.mark.parametrize("gamma", [1.0, 1.5])
+def test_profiles_of_gray_are_exact_in_the_dark(gamma):
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    profile = odd.gray_profile(gamma)
+    expected = converted(gray[..., None] / 255 * np.ones(3), gamma, SRGB)
+    for picture in (gray, gray.astype(np.uint16) * 257):
+        read = quiet(encoded(Image.fromarray(picture), icc_profile=profile))
+        assert np.abs(read - expected).max() <= 1
+
+
 @pytest.mark.parametrize("format", ["JPEG", "WEBP"])
 @pytest.mark.parametrize("space", [1, 2, 0xFFFF])
 def test_exif_that_contradicts_srgb_counts(format, space):

@@ -11,6 +11,8 @@ from PIL import Image, ImageCms
 
 _SRGB = ImageCms.createProfile("sRGB")
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB"}
+# By default, curves of gray are sampled too coarsely for dark linear ones.
+_EXACT = ImageCms.Flags.NOOPTIMIZE
 # Number of samples converted at a time, as 32-bit floats.
 _STRIP = 1 << 20
 
@@ -151,6 +153,10 @@ def _profiled(
     profile: ImageCms.ImageCmsProfile | ImageCms.core.CmsProfile,
     intent: ImageCms.Intent = ImageCms.Intent.PERCEPTUAL,
 ) -> Image.Image:
+    if color.mode == "L":
+        transform = ImageCms.buildTransform(profile, _SRGB, "L", "RGB", intent, _EXACT)
+        table = np.asarray(transform.apply(_swatches("L")))[0]
+        return Image.fromarray(table[np.asarray(color)])
     converted = ImageCms.profileToProfile(color, profile, _SRGB, intent, outputMode="RGB")
     assert converted is not None, "only a conversion in place returns none"
     return converted
@@ -163,7 +169,7 @@ def _gray16(
     swatches = _swatches("L")
     if _alike(np.asarray(_profiled(swatches, profile)), np.asarray(swatches.convert("RGB"))):
         return None
-    transform = ImageCms.buildTransform(profile, _SRGB, "I;16", "RGB")
+    transform = ImageCms.buildTransform(profile, _SRGB, "I;16", "RGB", flags=_EXACT)
     codes = np.arange(maximum + 1, dtype=np.float64) * (65535 / maximum)
     table = transform.apply(Image.fromarray(codes.round().astype(np.uint16)[None]))
     return np.asarray(table)[0][samples]
