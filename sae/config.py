@@ -222,7 +222,7 @@ class ProgressiveTrainingConfig:
       patchsize: side of a patch in pixels, a multiple of 16.
       photo_side: smallest side to which photos are shrunk, and side of the held-out patches, in
         pixels.
-      rates: rates in bits per pixel; the weights of the planes' losses are 1 / (lambda rate).
+      rates: rates in bits per pixel, from which `weights` follows.
         Plane 0 has a higher one than it reaches, since it is only the end of a curve.
       learning_rate: learning rate from step `warmup` to step `constant`. Later it is inversely
         proportional to the square root of the number of steps.
@@ -263,6 +263,11 @@ class ProgressiveTrainingConfig:
     def lambdas(self) -> tuple[float, ...]:
         """Weight of the rate in each plane."""
         return tuple(self.lmbda / 7**plane for plane in range(len(self.rates)))
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of the loss of each plane."""
+        return tuple(1 / (lmbda * rate) for lmbda, rate in zip(self.lambdas, self.rates))
 
 
 _TYPES = {

@@ -85,7 +85,6 @@ class PlanesObjective:
         for plane, (loss, weight) in enumerate(zip(self.losses, self.weights)):
             bits += planes.bits[plane]
             x_hat = self.model.synthesis(planes.end(plane), tf.constant([float(plane)]))
-            # The reconstruction by layers below is zero here.
             total += weight * loss.terms(*part.compared(x_hat, bits))["loss"][0]
         # Gradients of elements then do not depend on the size of the image.
         return total * float(part.x.shape[1] * part.x.shape[2])

@@ -153,6 +153,7 @@ def _optimized(image, y, store, effort, progress):
 
 @functools.lru_cache(maxsize=4)
 def _restored(store: ModelStore, fingerprint: str) -> ProgressiveModel:
+    """Returns the model in floating point, which is loaded again only after a change."""
     from sae.model.progressive import ProgressiveModel
 
     model = store.load()

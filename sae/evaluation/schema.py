@@ -21,12 +21,13 @@ _SIMILARITIES = 0.0, 1 + 1e-6
 _COUNTS = 1, 1e12
 _SECONDS = 0, 1e12
 
+# Name of the metric of the training in files of 1.x.
+_EARLIER_METRIC = "optimised_for"
+
 # Names of each quality, the present one first; CompressAI's files of 2021 lack "-rgb".
 _PSNR = "psnr-rgb", "psnr"
 _MS_SSIM = "ms-ssim-rgb", "ms-ssim"
 _MS_SSIM_DB = "ms-ssim-db-rgb", "ms-ssim-db"
-# Name of the metric of the training in files of 1.x.
-_EARLIER_METRIC = "optimised_for"
 _KNOWN = {*_PSNR, *_MS_SSIM, *_MS_SSIM_DB}
 # Parts of the names of qualities, known or not.
 _MEASURES = "psnr", "ssim", "mse", "vmaf", "lpips"

@@ -177,8 +177,7 @@ class ModelStore:
                 f"{self.path} has no lambda in the record of its training; train it again."
             ) from error
         losses = tuple(RateDistortionLoss(self.family.metric, lmbda) for lmbda in config.lambdas)
-        weights = tuple(1 / (lmbda * rate) for lmbda, rate in zip(config.lambdas, config.rates))
-        return losses, weights
+        return losses, config.weights
 
     def require(self, count: int | None = None) -> None:
         """Raises SaeError where the model is missing; it has all layers, whatever the count."""

@@ -179,7 +179,7 @@ class Trainer:
         self.optimizer.build(self.variables)
         self.average = [tf.Variable(v, trainable=False) for v in self.variables]
         self._lambdas = np.array(config.lambdas, np.float32)
-        self._weights = 1 / (self._lambdas * np.array(config.rates, np.float32))
+        self._weights = np.array(config.weights, np.float32)
         self._update = self._update_function(self.variables)
         # These steps leave latents unchanged.
         self._update_decoder = self._update_function(self.model.decoder_variables)
