@@ -1,9 +1,10 @@
-"""Exported ONNX files: the priors to the integer, and what decoders need besides."""
+"""Exported ONNX files: the context models to the integer, and what decoders need besides."""
 
 from __future__ import annotations
 
 import json
 
+import integer_reference
 import numpy as np
 import onnxruntime
 import pytest
@@ -13,7 +14,6 @@ from sae.__main__ import main
 from sae.coding.export_onnx import export
 from sae.config import LAYER_NAMES
 from sae.model.families import Family
-from sae.model.integer_context import IntegerContext
 from sae.model.model_store import ModelStore
 
 
@@ -39,43 +39,37 @@ def run(folder, name, **inputs):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (9, 6)])
-def test_plane_0_has_the_same_parameters(model, folder, size):
-    draw, first = np.random.default_rng(5), 0
-    parts = IntegerContext(model.arrays).parts(*size)
-    part, context = next(parts), {}
+def test_plane_0_has_the_parameters_of_the_reference(model, folder, size):
+    draw, context, slices = np.random.default_rng(5), {}, []
     for k, channels in enumerate(SMALL.slice_sizes):
         values = np.zeros((1, *size, channels), np.int16)
-        for number, (row, column) in enumerate(((0, 0), (1, 1), (0, 1), (1, 0))):
-            where = (slice(row, None, 2), slice(column, None, 2))
-            if values[0][where].size == 0:
+        slices.append(values[0])
+        for number, (row, column) in enumerate(integer_reference.PASSES):
+            rows, columns = slice(row, None, 2), slice(column, None, 2)
+            if values[0, rows, columns].size == 0:
                 continue
-            assert part.where == (*where, slice(first, first + channels))
             name, inputs = f"plane_0_slice_{k}", {"pass": np.array([number])}
             means, scales = run(folder, name, values=values, **inputs, **context)
-            np.testing.assert_array_equal(means[0], part.parameters.means)
-            np.testing.assert_array_equal(scales[0], part.parameters.scales)
+            expected = integer_reference.of_pass(model.arrays, slices, number)
+            np.testing.assert_array_equal(means[0], expected[0])
+            np.testing.assert_array_equal(scales[0], expected[1])
             assert (means.dtype, scales.dtype) == (np.int16, np.uint8)
             # Some are beyond what networks read.
-            values[0][where] = np.rint(draw.laplace(scale=8, size=part.parameters.means.shape))
-            try:
-                part = parts.send(values[0][where])
-            except StopIteration:
-                return
-        context = {
-            "context": run(folder, f"plane_0_channel_context_{k}", values=values, **context)[0]
-        }
-        first += channels
+            values[0, rows, columns] = np.rint(draw.laplace(scale=8, size=expected[0].shape))
+        if k < len(SMALL.slice_sizes) - 1:
+            found = run(folder, f"plane_0_channel_context_{k}", values=values, **context)
+            context = {"context": found[0]}
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 4)])
 @pytest.mark.parametrize("plane", [1, 2])
-def test_planes_above_have_the_same_parameters(model, folder, plane, size):
+def test_planes_above_have_the_parameters_of_the_reference(model, folder, plane, size):
     draw = np.random.default_rng(6)
     planes = [
         np.rint(draw.laplace(scale=8 * 3**p, size=(*size, depth))).astype(np.int16)
         for p, depth in enumerate(SMALL.plane_depths[:plane])
     ]
-    means, scales = IntegerContext(model.arrays).of_plane(planes)
+    means, scales = integer_reference.of_plane(model.arrays, planes)
     assert np.ptp(means) > 8 and np.ptp(scales) > 8
     inputs = {f"plane_{p}": q[None] for p, q in enumerate(planes)}
     found = run(folder, f"plane_{plane}", **inputs)

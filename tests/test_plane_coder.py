@@ -8,9 +8,11 @@ import tensorflow as tf
 from progressive_models import TINY
 
 from sae.coding import plane_coder
+from sae.coding.context_models import ContextModels, Parameters
 from sae.coding.plane_coder import PlaneCoder
 from sae.model import integer_context
-from sae.model.integer_context import IntegerContext, float_kernels, integer_kernels
+from sae.model.integer_context import float_kernels, integer_kernels
+from sae.model.model_store import StoredModel
 from sae.model.plane_tables import ENTROPY_UNIT, PlaneTables
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, RATIO
@@ -42,7 +44,7 @@ def arrays(model):
 
 @pytest.fixture(scope="module")
 def coder(arrays):
-    return PlaneCoder(IntegerContext(arrays), PlaneTables.computed())
+    return PlaneCoder(ContextModels(StoredModel(TINY, arrays)), PlaneTables.computed())
 
 
 def latent(size, spread=1.5):
@@ -93,9 +95,9 @@ def test_the_length_of_a_code_is_the_estimate(coder, model, size):
 
 
 def test_contexts_are_those_of_the_model(arrays, model):
-    context = IntegerContext(arrays)
+    context = ContextModels(StoredModel(TINY, arrays))
     y = tf.constant(latent((6, 7))[None])
-    planes = [q.numpy()[0].astype(np.int32) for q in nested(y, TINY.plane_depths, 3)]
+    planes = [q.numpy()[0].astype(np.int16) for q in nested(y, TINY.plane_depths, 3)]
     means, scales = (np.zeros_like(planes[0]) for _ in range(2))
     parts = context.parts(6, 7)
     part = next(parts)
@@ -167,7 +169,7 @@ def test_second_trits_come_after_the_first_ones_they_depend_on():
     assert bits[halved].min() >= 1 and (tables.first_entropy <= tables.digit_entropy).all()
     np.testing.assert_array_equal(tables.first_entropy[~halved], tables.digit_entropy[~halved])
     low, high = (x[halved] / 65536 for x in (tables.digit_low, tables.digit_high))
-    second = tables.second_low[halved] / 65536
+    second = tables.trits.low[halved.size :][halved.ravel()] / 65536
     first_bits, second_bits = (-p * np.log2(p) - (1 - p) * np.log2(1 - p) for p in (high, second))
     np.testing.assert_allclose(tables.first_entropy[halved] * ENTROPY_UNIT, first_bits, atol=2e-3)
     np.testing.assert_allclose(bits[halved], first_bits + high * second_bits, atol=2e-3)
@@ -205,7 +207,7 @@ def test_an_open_distance_has_its_expectation():
     values = np.random.default_rng(5).logistic(0.25, spread, size=(1, 1, count))
     target = np.clip(np.rint(values), -64, 64).astype(np.int16)
     part = plane_coder._Integers(
-        tables, integer_context.Parameters(np.full(target.shape, 2), np.full(target.shape, scale))
+        tables, Parameters(np.full(target.shape, 2), np.full(target.shape, scale))
     )
     run = part.code(target)
     request = next(run)

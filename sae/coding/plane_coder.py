@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sae.coding import range_coder
-from sae.model.integer_context import MEANS, SCALES, IntegerContext, Parameters
+from sae.coding.context_models import ContextModels, Parameters
+from sae.model.integer_context import MEANS, SCALES
 from sae.model.plane_tables import EXPECTED_UNIT, LARGEST_DISTANCE, PlaneTables
 from sae.model.progressive_config import PLANES, RATIO
 
@@ -64,7 +65,7 @@ class PlaneCoder:
       tables: tables of probabilities.
     """
 
-    def __init__(self, context: IntegerContext, tables: PlaneTables):
+    def __init__(self, context: ContextModels, tables: PlaneTables):
         self.context, self.tables = context, tables
 
     def encode(self, y: np.ndarray) -> Code:
@@ -321,14 +322,27 @@ def _outward(tables, parameters, below):
     index, sign = np.empty(below.size, np.uint16), np.empty(below.size, np.int8)
     arrays = [x.ravel() for x in (below, *parameters)]
     # Whole planes in 32 bits would take more memory than the results.
-    for start in range(0, below.size, _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for block in _blocks(below.size):
         parents, means, scales = (x[block].astype(np.int32) for x in arrays)
         offset = MEANS * RATIO * parents - means
         sign[block] = np.where(offset < 0, -1, 1)
         offset = np.minimum(np.abs(offset), len(tables.digit_low) - 1)
         index[block] = offset * SCALES + scales
     return index, sign
+
+
+class _Coded(NamedTuple):
+    """The trits that are being coded.
+
+    Attributes:
+      elements: their elements.
+      trits: their indices of the tables of trits.
+      bits: the plane's expected bits up to and with each of them.
+    """
+
+    elements: np.ndarray
+    trits: np.ndarray
+    bits: np.ndarray
 
 
 class _Digits:
@@ -356,78 +370,86 @@ class _Digits:
         self._index, self._sign = index, sign
         # Digits count outward.
         self._digits = np.full(len(index), _UNKNOWN, np.int8)
-        gains, second_gains = tables.digit_order.take(index), tables.second_order.take(index)
-        self._halved = _nonzero(second_gains)
-        second_gains = second_gains[self._halved]
-        self._order = _ordered(np.concatenate([gains, second_gains]))
+        self._halved = _nonzero(tables.second_order.take(index))
+        # Each step's index of the tables of trits.
+        second = index[self._halved] + np.uint16(tables.second_order.size)
+        self._trits = np.concatenate([index, second])
+        gains = tables.trits.order.take(self._trits)
+        self._order = _ordered(gains)
         # All first trits that have a second come before this step.
-        self._first_second = int(np.count_nonzero(gains >= second_gains.max(initial=0)))
+        last = gains[len(index) :].max(initial=0)
+        self._first_second = int(np.count_nonzero(gains[: len(index)] >= last))
         # Steps that are done, and their expected bits, without those after the last coded trit.
         self._count = self._spent = self._reached = 0
-        # Elements of the trits that are being coded, and the expected bits up to each of them.
-        self._elements, self._bits = np.zeros(0, np.int32), np.zeros(0, np.int64)
+        self._coded = _Coded(*(np.zeros(0, np.int64) for _ in range(3)))
         self._total = sum(
-            int(tables.digit_entropy.take(index[k : k + _BLOCK]).sum(dtype=np.int64))
-            for k in range(0, len(index), _BLOCK)
+            int(tables.digit_entropy.take(index[block]).sum(dtype=np.int64))
+            for block in _blocks(len(index))
         )
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         """Codes the digits."""
+        digits = None if target is None else self._outward_digits(target)
         ends = [share * self._total for share in LAYER_SHARES[:-1]]
         while self._count < len(self._order):
             # A second trit is coded in a later block than the first one, on which it depends.
             stop = self._first_second if self._count < self._first_second else len(self._order)
             order = self._order[self._count : min(self._count + _BLOCK, stop)]
-            elements, bits = self._steps(order)
+            # NumPy would convert indices to this type with every table.
+            trits = self._trits[order].astype(np.intp)
+            bits = self._spent + np.cumsum(self._tables.trits.bits.take(trits), dtype=np.int64)
             layer = bool(ends) and bits[-1] >= ends[0]
             if layer:
                 count = int(np.searchsorted(bits, ends.pop(0))) + 1
-                elements, bits = elements[:count], bits[:count]
-            yield from self._code_block(elements, bits, target)
+                order, trits, bits = order[:count], trits[:count], bits[:count]
+            yield from self._code_block(order, trits, bits, digits)
             if layer:
                 yield _layer_end()
         for _ in range(len(ends) + 1):
             yield _layer_end()
 
-    def _steps(self, order):
-        """Returns the elements of steps, and the plane's expected bits up to and with each step."""
-        second = order >= len(self._index)
-        elements = order.copy()
-        elements[second] = self._halved[order[second] - len(self._index)]
-        index = self._index[elements]
-        first_bits = self._tables.first_entropy.take(index).astype(np.int64)
-        second_bits = self._tables.digit_entropy.take(index) - first_bits
-        return elements, self._spent + np.cumsum(np.where(second, second_bits, first_bits))
+    def _outward_digits(self, target):
+        """Returns the digits of a target, int8, in raster order."""
+        digits = np.empty(len(self._sign), np.int8)
+        target, below = target.ravel(), self._below.ravel()
+        for block in _blocks(len(digits)):
+            digits[block] = np.clip(target[block] - RATIO * below[block], -1, 1)
+            digits[block] *= self._sign[block]
+        return digits
 
-    def _code_block(self, elements, bits, target):
-        tables, count, spent = self._tables, len(elements), int(bits[-1])
-        # A digit that its first trit determines has no second one.
-        coded = self._digits[elements] >= _UNKNOWN
-        self._elements, self._bits = elements, bits = elements[coded], bits[coded]
-        index, second = self._index[elements], self._digits[elements] == _HALF
-        halved = tables.second_order.take(index) > 0
-        high = tables.digit_high.take(index).astype(np.int32)
-        low = np.where(halved, high, tables.digit_low.take(index))
-        low[second] = tables.second_low.take(index[second])
-        high[halved] = 1 << 16
-        symbols = None
-        if target is not None:
-            digits = target.ravel()[elements] - RATIO * self._below.ravel()[elements]
-            symbols = 1 + np.clip(digits, -1, 1) * self._sign[elements]
-            symbols = np.where(halved & ~second, symbols // 2, symbols)
-        received = yield _Request(low, high, symbols)
+    def _code_block(self, order, trits, bits, digits):
+        """Codes the trits of steps.
+
+        Args:
+          order: the steps.
+          trits: their indices of the tables of trits.
+          bits: the plane's expected bits up to and with each step.
+          digits: digits of the encoder, None in a decoder.
+        """
+        count, spent = len(order), int(bits[-1])
+        elements = order
+        if (second := order >= len(self._index)).any():
+            elements = order.copy()
+            elements[second] = self._halved[order[second] - len(self._index)]
+            # A digit that its first trit determines has no second one.
+            left = self._digits[elements] >= _UNKNOWN
+            elements, trits, bits = elements[left], trits[left], bits[left]
+        self._coded = _Coded(elements, trits, bits)
+        tables, symbols = self._tables.trits, None
+        if digits is not None:
+            symbols = 1 + digits[elements]
+            symbols = np.where(tables.halved.take(trits), symbols // 2, symbols)
+        received = yield _Request(tables.low.take(trits), tables.high.take(trits), symbols)
         self._digits[elements] = self._states(received)
         self._reached = int(bits[-1]) if len(bits) else self._reached
-        self._elements, self._bits = elements[:0], bits[:0]
+        self._coded = _Coded(elements[:0], trits[:0], bits[:0])
         self._spent = spent
         self._count += count
 
     def _states(self, symbols):
         """Returns the states of digits after the first symbols of a request."""
-        elements = self._elements[: len(symbols)]
-        halved = self._tables.second_order.take(self._index[elements]) > 0
-        first = halved & (self._digits[elements] == _UNKNOWN)
-        return np.where(first, np.where(symbols > 0, 1, _HALF), symbols.astype(np.int8) - 1)
+        halved = self._tables.trits.halved.take(self._coded.trits[: len(symbols)])
+        return np.where(halved, np.where(symbols > 0, 1, _HALF), symbols.astype(np.int8) - 1)
 
     def refined(self) -> np.ndarray:
         """Returns the integers of this plane when all are coded."""
@@ -438,12 +460,11 @@ class _Digits:
         """Returns the partly decoded latent in this plane's channels."""
         tables, step = self._tables, np.float32(RATIO**-self._plane)
         states = self._digits.copy()
-        states[self._elements[: len(symbols)]] = self._states(symbols)
+        states[self._coded.elements[: len(symbols)]] = self._states(symbols)
         y_hat, expected = np.empty((2, len(states)), np.float32)
         below = self._below.ravel()
         # Whole planes would take more memory.
-        for start in range(0, len(states), _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for block in _blocks(len(states)):
             index, sign, state = self._index[block], self._sign[block], states[block]
             digit = np.select([state == _UNKNOWN, state == _HALF], [0, -0.5], state)
             means = np.select(
@@ -455,7 +476,7 @@ class _Digits:
             expected[block] = means * sign * (np.float32(EXPECTED_UNIT) * step)
         level = float(self._plane)
         if (states >= _UNKNOWN).any():
-            reached = int(self._bits[len(symbols) - 1]) if len(symbols) else self._reached
+            reached = int(self._coded.bits[len(symbols) - 1]) if len(symbols) else self._reached
             level += reached / max(1, self._total) - 1
         shape = self._below.shape
         return Decoded(y_hat.reshape(shape), expected.reshape(shape), level)
@@ -466,12 +487,18 @@ def _widened(values: np.ndarray, depth: int) -> np.ndarray:
     return np.pad(values, ((0, 0), (0, 0), (0, depth - values.shape[-1])))
 
 
+def _blocks(count: int) -> list[slice]:
+    """Returns slices of so many elements that temporary arrays stay small."""
+    return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
+
+
 def _nonzero(values: np.ndarray) -> np.ndarray:
     """Returns the indices of nonzero elements, int32, in less memory than those of NumPy."""
-    starts = range(0, len(values), _BLOCK)
-    return np.concatenate(
-        [(np.flatnonzero(values[k : k + _BLOCK]) + k).astype(np.int32) for k in starts]
-    )
+    found = [
+        (np.flatnonzero(values[block]) + block.start).astype(np.int32)
+        for block in _blocks(len(values))
+    ]
+    return np.concatenate(found)
 
 
 def _layer_end() -> _Request:
@@ -487,7 +514,7 @@ def _ordered(gains: np.ndarray) -> np.ndarray:
       gains: gains of the elements, uint8 [n].
     """
     # A counting sort in blocks takes less memory than NumPy's indices of 64 bits.
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(gains), _BLOCK)]
+    blocks = _blocks(len(gains))
     counts = np.array([np.bincount(~gains[block], minlength=256) for block in blocks])
     ranks = np.cumsum(counts, 0) - counts
     ranks += np.cumsum(counts.sum(0)) - counts.sum(0)

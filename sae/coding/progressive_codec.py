@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
 from sae import images
+from sae.coding.context_models import ContextModels
 from sae.coding.header import FINGERPRINT_BYTES, require_memory
+from sae.coding.onnx_session import session
 from sae.coding.plane_coder import Decoded, PlaneCoder, PlaneDecoder
 from sae.coding.progressive_container import Header, Reader, pack
 from sae.config import DEFAULT_FOLDER, MAX_PIXELS, STRIDE
 from sae.errors import SaeError
 from sae.model import onnx_transforms
-from sae.model.integer_context import IntegerContext
 from sae.model.model_store import ModelStore, StoredModel
 from sae.model.tiling import in_strips
 
@@ -40,9 +40,9 @@ class ProgressiveCodec:
 
     def __init__(self, model: StoredModel):
         self._reach = model.config.reach
-        self.coder = PlaneCoder(IntegerContext(model.arrays), model.tables)
-        self._analysis = _session(onnx_transforms.analysis(model))
-        self._synthesis = _session(onnx_transforms.synthesis(model))
+        self.coder = PlaneCoder(ContextModels(model), model.tables)
+        self._analysis = session(onnx_transforms.analysis(model))
+        self._synthesis = session(onnx_transforms.synthesis(model))
 
     def analysis(self, image: np.ndarray) -> np.ndarray:
         """Returns the latent of an image, float32 [h, w, depth].
@@ -75,14 +75,6 @@ class ProgressiveCodec:
 
         rows, columns, _ = decoded.y_hat.shape
         return np.concatenate([*in_strips(strip, rows, columns, self._reach)])[:height, :width]
-
-
-def _session(graph: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # An arena would retain the memory of the largest strip.
-    options.enable_cpu_mem_arena = False
-    return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
 
 
 @functools.lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,23 @@ ENTROPY_UNIT, EXPECTED_UNIT = 2.0**-11, 2.0**-14
 _LEAST, _LARGEST_OF_DIGITS, _LARGEST_OF_VALUES, _GAINS = -12.0, 0.0, 12.0, 256
 # Expected bits of the digits that are coded in two trits.
 HALVED_BITS = 1.0
+
+
+class Trits(NamedTuple):
+    """Tables of the trits of digits, each of twice the size of a table of digits.
+
+    Attributes:
+      order: logarithm of the gain, uint8.
+      bits: expected bits, uint16.
+      low, high: cumulative probabilities, int32, at most 2^16.
+      halved: whether the trit has a second, bool.
+    """
+
+    order: np.ndarray
+    bits: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    halved: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +93,20 @@ class PlaneTables:
     value_order: np.ndarray
 
     @functools.cached_property
-    def second_low(self) -> np.ndarray:
-        """Probability that the second trit is 0, int32, at most 2^16."""
-        return (self.digit_low.astype(np.int64) * _TOTAL // self.digit_high).astype(np.int32)
+    def trits(self) -> Trits:
+        """Tables of first trits, then those of second ones at the same indices."""
+        second = self.second_order > 0
+        low = self.digit_low.astype(np.int32)
+        high = self.digit_high.astype(np.int32)
+        whole = np.full_like(high, _TOTAL)
+        pairs = (
+            (self.digit_order, self.second_order),
+            (self.first_entropy, self.digit_entropy - self.first_entropy),
+            (np.where(second, high, low), (low.astype(np.int64) * _TOTAL // high).astype("i4")),
+            (np.where(second, whole, high), whole),
+            (second, np.zeros_like(second)),
+        )
+        return Trits(*(np.concatenate(pair, None) for pair in pairs))
 
     @functools.cached_property
     def half_expected(self) -> np.ndarray:
