@@ -90,19 +90,19 @@ def test_damage_ends_the_image_before_it(store, image):
         np.testing.assert_array_equal(found.image(), sound.image())
 
 
-def test_large_images_are_coded_in_strips(store, image, monkeypatch):
+def test_large_images_are_coded_in_tiles(store, image, monkeypatch):
     codec, _ = progressive_codec.load(store)
     y = codec.analysis(image)
     x_hat = decoded(store, compress(image, store)).image()
-    original = tiling.in_strips
+    original = tiling.in_tiles
 
     def small(*arguments):
         return original(*arguments, positions=3)
 
-    monkeypatch.setattr(progressive_codec, "in_strips", small)
+    monkeypatch.setattr(progressive_codec, "in_tiles", small)
     np.testing.assert_allclose(codec.analysis(image), y, atol=1e-5)
-    strips = decoded(store, compress(image, store)).image()
-    assert np.abs(strips.astype(int) - x_hat).max() <= 1
+    tiles = decoded(store, compress(image, store)).image()
+    assert np.abs(tiles.astype(int) - x_hat).max() <= 1
 
 
 def test_one_pixel_is_an_image(store):

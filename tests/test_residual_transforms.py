@@ -45,13 +45,13 @@ def test_transforms_have_their_stride_and_names(kernel, tiny_config):
     assert f"base/synthesis/conv_2/kernel{suffix}" in names
 
 
-def test_a_synthesis_in_strips_makes_the_same_image(tiny_model, monkeypatch):
+def test_a_synthesis_in_tiles_makes_the_same_image(tiny_model, monkeypatch):
     layer = tiny_model.layers[0]
     y = tf.random.stateless_normal((1, 23, 5, layer.config.latent_depth), (0, 7), stddev=8.0)
     whole = layer.synthesis(y)
     monkeypatch.setattr(residual_codec, "_POSITIONS", 5 * 6)
-    strips = residual_codec._synthesis(layer, y)
-    np.testing.assert_allclose(strips, whole, atol=1e-5 * np.abs(whole).max())
+    tiles = residual_codec._synthesis(layer, y)
+    np.testing.assert_allclose(tiles, whole, atol=1e-5 * np.abs(whole).max())
 
 
 @pytest.mark.parametrize("gdn", ["simplified", "paper"])

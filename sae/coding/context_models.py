@@ -12,7 +12,7 @@ from sae.model import onnx_priors
 from sae.model.integer_context import PASSES
 from sae.model.model_store import StoredModel
 from sae.model.progressive_config import PLANES
-from sae.model.tiling import in_strips
+from sae.model.tiling import in_tiles
 
 
 class Parameters(NamedTuple):
@@ -96,19 +96,13 @@ class ContextModels:
         Args:
           planes: integers of all planes below, lowest first, int16 [h, w, depth].
         """
-        number = len(planes)
+        network = self._planes[len(planes) - 1]
         height, width, _ = planes[0].shape
 
-        def strip(rows: slice) -> np.ndarray:
-            inputs = {f"plane_{p}": plane[None, rows] for p, plane in enumerate(planes)}
-            means, scales = self._planes[number - 1].run(["means", "scales"], inputs)
-            return np.concatenate([means[0], scales[0]], -1)
+        def tile(rows: slice, columns: slice) -> list[np.ndarray]:
+            inputs = {f"plane_{p}": q[None, rows, columns] for p, q in enumerate(planes)}
+            return network.run(["means", "scales"], inputs)
 
-        shape = (height, width, self.depths[number])
-        found, row = Parameters(np.empty(shape, np.int16), np.empty(shape, np.uint8)), 0
-        # Sums of integers are exact: strips have the values of the whole plane.
-        for values in in_strips(strip, height, width, reach=2):
-            rows = slice(row, row + len(values))
-            found.means[rows], found.scales[rows] = np.split(values, 2, -1)
-            row = rows.stop
-        return found
+        # Sums of integers are exact: tiles have the values of the whole plane.
+        means, scales = in_tiles(tile, height, width, reach=2)
+        return Parameters(means[0], scales[0])

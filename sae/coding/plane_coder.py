@@ -74,13 +74,10 @@ class PlaneCoder:
         Args:
           y: latent in steps of plane 0, float32 [h, w, depth].
         """
-        bound = float(np.iinfo(np.int16).max // RATIO)
-        targets = []
-        for plane, depth in enumerate(self.context.depths):
-            # Successive rounding by odd ratios equals a single rounding.
-            scaled = np.rint(y[..., :depth] * np.float32(RATIO**plane))
-            targets.append(np.clip(scaled, -bound, bound).astype(np.int16))
         height, width, _ = y.shape
+        targets = self._targets(y)
+        # Large latents take much memory.
+        del y
         state = _State(self, (height, width))
         encoder, layers = range_coder.Encoder(), []
         run = state.code(targets)
@@ -93,6 +90,16 @@ class PlaneCoder:
             request = _sent(run, request.symbols)
         string = encoder.finish()
         return Code(string, [layer.bytes_needed(string) for layer in layers], state.planes)
+
+    def _targets(self, y):
+        """Returns the integers of the planes of a latent."""
+        bound = float(np.iinfo(np.int16).max // RATIO)
+        targets = []
+        for plane, depth in enumerate(self.context.depths):
+            # Successive rounding by odd ratios equals a single rounding.
+            scaled = np.rint(y[..., :depth] * np.float32(RATIO**plane))
+            targets.append(np.clip(scaled, -bound, bound).astype(np.int16))
+        return targets
 
     def decoder(self, height: int, width: int) -> PlaneDecoder:
         """Returns a decoder of latents [height, width, depth]."""

@@ -25,7 +25,7 @@ from sae.config import DEFAULT_FOLDER, MAX_PIXELS, STRIDE
 from sae.errors import SaeError
 from sae.model import onnx_transforms
 from sae.model.model_store import ModelStore, StoredModel
-from sae.model.tiling import in_strips
+from sae.model.tiling import in_tiles
 
 if TYPE_CHECKING:
     from sae.model.progressive import ProgressiveModel
@@ -50,14 +50,14 @@ class ProgressiveCodec:
         Args:
           image: uint8 [H, W, 3] of any size.
         """
-        padded = images.pad(image, STRIDE)
+        padded = images.pad(image, STRIDE)[None]
 
-        def strip(rows: slice) -> np.ndarray:
-            pixels = padded[STRIDE * rows.start : STRIDE * rows.stop]
-            return self._analysis.run(["y"], {"image": pixels[None]})[0][0]
+        def tile(*ranges: slice) -> list[np.ndarray]:
+            rows, columns = (slice(STRIDE * r.start, STRIDE * r.stop) for r in ranges)
+            return self._analysis.run(["y"], {"image": padded[:, rows, columns]})
 
-        height, width = (side // STRIDE for side in padded.shape[:2])
-        return np.concatenate([*in_strips(strip, height, width, self._reach)])
+        height, width = (side // STRIDE for side in padded.shape[1:3])
+        return in_tiles(tile, height, width, self._reach)[0][0]
 
     def synthesis(self, decoded: Decoded, height: int, width: int) -> np.ndarray:
         """Returns an image, uint8 [height, width, 3].
@@ -68,13 +68,13 @@ class ProgressiveCodec:
         """
         level = np.array([decoded.level], np.float32)
 
-        def strip(rows: slice) -> np.ndarray:
-            y_hat, expected = (x[None, rows] for x in (decoded.y_hat, decoded.expected))
+        def tile(rows: slice, columns: slice) -> list[np.ndarray]:
+            y_hat, expected = (x[None, rows, columns] for x in (decoded.y_hat, decoded.expected))
             inputs = {"y_hat": y_hat, "expected": expected, "level": level}
-            return self._synthesis.run(["image"], inputs)[0][0]
+            return self._synthesis.run(["image"], inputs)
 
         rows, columns, _ = decoded.y_hat.shape
-        return np.concatenate([*in_strips(strip, rows, columns, self._reach)])[:height, :width]
+        return in_tiles(tile, rows, columns, self._reach)[0][0, :height, :width]
 
 
 @functools.lru_cache(maxsize=4)
@@ -112,16 +112,17 @@ def compress(
     height, width, _ = image.shape
     require_memory(store.family, width, height)
     codec, fingerprint = load(store)
-    y = codec.analysis(image)
-    if effort:
-        y = _optimized(image, y, store, effort, progress)
-    code = codec.coder.encode(y)
+    code = codec.coder.encode(_latent(image, store, effort, progress))
     header = Header(store.family, fingerprint, width, height, tuple(code.ends))
     return pack(header, code.string)
 
 
-def _optimized(image, y, store, effort, progress):
-    """Returns the optimized latent of an image."""
+def _latent(image, store, effort, progress):
+    """Returns the latent of an image that is coded."""
+    y = load(store)[0].analysis(image)
+    if not effort:
+        return y
+
     import tensorflow as tf
 
     from sae.coding.latent_optimization import count_steps, optimized

@@ -27,7 +27,7 @@ from sae.errors import SaeError
 from sae.model.layer_store import LayerStore
 from sae.model.residual_layer import ResidualLayer
 from sae.model.residual_transforms import REACH
-from sae.model.tiling import in_strips
+from sae.model.tiling import in_tiles
 
 # Largest number of positions of a latent that is not synthesized in strips, 3 megapixels.
 _POSITIONS = 12_000
@@ -196,10 +196,14 @@ def _synthesis(layer: ResidualLayer, y_hat: tf.Tensor) -> tf.Tensor:
     _, height, width, _ = y_hat.shape
     if height * width <= _POSITIONS:
         return layer.synthesis(y_hat)
-    strips = in_strips(
-        lambda rows: layer.synthesis(y_hat[:, rows])[0], height, width, REACH, _POSITIONS
+    results = in_tiles(
+        lambda rows, columns: [layer.synthesis(y_hat[:, rows, columns]).numpy()],
+        height,
+        width,
+        REACH,
+        _POSITIONS,
     )
-    return tf.concat([*strips], 0)[None]
+    return tf.constant(results[0])
 
 
 def _pixels(x_hat: tf.Tensor, height: int, width: int) -> np.ndarray:

@@ -103,7 +103,7 @@ def plane_parameters(model: StoredModel, plane: int) -> bytes:
 
 
 class _Networks(Graph):
-    """A graph with the operations of `IntegerContext`.
+    """A graph with the convolutions of `integer_context`.
 
     Args:
       arrays: stored integers.
