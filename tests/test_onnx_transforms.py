@@ -8,7 +8,7 @@ import tensorflow as tf
 from progressive_models import SMALL, random_model
 
 from sae import images
-from sae.coding.plane_coder import Decoded
+from sae.coding.plane_coder import PartialLatent
 from sae.coding.progressive_codec import ProgressiveCodec
 from sae.config import STRIDE
 from sae.model import progressive_transforms as transforms
@@ -61,7 +61,7 @@ def test_images_are_those_of_training(model, codec, level, size):
     height, width = 16 * size[0] - 3, 16 * size[1]
     image = np.clip(np.rint(255 * x_hat[:height, :width].numpy()), 0, 255)
     assert image.std() > 10
-    found = codec.synthesis(Decoded(y_hat, expected, level), height, width)
+    found = codec.synthesis(PartialLatent(y_hat, expected, level), height, width)
     assert found.dtype == np.uint8 and found.shape == (height, width, 3)
     difference = np.abs(found - image)
     assert difference.max() <= 1 and difference.mean() < 1e-3

@@ -43,7 +43,7 @@ class Code(NamedTuple):
     planes: list[np.ndarray]
 
 
-class Decoded(NamedTuple):
+class PartialLatent(NamedTuple):
     """A partly decoded latent, in steps of plane 0.
 
     Attributes:
@@ -134,7 +134,7 @@ class PlaneDecoder:
             self._request = _sent(self._run, np.concatenate(self._symbols))
             self._symbols = []
 
-    def decoded(self) -> Decoded:
+    def decoded(self) -> PartialLatent:
         """Returns the partly decoded latent."""
         symbols = np.concatenate(self._symbols) if self._symbols else np.zeros(0, np.uint8)
         return self._state.decoded(symbols)
@@ -209,7 +209,7 @@ class _State:
             yield from self._digits.code(None if targets is None else targets[plane])
             self.planes.append(self._digits.refined())
 
-    def decoded(self, symbols: np.ndarray) -> Decoded:
+    def decoded(self, symbols: np.ndarray) -> PartialLatent:
         """Returns the partly decoded latent.
 
         Args:
@@ -222,7 +222,7 @@ class _State:
             expected, level = np.zeros_like(y_hat), 0.0
         depth = self._context.depths[-1]
         y_hat, expected = (_widened(x, depth).astype(np.float32) for x in (y_hat, expected))
-        return Decoded(y_hat, expected, level)
+        return PartialLatent(y_hat, expected, level)
 
     def _first_plane(self, symbols):
         """Returns plane 0, with means in place of elements that are not decoded."""
@@ -463,7 +463,7 @@ class _Digits:
         digits = (self._digits * self._sign).reshape(self._below.shape)
         return RATIO * self._below + digits
 
-    def decoded(self, symbols: np.ndarray) -> Decoded:
+    def decoded(self, symbols: np.ndarray) -> PartialLatent:
         """Returns the partly decoded latent in this plane's channels."""
         tables, step = self._tables, np.float32(RATIO**-self._plane)
         states = self._digits.copy()
@@ -486,7 +486,7 @@ class _Digits:
             reached = int(self._coded.bits[len(symbols) - 1]) if len(symbols) else self._reached
             level += reached / max(1, self._total) - 1
         shape = self._below.shape
-        return Decoded(y_hat.reshape(shape), expected.reshape(shape), level)
+        return PartialLatent(y_hat.reshape(shape), expected.reshape(shape), level)
 
 
 def _widened(values: np.ndarray, depth: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from sae import images
 from sae.coding.context_models import ContextModels
 from sae.coding.header import FINGERPRINT_BYTES, require_memory
 from sae.coding.onnx_session import session
-from sae.coding.plane_coder import Decoded, PlaneCoder, PlaneDecoder
+from sae.coding.plane_coder import PartialLatent, PlaneCoder, PlaneDecoder
 from sae.coding.progressive_container import Header, Reader, pack
 from sae.config import DEFAULT_FOLDER, MAX_PIXELS, STRIDE
 from sae.errors import SaeError
@@ -59,7 +59,7 @@ class ProgressiveCodec:
         height, width = (side // STRIDE for side in padded.shape[1:3])
         return in_tiles(tile, height, width, self._reach)[0][0]
 
-    def synthesis(self, decoded: Decoded, height: int, width: int) -> np.ndarray:
+    def synthesis(self, decoded: PartialLatent, height: int, width: int) -> np.ndarray:
         """Returns an image, uint8 [height, width, 3].
 
         Args:

@@ -34,6 +34,15 @@ _EXACT = 2.0**24
 LARGEST_MEAN = 2**15 - 1
 
 
+def earlier_taps(number: int) -> np.ndarray:
+    """Returns 1 for the taps of a kernel on passes before a number, else 0, float32 [3, 3]."""
+    row, column = PASSES[number]
+    passes = [
+        [PASSES.index(((row + y) % 2, (column + x) % 2)) for x in (-1, 0, 1)] for y in (-1, 0, 1)
+    ]
+    return (np.array(passes) < number).astype(np.float32)
+
+
 def integer_kernels(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the trained context models as integers, for storage.
 

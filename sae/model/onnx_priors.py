@@ -19,6 +19,7 @@ from sae.model.integer_context import (
     PASSES,
     SCALES,
     SLOPE,
+    earlier_taps,
 )
 from sae.model.model_store import StoredModel
 from sae.model.onnx_graph import Graph
@@ -138,7 +139,8 @@ class _Networks(Graph):
           number: number of the pass.
           first: row and column of its first position.
         """
-        mask = self("Squeeze", self("Gather", self.constant(_EARLIER), number), self.axes(0))
+        taps = np.stack([earlier_taps(k) for k in range(len(PASSES))])
+        mask = self("Squeeze", self("Gather", self.constant(taps), number), self.axes(0))
         kernel = self("Mul", self._integers(f"{scope}/spatial/kernel", (3, 2, 0, 1)), mask)
         padded = self("Pad", embedded, self.axes(0, 0, 1, 1, 0, 0, 1, 1))
         x = self.from_position(padded, first)
@@ -175,15 +177,3 @@ class _Networks(Graph):
 
     def _integers(self, name, axes):
         return self.cast(self.constant(self._arrays[name].transpose(axes)), np.float32)
-
-
-def _earlier_taps(number):
-    """Returns 1 for the taps of a kernel on passes before a number, 0 for the others, [3, 3]."""
-    row, column = PASSES[number]
-    passes = [
-        [PASSES.index(((row + y) % 2, (column + x) % 2)) for x in (-1, 0, 1)] for y in (-1, 0, 1)
-    ]
-    return (np.array(passes) < number).astype(np.float32)
-
-
-_EARLIER = np.stack([_earlier_taps(number) for number in range(len(PASSES))])

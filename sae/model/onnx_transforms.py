@@ -57,7 +57,7 @@ def synthesis(model: StoredModel) -> bytes:
     """Returns the graph of the synthesis transform.
 
     Its inputs are `y_hat` and `expected`, float32 [1, h, w, depth], and `level`, float32 [1], the
-    parts of `plane_coder.Decoded`. Its output is `image`, uint8 [1, 16 h, 16 w, 3].
+    parts of `plane_coder.PartialLatent`. Its output is `image`, uint8 [1, 16 h, 16 w, 3].
     """
     g = _Modules(model.arrays, "synthesis")
     shape = (1, "rows", "columns", model.config.latent_depth)

@@ -34,6 +34,7 @@ from sae.model.integer_context import (
     SCALES,
     SLOPE,
     SMALLEST_SCALE,
+    earlier_taps,
 )
 from sae.model.modules import Convolution, variable
 from sae.model.plane_tables import HALVED_BITS
@@ -129,7 +130,7 @@ class _SliceNetwork(tf.Module):
             size = (batch, (height + 1 - row) // 2, (width + 1 - column) // 2, self._filters)
             x = tf.zeros(size) + self._pass_bias[number]
             if number:
-                kernel = self._spatial.kernel * _earlier_taps(number)
+                kernel = self._spatial.kernel * earlier_taps(number)[..., None, None]
                 # Two rows and columns of padding at the end fit a kernel on latents of any size.
                 padded = tf.pad(embedded, ((0, 0), (1 - row, 2), (1 - column, 2), (0, 0)))
                 taps = self._spatial.product(padded, kernel, "VALID")
@@ -451,13 +452,3 @@ def _activation(x):
 
 def _clipped(x):
     return tf.clip_by_value(x, -LARGEST_INPUT, LARGEST_INPUT)
-
-
-def _earlier_taps(number):
-    """Returns a mask of the taps of a kernel on passes before a number, float32 [3, 3, 1, 1]."""
-    row, column = PASSES[number]
-    taps = [
-        [PASSES.index(((row + dy) % 2, (column + dx) % 2)) < number for dx in (-1, 0, 1)]
-        for dy in (-1, 0, 1)
-    ]
-    return tf.constant(taps, tf.float32)[:, :, None, None]
