@@ -35,8 +35,11 @@ class Encoder:
         """
         for start in range(0, len(symbols), _BLOCK):
             block = slice(start, start + _BLOCK)
-            probabilities = _probabilities(low[block], high[block])
-            self._coder.encode(symbols[block].astype(np.int32), _MODEL, probabilities)
+            self.append(symbols[block], _probabilities(low[block], high[block]))
+
+    def append(self, symbols: np.ndarray, probabilities: np.ndarray) -> None:
+        """Appends symbols, integers [n], by the probabilities of the three values, [n, 3]."""
+        self._coder.encode(symbols.astype(np.int32), _MODEL, probabilities)
 
     def copy(self) -> Encoder:
         """Returns another coder in the same state."""
@@ -116,18 +119,17 @@ class Decoder:
         parts = []
         for start in range(0, len(low), _BLOCK):
             block = slice(start, start + _BLOCK)
-            symbols = self._decode_block(low[block], high[block])
+            symbols = self._decode_block(_probabilities(low[block], high[block]))
             parts.append(symbols)
             if len(symbols) < len(low[block]):
                 break
         return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
-    def _decode_block(self, low, high):
-        probabilities = _probabilities(low, high)
+    def _decode_block(self, probabilities):
         symbols = self._decoded(probabilities, b"\0")
-        if len(symbols) == len(low):
+        if len(symbols) == len(probabilities):
             mirror = self._mirror.copy()
-            mirror.encode(symbols, low, high)
+            mirror.append(symbols, probabilities)
             if _WORD_BYTES * mirror.position().words + _STATE_BYTES <= len(self._data):
                 # No symbol depends on bytes that are missing.
                 self._mirror = mirror
@@ -137,7 +139,7 @@ class Decoder:
         count = min(len(symbols), len(greatest))
         differing = np.flatnonzero(symbols[:count] != greatest[:count])
         symbols = symbols[: differing[0] if len(differing) else count]
-        self._mirror.encode(symbols, low[: len(symbols)], high[: len(symbols)])
+        self._mirror.append(symbols, probabilities[: len(symbols)])
         return symbols
 
     def _decoded(self, probabilities, padding):
