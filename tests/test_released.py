@@ -11,6 +11,7 @@ from sae import images, metrics
 from sae.coding import codec
 from sae.model import families
 from sae.model.layer_store import LayerStore
+from sae.model.model_store import ModelStore
 from sae.training import presets
 from sae.training.state import differences
 
@@ -23,7 +24,12 @@ DATA = Path(__file__).resolve().parent / "data"
 STORED = {
     "residual-mse": (28.4464, 29.8864),
     "residual-ms-ssim": (25.052, 26.5184),
+    "progressive-mse": (29.5180, 32.4968, 33.3274, 35.5468, 36.8518),
+    "progressive-ms-ssim": (28.0899, 30.2091, 30.7344, 31.9565, 32.4262),
 }
+
+RESIDUAL = ("residual-mse", "residual-ms-ssim")
+PROGRESSIVE = ("progressive-mse", "progressive-ms-ssim")
 
 
 @pytest.mark.parametrize("family", STORED)
@@ -42,11 +48,12 @@ def test_an_encoder_makes_the_stored_stream(family):
     stored = (DATA / f"coffee-{family}.sae").read_bytes()
     made = codec.compress(photo, len(STORED[family]), family)
     # Another processor may round a latent that lies half way to the other side.
-    assert made == stored or abs(len(made) - len(stored)) <= 8
-    assert made[:22] == stored[:22]
+    assert made == stored or abs(len(made) - len(stored)) <= max(8, len(stored) // 500)
+    # Format, family, and size or weights.
+    assert made[:13] == stored[:13]
 
 
-@pytest.mark.parametrize("family", STORED)
+@pytest.mark.parametrize("family", RESIDUAL)
 def test_released_layers_are_whole_and_recorded(family):
     family = families.named(family)
     store = LayerStore(family)
@@ -57,3 +64,13 @@ def test_released_layers_are_whole_and_recorded(family):
         assert all(array.dtype != "float64" for array in layer.arrays().values())
         asked = [dataclasses.asdict(part) for part in presets.residual(layer.name, family)]
         assert differences(record["options"], {**asked[0], **asked[1]}) == []
+
+
+@pytest.mark.parametrize("family", PROGRESSIVE)
+def test_released_models_are_whole_and_recorded(family):
+    store = ModelStore(families.named(family))
+    model, record = store.load(), store.metadata()["training"]
+    assert model.unfitting() is None and model.fingerprint == store.metadata()["fingerprint"]
+    assert model.config == presets.progressive(store.family)[0]
+    assert {"options", "patches", "hours", "photos", "validation", "packages"} <= set(record)
+    assert all(array.dtype != "float64" for array in model.arrays.values())
