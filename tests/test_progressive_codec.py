@@ -1,4 +1,4 @@
-"""Streams of a progressive model: cut, fed, damaged, and coded in strips."""
+"""Streams of a progressive model: cut, fed, damaged, and coded in tiles."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from sae.model.residual_layer import ResidualLayer
 from sae.model.residual_transforms import REACH
 from sae.model.tiling import in_tiles
 
-# Largest number of positions of a latent that is not synthesized in strips, 3 megapixels.
+# Largest number of positions of a latent that is not synthesized in tiles, 3 megapixels.
 _POSITIONS = 12_000
 # A range coder omits redundant bytes at the end of a string.
 _SLACK_BYTES = 8

@@ -86,12 +86,13 @@ def write_stream(
     for size in sizes:
         decoder.feed(data[before:size])
         before = size
-        cut = {"bytes": size, "damaged": decoder.damaged, "complete": decoder.complete}
-        if decoder.header is not None:
+        reader = decoder.reader
+        cut = {"bytes": size, "damaged": reader.damaged, "complete": reader.complete}
+        if reader.header is not None:
             found = decoder._planes.decoded()
             cut["level"] = found.level
             values += found.y_hat.ravel(), found.expected.ravel()
-        if decoder.header is not None and size in images_at:
+        if reader.header is not None and size in images_at:
             cut["image"] = f"{name}-{size}.rgb"
             (folder / cut["image"]).write_bytes(decoder.image().tobytes())
         cuts.append(cut)
@@ -147,7 +148,7 @@ def main() -> None:
     for height, width in ((16, 16), (9, 40)):
         name = f"tiny-{height}-{width}"
         cases.append(write_case(options.folder, store, name, sample_image(height, width), 1))
-    # Transforms of so many positions are computed in strips.
+    # Transforms of so many positions are computed in tiles.
     cases.append(write_case(options.folder, store, "large", sample_image(1000, 1100), 70_001))
     if options.checkpoints and options.image:
         store = ModelStore(FAMILY, options.checkpoints)
