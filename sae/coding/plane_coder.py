@@ -76,7 +76,7 @@ class PlaneCoder:
         """
         height, width, _ = y.shape
         targets = self._targets(y)
-        # Large latents take much memory.
+        # That of a large image is freed before the planes are coded.
         del y
         state = _State(self, (height, width))
         encoder, layers = range_coder.Encoder(), []

@@ -194,8 +194,6 @@ class _State:
 def _synthesis(layer: ResidualLayer, y_hat: tf.Tensor) -> tf.Tensor:
     """Returns the synthesis of one latent, [1, H, W, 3]."""
     _, height, width, _ = y_hat.shape
-    if height * width <= _POSITIONS:
-        return layer.synthesis(y_hat)
     results = in_tiles(
         lambda rows, columns: [layer.synthesis(y_hat[:, rows, columns]).numpy()],
         height,

@@ -42,17 +42,16 @@ def in_tiles(
         ]
         found = function(*outer_tile)
         scale = found[0].shape[1] // (outer_tile[0].stop - outer_tile[0].start)
-        for k, values in enumerate(found):
-            if k == len(results):
-                shape = (1, scale * height, scale * width, values.shape[-1])
-                results.append(np.empty(shape, values.dtype))
-            target = tuple(slice(scale * inner.start, scale * inner.stop) for inner in tile)
-            starts = (scale * outer.start for outer in outer_tile)
-            source = tuple(
-                slice(inner.start - start, inner.stop - start)
-                for inner, start in zip(target, starts)
-            )
-            results[k][0][target] = values[0][source]
+        if not results:
+            shape = (1, scale * height, scale * width)
+            results = [np.empty((*shape, part.shape[-1]), part.dtype) for part in found]
+        target = tuple(slice(scale * inner.start, scale * inner.stop) for inner in tile)
+        source = tuple(
+            slice(scale * (inner.start - outer.start), scale * (inner.stop - outer.start))
+            for inner, outer in zip(tile, outer_tile)
+        )
+        for result, part in zip(results, found):
+            result[0][target] = part[0][source]
     return results
 
 
