@@ -176,14 +176,38 @@ def test_second_trits_come_after_the_first_ones_they_depend_on():
     np.testing.assert_allclose(second * high, low, atol=2**-16)
 
 
+def test_certain_elements_are_not_coded(model):
+    """Elements of the smallest scale are zero without a symbol, whatever the latent is."""
+    weights = {v.name.removesuffix(":0"): np.zeros(v.shape) for v in model.prior_variables}
+    for name, bias in weights.items():
+        if name.endswith("output/bias"):
+            # The second half has scales; the first half of these are smallest.
+            bias[len(bias) // 2 :][: len(bias) // 4] = -10.0
+    arrays = integer_kernels(weights)
+    coder = PlaneCoder(ContextModels(StoredModel(TINY, arrays)), PlaneTables.computed())
+    code = coder.encode(latent((4, 3)))
+    found = decoded(coder, (4, 3), code.string)
+    np.testing.assert_array_equal(np.rint(found.y_hat * 9), code.planes[-1])
+    # With slices of 2, 2 and 4 channels, these have the smallest scale in all planes.
+    certain = [0, 2, 4]
+    for plane in code.planes:
+        assert not plane[..., certain].any() and plane.any((0, 1)).sum() > plane.shape[-1] // 3
+
+
 def test_tables_are_probabilities():
     tables = PlaneTables.computed()
-    for low, high in ((tables.digit_low, tables.digit_high), (tables.value_low, tables.value_high)):
-        assert low.min() > 0 and (high > low).all() and high.max() < 65535
-    # At the mean, digits and sides are symmetric; a distant parent leans towards the mean.
-    np.testing.assert_allclose(
-        tables.digit_low[0], 65536 - tables.digit_high[0].astype(int), atol=1
+    pairs = (
+        (tables.digit_low, tables.digit_high, tables.digit_coded),
+        (tables.value_low, tables.value_high, tables.value_coded),
     )
+    for low, high, coded in pairs:
+        assert (high > low).all() and high.max() < 65535
+        # What is not coded is certain.
+        assert high[~coded].min() > 65536 * 0.999 and 0 < (~coded).sum() < coded.sum()
+    assert not tables.digit_entropy[~tables.digit_coded].any()
+    # At the mean, digits and sides are symmetric; a distant parent leans towards the mean.
+    low, high = (x[0][tables.digit_coded[0]] for x in (tables.digit_low, tables.digit_high))
+    np.testing.assert_allclose(low, 65536 - high.astype(int), atol=1)
     assert (tables.digit_expected <= 0).all()
     # The next digit leans towards the mean as well; that of 0 at the mean is balanced.
     assert (tables.digit_rest[:, :, 1:] <= 0).all() and (tables.digit_rest[:8, :, 0] >= 0).all()

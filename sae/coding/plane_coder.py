@@ -203,9 +203,9 @@ class _State:
         yield _layer_end()
         for plane in range(1, PLANES):
             below = _widened(self.planes[-1], self._context.depths[plane])
-            index, sign = _outward(self._tables, self._context.of_plane(self.planes), below)
-            self._digits = _Digits(self._tables, index, sign, below, plane)
-            del index, sign, below
+            parameters = self._context.of_plane(self.planes)
+            self._digits = _Digits(self._tables, parameters, below, plane)
+            del parameters, below
             yield from self._digits.code(None if targets is None else targets[plane])
             self.planes.append(self._digits.refined())
 
@@ -250,11 +250,14 @@ class _Integers:
 
     def __init__(self, tables: PlaneTables, parameters: Parameters):
         means, self._shape = parameters.means.ravel().astype(np.int32), parameters.means.shape
-        self._stop, self._means = tables.value_stop, means / np.float32(MEANS)
+        self._stop = tables.value_stop
         self._origin = (means + MEANS // 2) // MEANS
         fraction = means - MEANS * self._origin + MEANS // 2
         self._index = fraction * SCALES + parameters.scales.ravel()
-        self._order = _ordered(tables.value_order.take(self._index))
+        uncertain = np.flatnonzero(tables.value_coded.take(self._index))
+        self._means = self._origin.astype(np.float32)
+        self._means[uncertain] = means[uncertain] / np.float32(MEANS)
+        self._order = uncertain[_ordered(tables.value_order.take(self._index[uncertain]))]
         coded = self._index[self._order]
         self._low, self._high = tables.value_low.take(coded), tables.value_high.take(coded)
         self._excess = tables.value_excess
@@ -314,28 +317,23 @@ class _Integers:
         return found.astype(np.float32).reshape(self._shape)
 
 
-def _outward(tables, parameters, below):
+def _outward(tables, below, means, scales):
     """Returns the elements of a plane above 0 as indices of tables, whose digits count outward.
 
     Args:
       tables: tables of probabilities.
-      parameters: parameters of the plane.
-      below: integers of the plane below, of the same shape.
+      below: integers of the plane below, [n].
+      means, scales: parameters of the plane, [n].
 
     Returns:
-      index: indices of the tables, uint16, in raster order.
-      sign: signs of the outward direction, int8, in raster order.
+      entries: indices of the tables, intp [n].
+      sign: signs of the outward direction, int8 [n].
     """
-    index, sign = np.empty(below.size, np.uint16), np.empty(below.size, np.int8)
-    arrays = [x.ravel() for x in (below, *parameters)]
-    # Whole planes in 32 bits would take more memory than the results.
-    for block in _blocks(below.size):
-        parents, means, scales = (x[block].astype(np.int32) for x in arrays)
-        offset = MEANS * RATIO * parents - means
-        sign[block] = np.where(offset < 0, -1, 1)
-        offset = np.minimum(np.abs(offset), len(tables.digit_low) - 1)
-        index[block] = offset * SCALES + scales
-    return index, sign
+    offset = MEANS * RATIO * below.astype(np.int32) - means
+    sign = np.where(offset < 0, np.int8(-1), np.int8(1))
+    offset = np.minimum(np.abs(offset), len(tables.digit_low) - 1)
+    # NumPy would convert other indices to this type with every table.
+    return offset.astype(np.intp) * SCALES + scales, sign
 
 
 class _Coded(NamedTuple):
@@ -355,44 +353,48 @@ class _Coded(NamedTuple):
 class _Digits:
     """The digits of a plane above 0.
 
-    A digit's trits are steps of the plane: step i < n is the only or the first trit of element i,
-    and further ones are the second trits of the elements that have them.
+    Steps of the plane are the only or first trits of the digits that are coded, then the second
+    trits of those that have them.
 
     Args:
       tables: tables of probabilities.
-      index, sign: results of `_outward`.
-      below: integers of the plane below.
+      parameters: parameters of the plane.
+      below: integers of the plane below, of their shape.
       plane: number of the plane.
     """
 
-    def __init__(
-        self,
-        tables: PlaneTables,
-        index: np.ndarray,
-        sign: np.ndarray,
-        below: np.ndarray,
-        plane: int,
-    ):
+    def __init__(self, tables: PlaneTables, parameters: Parameters, below: np.ndarray, plane: int):
         self._tables, self._below, self._plane = tables, below, plane
-        self._index, self._sign = index, sign
-        # Digits count outward.
-        self._digits = np.full(len(index), _UNKNOWN, np.int8)
-        self._halved = _nonzero(tables.second_order.take(index))
-        # Each step's index of the tables of trits.
-        second = index[self._halved] + np.uint16(tables.second_order.size)
-        self._trits = np.concatenate([index, second])
-        gains = tables.trits.order.take(self._trits)
+        self._index = np.empty(below.size, np.uint16)
+        self._sign = np.empty(below.size, np.int8)
+        # Element, index of the tables of trits and gain of the first and of the second steps.
+        first: list[tuple[np.ndarray, ...]] = []
+        second: list[tuple[np.ndarray, ...]] = []
+        trits, self._total = tables.trits, 0
+        kinds = ((first, tables.digit_coded, 0), (second, trits.halved, tables.digit_coded.size))
+        arrays = [x.ravel() for x in (below, *parameters)]
+        # Whole planes in larger types would take more memory than the results.
+        for block in _blocks(below.size):
+            entries, self._sign[block] = _outward(tables, *(x[block] for x in arrays))
+            self._index[block] = entries
+            for steps, present, offset in kinds:
+                found = np.flatnonzero(present.take(entries))
+                own = entries[found] + offset
+                self._total += int(trits.bits.take(own).sum(dtype=np.int64))
+                elements = (found + block.start).astype(np.int32)
+                steps.append((elements, own.astype(np.uint16), trits.order.take(own)))
+        firsts = sum(len(part) for part, *_ in first)
+        self._elements, self._trits, gains = map(np.concatenate, zip(*first, *second))
         self._order = _ordered(gains)
+        # Digits count outward.
+        self._digits = np.zeros(below.size, np.int8)
+        self._digits[self._elements[:firsts]] = _UNKNOWN
         # All first trits that have a second come before this step.
-        last = gains[len(index) :].max(initial=0)
-        self._first_second = int(np.count_nonzero(gains[: len(index)] >= last))
+        last = gains[firsts:].max(initial=0)
+        self._first_second = int(np.count_nonzero(gains[:firsts] >= last))
         # Steps that are done, and their expected bits, without those after the last coded trit.
         self._count = self._spent = self._reached = 0
         self._coded = _Coded(*(np.zeros(0, np.int64) for _ in range(3)))
-        self._total = sum(
-            int(tables.digit_entropy.take(index[block]).sum(dtype=np.int64))
-            for block in _blocks(len(index))
-        )
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         """Codes the digits."""
@@ -434,18 +436,16 @@ class _Digits:
           digits: digits of the encoder, None in a decoder.
         """
         count, spent = len(order), int(bits[-1])
-        elements = order
-        if (second := order >= len(self._index)).any():
-            elements = order.copy()
-            elements[second] = self._halved[order[second] - len(self._index)]
+        elements = self._elements[order]
+        if self._count >= self._first_second:
             # A digit that its first trit determines has no second one.
             left = self._digits[elements] >= _UNKNOWN
             elements, trits, bits = elements[left], trits[left], bits[left]
         self._coded = _Coded(elements, trits, bits)
         tables, symbols = self._tables.trits, None
         if digits is not None:
-            symbols = 1 + digits[elements]
-            symbols = np.where(tables.halved.take(trits), symbols // 2, symbols)
+            # The first of two trits is 1 for the outward digit alone.
+            symbols = 1 + digits[elements] >> tables.halved.take(trits).view(np.int8)
         received = yield _Request(tables.low.take(trits), tables.high.take(trits), symbols)
         self._digits[elements] = self._states(received)
         self._reached = int(bits[-1]) if len(bits) else self._reached
@@ -497,15 +497,6 @@ def _widened(values: np.ndarray, depth: int) -> np.ndarray:
 def _blocks(count: int) -> list[slice]:
     """Returns slices of so many elements that temporary arrays stay small."""
     return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
-
-
-def _nonzero(values: np.ndarray) -> np.ndarray:
-    """Returns the indices of nonzero elements, int32, in less memory than those of NumPy."""
-    found = [
-        (np.flatnonzero(values[block]) + block.start).astype(np.int32)
-        for block in _blocks(len(values))
-    ]
-    return np.concatenate(found)
 
 
 def _layer_end() -> _Request:

@@ -9,6 +9,9 @@ In plane 0, the first trit of an integer is its side of the rounded mean. The ne
 where its distance from there ends, and 1 where it is larger. In planes above, the digit is the
 trit. A digit of a bit or more is coded in two: whether it is the outward one, and if not, which of
 the others. The first has most of the gain, and all first ones come before any second one.
+
+An element that is almost certainly at the rounded mean, or zero, is not coded: it has that value.
+Its `low` is 0.
 """
 
 from __future__ import annotations
@@ -35,6 +38,9 @@ ENTROPY_UNIT, EXPECTED_UNIT = 2.0**-11, 2.0**-14
 _LEAST, _LARGEST_OF_DIGITS, _LARGEST_OF_VALUES, _GAINS = -12.0, 0.0, 12.0, 256
 # Expected bits of the digits that are coded in two trits.
 HALVED_BITS = 1.0
+# Elements of fewer expected bits are not coded, if they are probably zero, or at the rounded mean.
+# More than half are, at no loss. An integer that is wrong costs more, since no digit corrects it.
+_LEAST_BITS_OF_DIGITS, _LEAST_BITS_OF_VALUES = 0.001, 0.0003
 
 
 class Trits(NamedTuple):
@@ -93,6 +99,16 @@ class PlaneTables:
     value_order: np.ndarray
 
     @functools.cached_property
+    def digit_coded(self) -> np.ndarray:
+        """Whether a digit is coded, bool; if not, it is 0."""
+        return self.digit_low > 0
+
+    @functools.cached_property
+    def value_coded(self) -> np.ndarray:
+        """Whether an integer of plane 0 is coded, bool; if not, it is the rounded mean."""
+        return self.value_low > 0
+
+    @functools.cached_property
     def trits(self) -> Trits:
         """Tables of first trits, then those of second ones at the same indices."""
         second = self.second_order > 0
@@ -147,6 +163,8 @@ def _digits():
     second_gain = others.prod(-1) / np.maximum(second_entropy, 1e-9)
     halved = (entropy >= HALVED_BITS) & (_order(first_gain) > _order(second_gain.max()))
     low, high = _cumulative(p)
+    certain = (entropy < _LEAST_BITS_OF_DIGITS) & (p[..., 1] > 0.5)
+    entropy, low = np.where(certain, 0.0, entropy), np.where(certain, np.uint16(0), low)
     next_p = _thirds(offsets + np.arange(-1, 2), 1 / 3, scales[:, None])
     rest = (next_p[..., 2] - next_p[..., 0]) / 3
     return {
@@ -176,6 +194,8 @@ def _values():
     variance = (p * (values - mean[..., None]) ** 2).sum(-1)
     entropy = _entropy(p)
     low, high = _cumulative(sides)
+    certain = (entropy < _LEAST_BITS_OF_VALUES) & (sides[..., 1] > 0.5)
+    low = np.where(certain, np.uint16(0), low)
     stop = []
     for tail in (p[..., :reach][..., ::-1], p[..., reach + 1 :]):
         beyond = np.cumsum(tail[..., ::-1], -1)[..., ::-1]

@@ -304,8 +304,19 @@ class Integers {
       const fraction = means[k] - MEANS * this._origin[k] + MEANS / 2;
       this._index[k] = fraction * SCALES + scales[k];
     }
-    this._order = ordered(Uint8Array.from(this._index, (entry) => tables.value_order[entry]));
+    const coded = Uint32Array.from(this._index.keys()).filter((k) => this._coded(k));
+    const gains = Uint8Array.from(coded, (k) => tables.value_order[this._index[k]]);
+    this._order = ordered(gains).map((k) => coded[k]);
     this._distance = new Int8Array(means.length);
+  }
+
+  /**
+   * Whether an element is coded; if not, it is the rounded mean.
+   *
+   * @param {number} element
+   */
+  _coded(element) {
+    return this._tables.value_low[this._index[element]] > 0;
   }
 
   /** @returns {Generator<Run, void, void>} */
@@ -360,7 +371,9 @@ class Integers {
       found[element] = this._origin[element] + distance + excess;
     };
     if (round === 0) {
-      for (let k = 0; k < found.length; k++) found[k] = this._means[k] / MEANS;
+      for (let k = 0; k < found.length; k++) {
+        found[k] = this._coded(k) ? this._means[k] / MEANS : this._origin[k];
+      }
       for (let k = 0; k < count; k++) place(this._order[k], symbols[k] - 1, symbols[k] !== 1);
       return found;
     }
@@ -395,8 +408,8 @@ const HALF = 3;
 /**
  * The digits of a plane above 0, which count outward from the mean.
  *
- * Their trits are steps: step k < n is the only or the first trit of element k, and further ones are
- * the second trits of the elements that have them.
+ * Their trits are steps: the only or first ones of the digits that are coded, then the second ones of
+ * those that have them. A digit that is not coded is 0.
  */
 class Digits {
   /**
@@ -417,30 +430,38 @@ class Digits {
     this._sign = new Int8Array(size);
     this._total = 0;
     let seconds = 0;
+    /** Number of digits that are coded. */
+    this._coded = 0;
     for (let k = 0; k < size; k++) {
       const offset = MEANS * RATIO * below[k] - parameters.means[k];
       this._sign[k] = offset < 0 ? -1 : 1;
-      this._index[k] = Math.min(Math.abs(offset), largest) * SCALES + parameters.scales[k];
-      this._total += tables.digit_entropy[this._index[k]];
-      if (tables.second_order[this._index[k]] > 0) seconds++;
+      const entry = Math.min(Math.abs(offset), largest) * SCALES + parameters.scales[k];
+      this._index[k] = entry;
+      if (tables.digit_low[entry] === 0) continue;
+      this._coded++;
+      this._total += tables.digit_entropy[entry];
+      if (tables.second_order[entry] > 0) seconds++;
     }
-    const gains = new Uint8Array(size + seconds);
-    /** Elements of the second trits. */
-    this._halved = new Uint32Array(seconds);
+    const gains = new Uint8Array(this._coded + seconds);
+    /** Elements of the steps. */
+    this._elements = new Uint32Array(gains.length);
     let best = 0;
-    seconds = 0;
+    let first = 0;
+    let second = this._coded;
     for (let k = 0; k < size; k++) {
-      gains[k] = tables.digit_order[this._index[k]];
-      const second = tables.second_order[this._index[k]];
-      if (second === 0) continue;
-      this._halved[seconds] = k;
-      gains[size + seconds++] = second;
-      best = Math.max(best, second);
+      const entry = this._index[k];
+      if (tables.digit_low[entry] === 0) continue;
+      this._elements[first] = k;
+      gains[first++] = tables.digit_order[entry];
+      if (tables.second_order[entry] === 0) continue;
+      this._elements[second] = k;
+      gains[second++] = tables.second_order[entry];
+      best = Math.max(best, tables.second_order[entry]);
     }
     this._order = ordered(gains);
     /** Number of steps before the first second trit; all that have a second one are among them. */
     this._firsts = 0;
-    for (let k = 0; k < size; k++) if (gains[k] >= best) this._firsts++;
+    for (let k = 0; k < this._coded; k++) if (gains[k] >= best) this._firsts++;
     /** Places in the order of the steps of each run. @type {Uint32Array[]} */
     this._places = [];
     /** @type {Run[]} */
@@ -462,7 +483,7 @@ class Digits {
     const found = run(this, this._runs.length, places.length, (start, stop, low, high) => {
       for (let k = start; k < stop; k++) {
         const entry = this._index[this._element(places[k])];
-        const second = this._order[places[k]] >= this._index.length;
+        const second = this._order[places[k]] >= this._coded;
         const halved = second_order[entry] > 0;
         low[k - start] = second
           ? Math.floor((digit_low[entry] * 65536) / digit_high[entry])
@@ -481,8 +502,7 @@ class Digits {
    * @param {number} place of the step in the order.
    */
   _element(place) {
-    const step = this._order[place];
-    return step < this._index.length ? step : this._halved[step - this._index.length];
+    return this._elements[this._order[place]];
   }
 
   /**
@@ -494,7 +514,7 @@ class Digits {
     const { first_entropy, digit_entropy } = this._tables;
     const entry = this._index[this._element(place)];
     const first = first_entropy[entry];
-    return this._order[place] < this._index.length ? first : digit_entropy[entry] - first;
+    return this._order[place] < this._coded ? first : digit_entropy[entry] - first;
   }
 
   /**
@@ -505,7 +525,8 @@ class Digits {
    * @param {number} count number of them that had come.
    */
   _states(round, symbols, count) {
-    const states = new Int8Array(this._index.length).fill(UNKNOWN);
+    const states = new Int8Array(this._index.length);
+    for (let k = 0; k < this._coded; k++) states[this._elements[k]] = UNKNOWN;
     for (let r = 0; r <= round && r < this._places.length; r++) {
       const places = this._places[r];
       const known = r < round ? this._runs[r].symbols : symbols;

@@ -42,6 +42,9 @@ def random_model() -> StoredModel:
     model = ProgressiveModel(config)
     for variable in model.trainable_variables:
         variable.assign_add(tf.random.normal(variable.shape, stddev=0.05))
+        if variable.name.endswith("output/bias:0"):
+            # The last channel has the smallest scale, at which most elements are not coded.
+            variable[-1].assign(-10.0)
     weights = {v.name.removesuffix(":0"): v.numpy() for v in model.trainable_variables}
     return StoredModel.rounded(config, weights)
 
