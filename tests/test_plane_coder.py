@@ -11,9 +11,9 @@ from sae.coding import plane_coder
 from sae.coding.context_models import ContextModels, Parameters
 from sae.coding.plane_coder import PlaneCoder
 from sae.model import integer_context
-from sae.model.integer_context import float_kernels, integer_kernels
+from sae.model.integer_context import SCALES, float_kernels, integer_kernels
 from sae.model.model_store import StoredModel
-from sae.model.plane_tables import ENTROPY_UNIT, PlaneTables
+from sae.model.plane_tables import ENTROPY_UNIT, Counts, PlaneTables
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, RATIO
 from sae.model.quantization import nested
@@ -192,6 +192,35 @@ def test_certain_elements_are_not_coded(model):
     certain = [0, 2, 4]
     for plane in code.planes:
         assert not plane[..., certain].any() and plane.any((0, 1)).sum() > plane.shape[-1] // 3
+
+
+def test_tables_have_the_frequencies_that_were_counted():
+    rng, count, scale = np.random.default_rng(9), 400_000, 30
+    counts = Counts()
+    # Half of the digits of a parent 1 are -1. Its center is above the mean.
+    digits = rng.choice([-1, 0, 1], count, p=[0.5, 0.2, 0.3])
+    counts.add_digits(digits, *(np.full(count, k) for k in (1, 3 * 8 - 4, scale)))
+    # Those of a parent -1 are the mirror image.
+    counts.add_digits(-digits, *(np.full(count, k) for k in (-1, 4 - 3 * 8, scale)))
+    values = rng.choice([-20, 2, 3, 4, 5], count, p=[0.1, 0.3, 0.2, 0.3, 0.1])
+    counts.add_values(values, np.full(count, 3 * 8 + 1), np.full(count, scale))
+    assert counts.digits.sum() == 2 * count and counts.sides.sum() == count
+    tables, usual = PlaneTables.computed(counts), PlaneTables.computed()
+    assert tables.digit_low[4, scale] / 65536 == pytest.approx(0.5, abs=5e-3)
+    assert tables.digit_high[4, scale] / 65536 == pytest.approx(0.7, abs=5e-3)
+    entropy = -sum(p * np.log2(p) for p in (0.5, 0.2, 0.3))
+    assert tables.digit_entropy[4, scale] * ENTROPY_UNIT == pytest.approx(entropy, abs=0.01)
+    entry = (1 + 4) * SCALES + scale
+    assert tables.value_low.ravel()[entry] / 65536 == pytest.approx(0.4, abs=5e-3)
+    assert tables.value_high.ravel()[entry] / 65536 == pytest.approx(0.6, abs=5e-3)
+    # Three in four of those above are at a distance of 1, three in four of those below as well.
+    above, below = tables.value_stop[1, entry] / 65536, tables.value_stop[0, entry] / 65536
+    np.testing.assert_allclose(above[:2], [0.75, 1.0], atol=5e-3)
+    np.testing.assert_allclose(below[:2], [0.75, 0.0], atol=5e-3)
+    assert below[-1] == pytest.approx(1 / 8, abs=5e-3)
+    # Nothing else differs.
+    assert (tables.digit_low != usual.digit_low).sum() == 1
+    assert (tables.value_low != usual.value_low).sum() == 1
 
 
 def test_tables_are_probabilities():

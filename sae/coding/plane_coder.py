@@ -17,8 +17,14 @@ import numpy as np
 
 from sae.coding import range_coder
 from sae.coding.context_models import ContextModels, Parameters
-from sae.model.integer_context import MEANS, SCALES
-from sae.model.plane_tables import EXPECTED_UNIT, LARGEST_DISTANCE, PlaneTables
+from sae.model.integer_context import MEANS
+from sae.model.plane_tables import (
+    EXPECTED_UNIT,
+    LARGEST_DISTANCE,
+    PlaneTables,
+    digit_entries,
+    value_entries,
+)
 from sae.model.progressive_config import PLANES, RATIO
 
 # Named layers end after these shares of the expected bits of a plane above 0.
@@ -249,11 +255,9 @@ class _Integers:
     """The integers of a part of plane 0."""
 
     def __init__(self, tables: PlaneTables, parameters: Parameters):
-        means, self._shape = parameters.means.ravel().astype(np.int32), parameters.means.shape
+        means, self._shape = parameters.means.ravel(), parameters.means.shape
         self._stop = tables.value_stop
-        self._origin = (means + MEANS // 2) // MEANS
-        fraction = means - MEANS * self._origin + MEANS // 2
-        self._index = fraction * SCALES + parameters.scales.ravel()
+        self._origin, self._index = value_entries(means, parameters.scales.ravel())
         uncertain = np.flatnonzero(tables.value_coded.take(self._index))
         self._means = self._origin.astype(np.float32)
         self._means[uncertain] = means[uncertain] / np.float32(MEANS)
@@ -317,25 +321,6 @@ class _Integers:
         return found.astype(np.float32).reshape(self._shape)
 
 
-def _outward(tables, below, means, scales):
-    """Returns the elements of a plane above 0 as indices of tables, whose digits count outward.
-
-    Args:
-      tables: tables of probabilities.
-      below: integers of the plane below, [n].
-      means, scales: parameters of the plane, [n].
-
-    Returns:
-      entries: indices of the tables, intp [n].
-      sign: signs of the outward direction, int8 [n].
-    """
-    offset = MEANS * RATIO * below.astype(np.int32) - means
-    sign = np.where(offset < 0, np.int8(-1), np.int8(1))
-    offset = np.minimum(np.abs(offset), len(tables.digit_low) - 1)
-    # NumPy would convert other indices to this type with every table.
-    return offset.astype(np.intp) * SCALES + scales, sign
-
-
 class _Coded(NamedTuple):
     """The trits that are being coded.
 
@@ -375,7 +360,7 @@ class _Digits:
         arrays = [x.ravel() for x in (below, *parameters)]
         # Whole planes in larger types would take more memory than the results.
         for block in _blocks(below.size):
-            entries, self._sign[block] = _outward(tables, *(x[block] for x in arrays))
+            entries, self._sign[block] = digit_entries(*(x[block] for x in arrays))
             self._index[block] = entries
             for steps, present, offset in kinds:
                 found = np.flatnonzero(present.take(entries))

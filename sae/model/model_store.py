@@ -56,10 +56,13 @@ class StoredModel:
             for name, weight in weights.items()
             if not name.startswith("plane_")
         }
-        arrays |= integer_kernels(weights)
-        tables = PlaneTables.computed()
-        arrays |= {_TABLES + name: table for name, table in dataclasses.asdict(tables).items()}
-        return cls(config, arrays)
+        model = cls(config, {**arrays, **integer_kernels(weights)})
+        return model.with_tables(PlaneTables.computed())
+
+    def with_tables(self, tables: PlaneTables) -> StoredModel:
+        """Returns the model with other tables of the symbols' probabilities."""
+        named = {_TABLES + name: table for name, table in dataclasses.asdict(tables).items()}
+        return StoredModel(self.config, {**self.arrays, **named})
 
     def unfitting(self) -> str | None:
         """Returns the name of an array that another architecture has, None where all fit."""

@@ -3,7 +3,7 @@
 An element has a logistic distribution. `sae.model.integer_context` gives its mean in eighths of a
 step and the index of its scale. All else comes from these tables, so that logarithms and
 exponentials of different machines need not agree. They are computed once and stored with the
-weights.
+weights. Where symbols of photos were counted, their frequencies take the place of the logistic.
 
 In plane 0, the first trit of an integer is its side of the rounded mean. The next trits are 0
 where its distance from there ends, and 1 where it is larger. In planes above, the digit is the
@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sae.model.integer_context import MEANS, SCALE_RATIO, SCALES, SMALLEST_SCALE
+from sae.model.progressive_config import RATIO
 
 # Probabilities are multiples of 2^-16; the smallest is four of them.
 _TOTAL, _SMALLEST = 1 << 16, 4
@@ -41,6 +42,87 @@ HALVED_BITS = 1.0
 # Elements of fewer expected bits are not coded, if they are probably zero, or at the rounded mean.
 # More than half are, at no loss. An integer that is wrong costs more, since no digit corrects it.
 _LEAST_BITS_OF_DIGITS, _LEAST_BITS_OF_VALUES = 0.001, 0.0003
+# Number of counted symbols that have as much weight as the logistic.
+_PRIOR_COUNT = 100.0
+
+
+def value_entries(means: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rounded means, and the indices of the tables of plane 0, int32.
+
+    Args:
+      means, scales: parameters of elements, integers of one shape.
+    """
+    means = means.astype(np.int32)
+    origin = (means + MEANS // 2) // MEANS
+    return origin, (means - MEANS * origin + MEANS // 2) * SCALES + scales
+
+
+def digit_entries(
+    below: np.ndarray, means: np.ndarray, scales: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the tables of digits, intp, and the signs of outward, int8.
+
+    Args:
+      below: integers of the plane below.
+      means, scales: parameters of the elements, integers of that shape.
+    """
+    offset = MEANS * RATIO * below.astype(np.int32) - means
+    sign = np.where(offset < 0, np.int8(-1), np.int8(1))
+    offset = np.minimum(np.abs(offset), _LARGEST_OFFSET * MEANS)
+    # NumPy would convert other indices to this type with every table.
+    return offset.astype(np.intp) * SCALES + scales, sign
+
+
+class Counts:
+    """How often symbols occurred, by their indices of the tables.
+
+    Attributes:
+      digits: counts of the digits -1, 0 and 1, [entries, 3].
+      sides: counts of the sides of integers of plane 0, [entries, 3].
+      stops: counts of the distances that end and of those that do not, [2, entries, distances, 2].
+    """
+
+    def __init__(self) -> None:
+        self.digits = np.zeros(((_LARGEST_OFFSET * MEANS + 1) * SCALES, 3), np.int64)
+        self.sides = np.zeros((MEANS * SCALES, 3), np.int64)
+        self.stops = np.zeros((2, MEANS * SCALES, _DISTANCES, 2), np.int64)
+
+    def add_values(self, values: np.ndarray, means: np.ndarray, scales: np.ndarray) -> None:
+        """Counts the symbols of integers of plane 0.
+
+        Args:
+          values: the integers.
+          means, scales: their parameters, integers of that shape.
+        """
+        origin, entries = value_entries(means, scales)
+        distance = values - origin
+        _count(self.sides, entries, 1 + np.sign(distance))
+        for reached in range(1, LARGEST_DISTANCE):
+            going = np.abs(distance) >= reached
+            if not going.any():
+                break
+            above, entries, distance = distance[going] > 0, entries[going], distance[going]
+            column = min(reached, _DISTANCES) - 1
+            _count(self.stops, above * 1, entries, column, (np.abs(distance) > reached) * 1)
+
+    def add_digits(
+        self, digits: np.ndarray, below: np.ndarray, means: np.ndarray, scales: np.ndarray
+    ) -> None:
+        """Counts digits of a plane above 0.
+
+        Args:
+          digits: the digits.
+          below: integers of the plane below, of that shape.
+          means, scales: parameters of the elements, integers of that shape.
+        """
+        entries, sign = digit_entries(below, means, scales)
+        _count(self.digits, entries, 1 + sign * digits)
+
+
+def _count(counts, *index):
+    """Adds one to elements of counts, as often as they are named."""
+    places = np.ravel_multi_index(np.broadcast_arrays(*index), counts.shape)
+    counts += np.bincount(places.ravel(), minlength=counts.size).reshape(counts.shape)
 
 
 class Trits(NamedTuple):
@@ -144,15 +226,20 @@ class PlaneTables:
         return np.stack(excess[::-1], axis=-1)
 
     @classmethod
-    def computed(cls) -> PlaneTables:
-        """Returns the tables, computed in floating point, for storage."""
-        return cls(**_digits(), **_values())
+    def computed(cls, counts: Counts | None = None) -> PlaneTables:
+        """Returns the tables, computed in floating point, for storage.
+
+        Args:
+          counts: counts of symbols; none by default.
+        """
+        counts = counts or Counts()
+        return cls(**_digits(counts.digits), **_values(counts.sides, counts.stops))
 
 
-def _digits():
+def _digits(counts):
     scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
     offsets = np.arange(_LARGEST_OFFSET * MEANS + 1)[:, None, None] / MEANS
-    p = _thirds(offsets[..., 0], 1.0, scales)
+    p = _counted(_thirds(offsets[..., 0], 1.0, scales), counts)
     expected, entropy = p[..., 2] - p[..., 0], _entropy(p)
     gain = (p[..., 0] + p[..., 2] - expected**2) / np.maximum(entropy, 1e-9)
     # A first trit separates the outward digit from the others, a second one these from one another.
@@ -181,7 +268,7 @@ def _digits():
     }
 
 
-def _values():
+def _values(side_counts, stop_counts):
     scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
     means = (np.arange(MEANS)[:, None] - MEANS // 2) / MEANS
     reach = 512
@@ -190,18 +277,20 @@ def _values():
     p = _mass(centers - 0.5, centers + 0.5, scales[:, None])
     p /= p.sum(-1, keepdims=True)
     sides = np.stack([p[..., :reach].sum(-1), p[..., reach], p[..., reach + 1 :].sum(-1)], -1)
+    sides = _counted(sides, side_counts)
     mean = (p * values).sum(-1)
     variance = (p * (values - mean[..., None]) ** 2).sum(-1)
     entropy = _entropy(p)
     low, high = _cumulative(sides)
-    certain = (entropy < _LEAST_BITS_OF_VALUES) & (sides[..., 1] > 0.5)
+    certain = (_entropy(sides) < _LEAST_BITS_OF_VALUES) & (sides[..., 1] > 0.5)
     low = np.where(certain, np.uint16(0), low)
     stop = []
-    for tail in (p[..., :reach][..., ::-1], p[..., reach + 1 :]):
+    for tail, counted in zip((p[..., :reach][..., ::-1], p[..., reach + 1 :]), stop_counts):
         beyond = np.cumsum(tail[..., ::-1], -1)[..., ::-1]
         hazard = tail[..., :_DISTANCES] / np.maximum(beyond[..., :_DISTANCES], 1e-300)
         # Where the tail underflows, the distance ends.
         hazard = np.where(beyond[..., :_DISTANCES] < 1e-200, 1.0, hazard)
+        hazard = _counted(np.stack([hazard, 1 - hazard], -1), counted)[..., 0]
         stop.append(np.clip(np.rint(hazard * _TOTAL), _SMALLEST, _TOTAL - _SMALLEST))
     return {
         "value_low": low,
@@ -209,6 +298,12 @@ def _values():
         "value_stop": np.uint16(np.stack(stop)).reshape(2, -1, _DISTANCES),
         "value_order": _order(variance / np.maximum(entropy, 1e-9), _LARGEST_OF_VALUES),
     }
+
+
+def _counted(p, counts):
+    """Returns the means of probabilities after counts, which are those of p without any."""
+    counts = counts.reshape(p.shape)
+    return (counts + _PRIOR_COUNT * p) / (counts.sum(-1, keepdims=True) + _PRIOR_COUNT)
 
 
 def _thirds(centers, width, scales):

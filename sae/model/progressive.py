@@ -169,6 +169,15 @@ class ProgressiveModel(tf.Module):
         y = self._analysis(x)
         return tfc.upper_bound(tfc.lower_bound(y, -self._bounds), self._bounds)
 
+    def parameters(self, integers: Sequence[tf.Tensor]) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """Returns means, in steps of the plane, and scale indices of each plane, not rounded.
+
+        Args:
+          integers: rounded latent of each plane, [B, h, w, depth].
+        """
+        above = [context.parameters(integers[:p]) for p, context in enumerate(self._contexts, 1)]
+        return [self._first_context.parameters(integers[0]), *above]
+
     def code(self, y: tf.Tensor, gradient_scales: Sequence[tf.Tensor] | None = None) -> Planes:
         """Returns the planes of a latent, with their bits.
 
@@ -189,17 +198,17 @@ class ProgressiveModel(tf.Module):
             return bits + (change if gradient_scales is None else change * gradient_scales[plane])
 
         fixed = tf.stop_gradient(y)
-        parameters = self._first_context.parameters(integers[0])
-        cost = integer_cost(integers[0], fixed[..., : depths[0]], *parameters)
+        first, *above = self.parameters(integers)
+        cost = integer_cost(integers[0], fixed[..., : depths[0]], *first)
         bits, digits = [with_slope(0, *cost)], []
-        for p, context in enumerate(self._contexts, 1):
+        for p, parameters in enumerate(above, 1):
             unit = float(RATIO**p)
             parents = float(RATIO) * widened(integers[p - 1], depths[p])
             cost, parent_slope, expected = digit_cost(
                 integers[p] - parents,
                 parents,
                 unit * fixed[..., : depths[p]],
-                *context.parameters(integers[:p]),
+                *parameters,
             )
             # A channel that the plane below lacks has a constant parent.
             parent_slope = widened(parent_slope[..., : depths[p - 1]], depths[p])
@@ -226,11 +235,12 @@ class ProgressiveModel(tf.Module):
             )
             for p, depth in enumerate(depths)
         ]
-        cost = integer_cost(q[0], q[0], *self._first_context.parameters(q[0]))
+        first, *above = self.parameters(q)
+        cost = integer_cost(q[0], q[0], *first)
         bits, digits = [cost.bits], []
-        for p, context in enumerate(self._contexts, 1):
+        for p, parameters in enumerate(above, 1):
             parents = float(RATIO) * widened(q[p - 1], depths[p])
-            of_plane = relaxed_digit_bits(q[p], parents, *context.parameters(q[:p]))
+            of_plane = relaxed_digit_bits(q[p], parents, *parameters)
             bits.append(of_plane[0])
             digits.append(of_plane[1])
         return Planes(q, bits, digits)

@@ -27,6 +27,7 @@ import tensorflow as tf
 from sae.config import ProgressiveTrainingConfig
 from sae.errors import SaeError
 from sae.model.model_store import ModelStore, StoredModel
+from sae.model.plane_tables import PlaneTables
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
@@ -37,9 +38,12 @@ from sae.training.optimizer import SOAP
 from sae.training.patches import Patches
 from sae.training.residual import require_side
 from sae.training.state import differences
+from sae.training.symbol_counts import counted
 
 # Number of steps between two validations.
 _VALIDATE_EVERY = 2000
+# Number of batches whose symbols are counted for the tables.
+_COUNTED = 64
 
 
 def train(
@@ -155,6 +159,10 @@ class ProgressiveStage(loop.Stage):
                 "state, and train with a lower --learning_rate."
             )
         model = StoredModel.rounded(self._trainer.model.config, weights)
+        # These patches are as large as those of validation.
+        batches = iter(self._patches.dataset(self.batchsize, self.last_step))
+        counts = counted(model, self._patches.each(batches, min(_COUNTED, self.last_step)))
+        model = model.with_tables(PlaneTables.computed(counts))
         self._store.save(model, {**record, "photos": self._patches.counts})
 
 
