@@ -11,6 +11,8 @@ at the boundaries of intervals, and near them gradients of rate and distortion p
 The learning rate does not depend on the number of steps until it decays to zero at the end. The
 result is a moving average of the weights over the last part of the steps, by a power law (Karras et
 al., CVPR 2024).
+
+At the end, symbols in training patches are counted for the tables of the codec.
 """
 
 from __future__ import annotations
