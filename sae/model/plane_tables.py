@@ -39,8 +39,8 @@ ENTROPY_UNIT, EXPECTED_UNIT = 2.0**-11, 2.0**-14
 _LEAST, _LARGEST_OF_DIGITS, _LARGEST_OF_VALUES, _GAINS = -12.0, 0.0, 12.0, 256
 # Expected bits of the digits that are coded in two trits.
 HALVED_BITS = 1.0
-# Elements of fewer expected bits are not coded, if they are probably zero, or at the rounded mean.
-# More than half are, at no loss. An integer that is wrong costs more, since no digit corrects it.
+# Elements of fewer expected bits are not coded where they are probably zero, or the rounded mean.
+# That halves the symbols at no loss. A wrong integer costs more, since no digit corrects it.
 _LEAST_BITS_OF_DIGITS, _LEAST_BITS_OF_VALUES = 0.001, 0.0003
 # Number of counted symbols that have as much weight as the logistic.
 _PRIOR_COUNT = 100.0
