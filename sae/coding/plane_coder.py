@@ -258,12 +258,12 @@ class _Integers:
         means, self._shape = parameters.means.ravel(), parameters.means.shape
         self._stop = tables.value_stop
         self._origin, self._index = value_entries(means, parameters.scales.ravel())
-        uncertain = np.flatnonzero(tables.value_coded.take(self._index))
+        coded = np.flatnonzero(tables.value_coded.take(self._index))
         self._means = self._origin.astype(np.float32)
-        self._means[uncertain] = means[uncertain] / np.float32(MEANS)
-        self._order = uncertain[_ordered(tables.value_order.take(self._index[uncertain]))]
-        coded = self._index[self._order]
-        self._low, self._high = tables.value_low.take(coded), tables.value_high.take(coded)
+        self._means[coded] = means[coded] / np.float32(MEANS)
+        self._order = coded[_ordered(tables.value_order.take(self._index[coded]))]
+        entries = self._index[self._order]
+        self._low, self._high = tables.value_low.take(entries), tables.value_high.take(entries)
         self._excess = tables.value_excess
         # Distances from the rounded means are None until all sides are decoded. Those of the
         # elements in `_going` may be larger.

@@ -301,7 +301,7 @@ def _values(side_counts, stop_counts):
 
 
 def _counted(p, counts):
-    """Returns the means of probabilities after counts, which are those of p without any."""
+    """Returns frequencies, where p counts as `_PRIOR_COUNT` more symbols."""
     counts = counts.reshape(p.shape)
     return (counts + _PRIOR_COUNT * p) / (counts.sum(-1, keepdims=True) + _PRIOR_COUNT)
 
