@@ -10,6 +10,7 @@ symbols and receives the symbols.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
@@ -29,10 +30,13 @@ from sae.model.progressive_config import PLANES, RATIO
 
 # Named layers end after these shares of the expected bits of a plane above 0.
 LAYER_SHARES = (2 / 3, 1.0)
-# Number of trits that are coded at once.
-_BLOCK = 1 << 16
-# States of a digit that is not decoded, or not the outward one; other states are values.
-_UNKNOWN, _HALF = 2, 3
+# Numbers of trits that are coded, and of elements that are sorted, at once.
+_BLOCK, _SORTED = 1 << 16, 1 << 22
+# States of a digit: -1, 0, 1, not decoded, and not the outward one. These are their centers.
+_UNKNOWN, _INWARD = 2, 3
+_CENTERS = np.array([-1, 0, 1, 0, -0.5], np.float32)
+# States after the symbols of an only or a second trit, then after those of a first one.
+_STATES = np.array([-1, 0, 1, _INWARD, 1], np.int8)
 
 
 class Code(NamedTuple):
@@ -99,13 +103,15 @@ class PlaneCoder:
 
     def _targets(self, y):
         """Returns the integers of the planes of a latent."""
-        bound = float(np.iinfo(np.int16).max // RATIO)
-        targets = []
-        for plane, depth in enumerate(self.context.depths):
+        depths, target = self.context.depths, y * np.float32(RATIO ** (PLANES - 1))
+        np.rint(target, out=target)
+        bound = np.iinfo(np.int16).max // RATIO
+        np.clip(target, -bound, bound, out=target)
+        targets = [target.astype(np.int16)]
+        for depth in reversed(depths[:-1]):
             # Successive rounding by odd ratios equals a single rounding.
-            scaled = np.rint(y[..., :depth] * np.float32(RATIO**plane))
-            targets.append(np.clip(scaled, -bound, bound).astype(np.int16))
-        return targets
+            targets.append((targets[-1][..., :depth] + RATIO // 2) // RATIO)
+        return targets[::-1]
 
     def decoder(self, height: int, width: int) -> PlaneDecoder:
         """Returns a decoder of latents [height, width, depth]."""
@@ -325,21 +331,21 @@ class _Coded(NamedTuple):
     """The trits that are being coded.
 
     Attributes:
+      steps: their steps.
       elements: their elements.
-      trits: their indices of the tables of trits.
-      bits: the plane's expected bits up to and with each of them.
+      halved: whether they have a second trit, bool.
     """
 
+    steps: np.ndarray
     elements: np.ndarray
-    trits: np.ndarray
-    bits: np.ndarray
+    halved: np.ndarray
 
 
 class _Digits:
     """The digits of a plane above 0.
 
-    Steps of the plane are the only or first trits of the digits that are coded, then the second
-    trits of those that have them.
+    Steps of the plane are the only or first trits of the digits that are coded, and the second
+    trits of those that have them, in the order of coding.
 
     Args:
       tables: tables of probabilities.
@@ -352,55 +358,64 @@ class _Digits:
         self._tables, self._below, self._plane = tables, below, plane
         self._index = np.empty(below.size, np.uint16)
         self._sign = np.empty(below.size, np.int8)
-        # Element, index of the tables of trits and gain of the first and of the second steps.
-        first: list[tuple[np.ndarray, ...]] = []
-        second: list[tuple[np.ndarray, ...]] = []
-        trits, self._total = tables.trits, 0
-        kinds = ((first, tables.digit_coded, 0), (second, trits.halved, tables.digit_coded.size))
+        # Elements, and indices of the tables of trits, of the first and of the second trits.
+        firsts: list[tuple[np.ndarray, np.ndarray]] = []
+        seconds: list[tuple[np.ndarray, np.ndarray]] = []
         arrays = [x.ravel() for x in (below, *parameters)]
         # Whole planes in larger types would take more memory than the results.
         for block in _blocks(below.size):
             entries, self._sign[block] = digit_entries(*(x[block] for x in arrays))
             self._index[block] = entries
-            for steps, present, offset in kinds:
-                found = np.flatnonzero(present.take(entries))
-                own = entries[found] + offset
-                self._total += int(trits.bits.take(own).sum(dtype=np.int64))
-                elements = (found + block.start).astype(np.int32)
-                steps.append((elements, own.astype(np.uint16), trits.order.take(own)))
-        firsts = sum(len(part) for part, *_ in first)
-        self._elements, self._trits, gains = map(np.concatenate, zip(*first, *second))
-        self._order = _ordered(gains)
+            elements = np.flatnonzero(tables.digit_coded.take(entries))
+            trits = entries.take(elements)
+            elements += block.start
+            halved = np.flatnonzero(tables.trits.halved.take(trits))
+            halves = elements.take(halved), trits.take(halved) + tables.digit_coded.size
+            for steps, part in ((firsts, (elements, trits)), (seconds, halves)):
+                steps.append((part[0].astype(np.int32), part[1].astype(np.uint16)))
+        elements, trits = map(np.concatenate, zip(*firsts, *seconds))
         # Digits count outward.
         self._digits = np.zeros(below.size, np.int8)
-        self._digits[self._elements[:firsts]] = _UNKNOWN
+        self._digits[elements[: sum(len(part) for part, _ in firsts)]] = _UNKNOWN
+        order = _ordered(tables.trits.order.take(trits))
+        self._elements, self._trits = elements[order], trits[order]
         # All first trits that have a second come before this step.
-        last = gains[firsts:].max(initial=0)
-        self._first_second = int(np.count_nonzero(gains[:firsts] >= last))
-        # Steps that are done, and their expected bits, without those after the last coded trit.
-        self._count = self._spent = self._reached = 0
-        self._coded = _Coded(*(np.zeros(0, np.int64) for _ in range(3)))
+        second = self._trits >= tables.digit_coded.size
+        self._first_second = int(np.append(second, True).argmax())
+        self._total = self._bits(len(trits))
+        # Steps that are done, also without those after the last coded trit.
+        self._count = self._reached = 0
+        self._coded = _Coded(*np.zeros((3, 0), np.uint8))
 
     def code(self, target: np.ndarray | None) -> Generator[_Request, np.ndarray, None]:
         """Codes the digits."""
         digits = None if target is None else self._outward_digits(target)
-        ends = [share * self._total for share in LAYER_SHARES[:-1]]
-        while self._count < len(self._order):
-            # A second trit is coded in a later block than the first one, on which it depends.
-            stop = self._first_second if self._count < self._first_second else len(self._order)
-            order = self._order[self._count : min(self._count + _BLOCK, stop)]
-            # NumPy would convert indices to this type with every table.
-            trits = self._trits[order].astype(np.intp)
-            bits = self._spent + np.cumsum(self._tables.trits.bits.take(trits), dtype=np.int64)
-            layer = bool(ends) and bits[-1] >= ends[0]
-            if layer:
-                count = int(np.searchsorted(bits, ends.pop(0))) + 1
-                order, trits, bits = order[:count], trits[:count], bits[:count]
-            yield from self._code_block(order, trits, bits, digits)
-            if layer:
-                yield _layer_end()
-        for _ in range(len(ends) + 1):
+        ends = [self._steps(share * self._total) for share in LAYER_SHARES[:-1]]
+        for end in (*ends, len(self._trits)):
+            while self._count < end:
+                stop = min(self._count + _BLOCK, end)
+                # A second trit is coded in a later block than the first one, on which it depends.
+                if self._count < self._first_second:
+                    stop = min(stop, self._first_second)
+                yield from self._code_block(stop, digits)
             yield _layer_end()
+
+    def _bits(self, steps):
+        """Returns the expected bits of so many first steps."""
+        return sum(int(self._block_bits(block).sum(dtype=np.int64)) for block in _blocks(steps))
+
+    def _steps(self, bits):
+        """Returns the smallest number of first steps that have so many expected bits."""
+        for block in _blocks(len(self._trits)):
+            reached = np.cumsum(self._block_bits(block), dtype=np.int64)
+            if reached[-1] >= bits:
+                return block.start + int(np.searchsorted(reached, bits)) + 1
+            bits -= int(reached[-1])
+        return len(self._trits)
+
+    def _block_bits(self, block):
+        """Returns the expected bits of each step of a block."""
+        return self._tables.trits.bits.take(self._trits[block])
 
     def _outward_digits(self, target):
         """Returns the digits of a target, int8, in raster order."""
@@ -411,37 +426,35 @@ class _Digits:
             digits[block] *= self._sign[block]
         return digits
 
-    def _code_block(self, order, trits, bits, digits):
-        """Codes the trits of steps.
+    def _code_block(self, stop, digits):
+        """Codes the trits of the next steps.
 
         Args:
-          order: the steps.
-          trits: their indices of the tables of trits.
-          bits: the plane's expected bits up to and with each step.
+          stop: number of steps that are done with them.
           digits: digits of the encoder, None in a decoder.
         """
-        count, spent = len(order), int(bits[-1])
-        elements = self._elements[order]
+        block, steps = slice(self._count, stop), np.arange(self._count, stop)
+        # NumPy would convert other indices to this type with every table.
+        elements, trits = (x[block].astype(np.intp) for x in (self._elements, self._trits))
         if self._count >= self._first_second:
             # A digit that its first trit determines has no second one.
-            left = self._digits[elements] >= _UNKNOWN
-            elements, trits, bits = elements[left], trits[left], bits[left]
-        self._coded = _Coded(elements, trits, bits)
+            left = self._digits.take(elements) >= _UNKNOWN
+            steps, elements, trits = steps[left], elements[left], trits[left]
         tables, symbols = self._tables.trits, None
+        self._coded = _Coded(steps, elements, tables.halved.take(trits))
         if digits is not None:
             # The first of two trits is 1 for the outward digit alone.
-            symbols = 1 + digits[elements] >> tables.halved.take(trits).view(np.int8)
+            symbols = 1 + digits.take(elements) >> self._coded.halved.view(np.int8)
         received = yield _Request(tables.low.take(trits), tables.high.take(trits), symbols)
         self._digits[elements] = self._states(received)
-        self._reached = int(bits[-1]) if len(bits) else self._reached
-        self._coded = _Coded(elements[:0], trits[:0], bits[:0])
-        self._spent = spent
-        self._count += count
+        self._reached = int((steps + 1).max(initial=self._reached))
+        self._coded = _Coded(*(x[:0] for x in self._coded))
+        self._count = stop
 
     def _states(self, symbols):
-        """Returns the states of digits after the first symbols of a request."""
-        halved = self._tables.trits.halved.take(self._coded.trits[: len(symbols)])
-        return np.where(halved, np.where(symbols > 0, 1, _HALF), symbols.astype(np.int8) - 1)
+        """Returns the states of digits after the first symbols of a request, int8."""
+        halved = self._coded.halved[: len(symbols)].view(np.uint8)
+        return _STATES.take(symbols + np.uint8(RATIO) * halved)
 
     def refined(self) -> np.ndarray:
         """Returns the integers of this plane when all are coded."""
@@ -451,25 +464,23 @@ class _Digits:
     def decoded(self, symbols: np.ndarray) -> PartialLatent:
         """Returns the partly decoded latent in this plane's channels."""
         tables, step = self._tables, np.float32(RATIO**-self._plane)
+        unit = np.float32(EXPECTED_UNIT) * step
         states = self._digits.copy()
         states[self._coded.elements[: len(symbols)]] = self._states(symbols)
         y_hat, expected = np.empty((2, len(states)), np.float32)
         below = self._below.ravel()
         # Whole planes would take more memory.
         for block in _blocks(len(states)):
-            index, sign, state = self._index[block], self._sign[block], states[block]
-            digit = np.select([state == _UNKNOWN, state == _HALF], [0, -0.5], state)
-            means = np.select(
-                [state == _UNKNOWN, state == _HALF],
-                [tables.digit_expected.take(index), tables.half_expected.take(index)],
-                tables.digit_rest.take(RATIO * index.astype(np.int32) + 1 + np.minimum(state, 1)),
-            )
-            y_hat[block] = (RATIO * below[block] + digit * sign) * step
-            expected[block] = means * sign * (np.float32(EXPECTED_UNIT) * step)
+            sign, column = self._sign[block], states[block].astype(np.intp) + 1
+            digits = _CENTERS.take(column) * sign
+            column += len(_CENTERS) * self._index[block].astype(np.intp)
+            y_hat[block] = (RATIO * below[block] + digits) * step
+            expected[block] = tables.expected.take(column) * sign * unit
         level = float(self._plane)
         if (states >= _UNKNOWN).any():
-            reached = int(self._coded.bits[len(symbols) - 1]) if len(symbols) else self._reached
-            level += reached / max(1, self._total) - 1
+            done = self._coded.steps[: len(symbols)] + 1
+            reached = int(done.max(initial=self._reached))
+            level += self._bits(reached) / max(1, self._total) - 1
         shape = self._below.shape
         return PartialLatent(y_hat.reshape(shape), expected.reshape(shape), level)
 
@@ -479,9 +490,9 @@ def _widened(values: np.ndarray, depth: int) -> np.ndarray:
     return np.pad(values, ((0, 0), (0, 0), (0, depth - values.shape[-1])))
 
 
-def _blocks(count: int) -> list[slice]:
-    """Returns slices of so many elements that temporary arrays stay small."""
-    return [slice(start, start + _BLOCK) for start in range(0, count, _BLOCK)]
+def _blocks(count: int, size: int = _BLOCK) -> list[slice]:
+    """Returns slices of at most `size` elements, so that temporary arrays stay small."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def _layer_end() -> _Request:
@@ -491,20 +502,19 @@ def _layer_end() -> _Request:
 
 
 def _ordered(gains: np.ndarray) -> np.ndarray:
-    """Returns the indices of elements, largest gain first, ties in raster order, int32 [n].
+    """Returns the indices of elements, largest gain first, ties in raster order, integers [n].
 
     Args:
       gains: gains of the elements, uint8 [n].
     """
-    # A counting sort in blocks takes less memory than NumPy's indices of 64 bits.
-    blocks = _blocks(len(gains))
-    counts = np.array([np.bincount(~gains[block], minlength=256) for block in blocks])
-    ranks = np.cumsum(counts, 0) - counts
-    ranks += np.cumsum(counts.sum(0)) - counts.sum(0)
-    order = np.empty(len(gains), np.int32)
-    for block, count, rank in zip(blocks, counts, ranks):
-        indices = np.argsort(~gains[block], kind="stable")
-        # Equal gains of a block stay together.
-        places = np.repeat(rank - np.cumsum(count) + count, count) + np.arange(len(indices))
-        order[places] = indices + block.start
-    return order
+    if len(gains) <= _SORTED:
+        return np.argsort(~gains, kind="stable")
+    # NumPy's indices have 64 bits, and sorting takes as many again.
+    parts = []
+    for block in _blocks(len(gains), _SORTED):
+        keys = ~gains[block]
+        order = np.argsort(keys, kind="stable")
+        ends = np.searchsorted(keys.take(order), np.arange(1, 256, dtype=np.uint8))
+        parts.append(np.split((order + block.start).astype(np.int32), ends))
+    # Equal gains of all blocks come together.
+    return np.concatenate(list(itertools.chain(*zip(*parts))))

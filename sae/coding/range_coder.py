@@ -146,8 +146,8 @@ class Decoder:
         """Returns the symbols of the bytes with a continuation, up to the first invalid one."""
         position = self._mirror.position()
         start = _WORD_BYTES * position.words
-        # No block takes more words than this.
-        stop = start + 8 * len(probabilities) + _STATE_BYTES
+        # A symbol takes at most one word.
+        stop = start + _WORD_BYTES * len(probabilities) + _STATE_BYTES
         data = bytes(self._data[start:stop])
         data += padding * (-len(data) % _WORD_BYTES + _STATE_BYTES)
         words = np.frombuffer(data, ">u4").astype(np.uint32)
@@ -168,11 +168,9 @@ class Decoder:
 
 def _probabilities(low, high):
     """Returns the probabilities of the three values, float64 [n, 3]."""
-    p = np.empty((len(low), 3))
-    p[:, 0] = low
-    p[:, 1] = high
-    p[:, 1] -= p[:, 0]
-    p[:, 2] = 65536
-    p[:, 2] -= high
-    p *= 2.0**-16
+    p, unit = np.empty((len(low), 3)), 2.0**-16
+    np.multiply(low, unit, out=p[:, 0])
+    np.multiply(high, unit, out=p[:, 2])
+    np.subtract(p[:, 2], p[:, 0], out=p[:, 1])
+    np.subtract(1.0, p[:, 2], out=p[:, 2])
     return p

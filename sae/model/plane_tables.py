@@ -66,11 +66,14 @@ def digit_entries(
       below: integers of the plane below.
       means, scales: parameters of the elements, integers of that shape.
     """
-    offset = MEANS * RATIO * below.astype(np.int32) - means
-    sign = np.where(offset < 0, np.int8(-1), np.int8(1))
-    offset = np.minimum(np.abs(offset), _LARGEST_OFFSET * MEANS)
+    offset = np.multiply(below, MEANS * RATIO, dtype=np.int32)
+    offset -= means
+    sign = 1 - 2 * (offset < 0).view(np.int8)
+    np.abs(offset, out=offset)
+    np.minimum(offset, _LARGEST_OFFSET * MEANS, out=offset)
+    offset *= SCALES
     # NumPy would convert other indices to this type with every table.
-    return offset.astype(np.intp) * SCALES + scales, sign
+    return np.add(offset, scales, dtype=np.intp), sign
 
 
 class Counts:
@@ -207,10 +210,16 @@ class PlaneTables:
         return Trits(*(np.concatenate(pair, None) for pair in pairs))
 
     @functools.cached_property
-    def half_expected(self) -> np.ndarray:
-        """Expectation of a digit that is not the outward one, plus 1/2, in its unit, int16."""
+    def expected(self) -> np.ndarray:
+        """Distances of means from the centers of decoded intervals, int16 [entries, 5].
+
+        Decoded is the digit -1, 0 or 1, nothing, or that the digit is not the outward one, so that
+        the center is -1/2.
+        """
         inward = self.digit_low / self.digit_high.astype(np.float64)
-        return _in_units(0.5 - inward, EXPECTED_UNIT, np.int16)
+        half = _in_units(0.5 - inward, EXPECTED_UNIT, np.int16)
+        columns = np.stack([self.digit_expected, half], -1).reshape(-1, 2)
+        return np.concatenate([self.digit_rest.reshape(-1, RATIO), columns], 1)
 
     @functools.cached_property
     def value_excess(self) -> np.ndarray:
