@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import Any, BinaryIO, Union
 
 from sae.errors import SaeError
 
@@ -28,8 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
       SaeError: `path` is a folder, or cannot be written.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        raise SaeError(f"{path} is a folder; name a file to write.")
+    _require_no_folder(path)
     plain, target = _is_plain(path), Path(os.path.realpath(path))
     try:
         if plain:
@@ -42,9 +42,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         )
         os.close(descriptor)
     except OSError as error:
-        raise SaeError(
-            f"Cannot write {path}: {error.strerror or error}; name another file."
-        ) from error
+        raise _cannot_write(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -58,9 +56,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise SaeError(
-            f"Cannot write {path}: {error.strerror or error}; name another file."
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -93,17 +89,14 @@ def require_target(path: str | Path, sources: Iterable[str | Path | int] = ()) -
     Raises:
       SaeError: `path` is a folder, cannot be written, or is one of the sources.
     """
-    if os.path.isdir(path):
-        raise SaeError(f"{path} is a folder; name a file to write.")
+    _require_no_folder(path)
     require_apart([path], sources)
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise SaeError(
-            f"Cannot write {path}: {error.strerror or error}; name another file."
-        ) from error
+        raise _cannot_write(path, error) from error
     if _is_plain(path):
         require_writable(Path(os.path.realpath(path)).parent)
 
@@ -124,6 +117,15 @@ def _identity(path: str | Path | int) -> tuple[int, int] | None:
     except OSError:
         return None
     return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _require_no_folder(path):
+    if os.path.isdir(path):
+        raise SaeError(f"{path} is a folder; name a file to write.")
+
+
+def _cannot_write(path, error):
+    return SaeError(f"Cannot write {path}: {error.strerror or error}; name another file.")
 
 
 def _is_plain(path: str | Path) -> bool:
@@ -154,3 +156,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes a file, whole or not at all; raises SaeError where it cannot be written."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
+    """Writes a JSON file like `write_bytes`; raises ValueError where a number is not finite."""
+    write_bytes(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())

@@ -83,6 +83,9 @@ def test_a_decoder_goes_on_from_where_it_was(photo, data, store):
         decoder.feed(data[start : start + 50])
         assert decoder.layers == sum(end <= start + 50 for end in ends)
     assert decoder.complete and not decoder.damaged
+    almost = sae.Decoder(store.folder)
+    almost.feed(data[:-1])
+    assert almost.layers == stream.parse(data[:-1]).layers == len(ends) - 1
     assert (decoder.header.family, decoder.header.width) == (store.family, 60)
     expected = sae.decompress(data, checkpoints=store.folder)
     np.testing.assert_array_equal(decoder.image(), expected)
@@ -119,6 +122,8 @@ def test_a_stream_ends_where_it_reaches_a_psnr(photo, data, store):
     end = stream.parse(data).ends[first]
     assert len(part) == end if store.family.kind == "residual" else len(part) <= end
     assert sae.compress(photo, checkpoints=store.folder, psnr=99) == data
+    least = sae.compress(photo, checkpoints=store.folder, psnr=1.0)
+    assert len(least) == stream.parse(data).smallest
 
 
 def test_a_damaged_stream_is_decoded_up_to_the_damage(data, store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -83,6 +84,13 @@ def test_a_rate_above_all_keeps_the_whole_stream(kind):
     assert stream.truncate(STREAMS[kind], max_bpp=1e308) == STREAMS[kind]
 
 
+@pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["max_bytes", "max_bpp"])
+def test_a_limit_is_a_number_above_0(name, limit):
+    with pytest.raises(SaeError, match=f"a number above 0, not {limit}"):
+        stream.truncate(PROGRESSIVE, **{name: limit})
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -108,6 +116,9 @@ def test_a_residual_stream_without_its_base_holds_nothing():
     assert stream.parse(RESIDUAL[:60]).layers == 0
     with pytest.raises(SaeError, match="ends before its base layer"):
         stream.truncate(RESIDUAL[:60])
+    damaged = RESIDUAL[:30] + bytes([RESIDUAL[30] ^ 1]) + RESIDUAL[31:]
+    with pytest.raises(SaeError, match="is damaged in its base layer"):
+        stream.truncate(damaged)
     with pytest.raises(SaeError, match="at least one layer"):
         stream.truncate(RESIDUAL, 0)
 

@@ -67,7 +67,7 @@ def compress(
       SaeError: the image cannot be read or is too large, the family is not trained, or a limit
         cannot be kept.
     """
-    _require_limits({"bpp": max_bpp, "PSNR": psnr, "bytes": max_bytes})
+    stream.require_limits({"bpp": max_bpp, "PSNR": psnr, "bytes": max_bytes})
     if effort not in range(len(EFFORTS)):
         raise SaeError(f"The effort is 0 to {len(EFFORTS) - 1}, not {effort}.")
     store = stores.store(family, checkpoints)
@@ -86,16 +86,10 @@ def compress(
         data = progressive_codec.compress(pixels, store, effort, progress)
         data = truncate(data, layers, max_pixels=max_pixels)
         if psnr is not None:
-            data = _shortest(data, pixels, psnr, checkpoints)
+            data = _shortest(data, pixels, psnr, checkpoints, max_pixels)
     if max_bytes is not None or max_bpp is not None:
         data = truncate(data, max_bytes=max_bytes, max_bpp=max_bpp, max_pixels=max_pixels)
     return data
-
-
-def _require_limits(limits: dict[str, float | None]) -> None:
-    for name, limit in limits.items():
-        if limit is not None and not 0 < limit < math.inf:
-            raise SaeError(f"A limit of {name} is a number above 0, not {limit}.")
 
 
 def decompress(
@@ -122,13 +116,8 @@ def decompress(
     """
     data = files.read_bytes(data)
     found = stream.parse(data, max_pixels)
+    stream.require_base(found)
     residual = found.family.kind == "residual"
-    if residual and not found.layers:
-        raise SaeError(
-            "The .sae stream is damaged in its base layer; fetch the stream again."
-            if found.damaged
-            else "The .sae stream ends before its base layer does; nothing can be decoded."
-        )
     if layers is not None and found.layers >= layers:
         data = truncate(data, layers, max_pixels=max_pixels)
     elif found.damaged:
@@ -223,19 +212,28 @@ def decode_points(
         yield name, end, image
 
 
-def _shortest(data: bytes, image: np.ndarray, psnr: float, checkpoints: Folder) -> bytes:
-    """Returns the shortest prefix of a progressive stream that reaches a PSNR, by bisection."""
-    smallest, largest = stream.parse(data).smallest, len(data)
-    if metrics.psnr(image, decompress(data, checkpoints=checkpoints)) < psnr:
+def _shortest(
+    data: bytes, image: np.ndarray, psnr: float, checkpoints: Folder, max_pixels: int
+) -> bytes:
+    """Returns the shortest prefix of a progressive stream that reaches a PSNR, by bisection.
+
+    Where none does, this is the stream.
+    """
+
+    def reaches(size: int) -> bool:
+        decoded = decompress(data[:size], None, checkpoints, max_pixels)
+        return metrics.psnr(image, decoded) >= psnr
+
+    short, enough = stream.parse(data, max_pixels).smallest - 1, len(data)
+    if not reaches(enough):
         return data
-    while largest - smallest > 1:
-        middle = (smallest + largest) // 2
-        decoded = decompress(data[:middle], checkpoints=checkpoints)
-        if metrics.psnr(image, decoded) < psnr:
-            smallest = middle
+    while enough - short > 1:
+        middle = (short + enough) // 2
+        if reaches(middle):
+            enough = middle
         else:
-            largest = middle
-    return data[:largest]
+            short = middle
+    return data[:enough]
 
 
 def _array(image: Image, store: Store, max_pixels: int, background: str | None) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,6 @@ def write(folder: str | Path, model: StoredModel, family: Family) -> None:
         "format": FORMAT,
         "family": family.name,
         "code": family.code,
-        "metric": family.metric,
         "layers": list(family.layers),
         "config": dataclasses.asdict(model.config),
         "reach": model.config.reach,
@@ -51,4 +49,4 @@ def write(folder: str | Path, model: StoredModel, family: Family) -> None:
         "arrays": arrays,
     }
     files.write_bytes(Path(folder) / "weights.bin", b"".join(parts))
-    files.write_bytes(Path(folder) / "model.json", (json.dumps(description) + "\n").encode())
+    files.write_json(Path(folder) / "model.json", description, indent=None)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,8 +60,7 @@ def export(store: ModelStore, folder: Path) -> None:
         "entropy_unit": plane_tables.ENTROPY_UNIT,
         "expected_unit": plane_tables.EXPECTED_UNIT,
     }
-    text = json.dumps(settings, indent=1) + "\n"
-    files.write_bytes(folder / "settings.json", text.encode())
+    files.write_json(folder / "settings.json", settings)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -112,14 +112,14 @@ def compress(
     height, width, _ = image.shape
     require_memory(store.family, width, height)
     codec, fingerprint = load(store)
-    code = codec.coder.encode(_latent(image, store, effort, progress))
+    code = codec.coder.encode(_latent(codec, image, store, effort, progress))
     header = Header(store.family, fingerprint, width, height, tuple(code.ends))
     return pack(header, code.string)
 
 
-def _latent(image, store, effort, progress):
+def _latent(codec, image, store, effort, progress):
     """Returns the latent of an image that is coded."""
-    y = load(store)[0].analysis(image)
+    y = codec.analysis(image)
     if not effort:
         return y
 
@@ -149,8 +149,7 @@ def _restored(store: ModelStore, fingerprint: str) -> ProgressiveModel:
     """Returns the model in floating point, which is loaded again only after a change."""
     from sae.model.progressive import ProgressiveModel
 
-    model = store.load()
-    return ProgressiveModel.restored(model.config, model.arrays)
+    return ProgressiveModel.restored(store.load())
 
 
 class ProgressiveDecoder:
@@ -202,7 +201,11 @@ class ProgressiveDecoder:
     def layers(self) -> int:
         """Number of complete layers."""
         header = self.reader.header
-        return 0 if header is None else sum(end <= self._taken for end in header.ends)
+        if header is None:
+            return 0
+        # The last layer is complete with the checksum behind it.
+        taken = self._taken if self.reader.complete else min(self._taken, header.ends[-1] - 1)
+        return sum(end <= taken for end in header.ends)
 
     def image(self) -> np.ndarray | None:
         """Returns the image of the bytes so far, uint8 [H, W, 3]; None before the header."""

@@ -29,7 +29,7 @@ class Stream(NamedTuple):
       ends: number of bytes up to the end of each named layer. A progressive stream has all of them
         in its header, even where it is cut; a residual one has those of its complete layers.
       smallest: number of bytes of the shortest prefix that can be decoded.
-      size: number of bytes before the damage, if any.
+      size: number of bytes that are there, up to the damage, if any.
       damaged: whether the checksum after these bytes is wrong.
     """
 
@@ -67,6 +67,23 @@ def require_version(version: int) -> None:
         )
 
 
+def require_limits(limits: dict[str, float | None]) -> None:
+    """Raises SaeError where a limit, None for none, is no positive number."""
+    for name, limit in limits.items():
+        if limit is not None and not 0 < limit < math.inf:
+            raise SaeError(f"A limit of {name} is a number above 0, not {limit}.")
+
+
+def require_base(found: Stream) -> None:
+    """Raises SaeError where a residual stream has no complete layer."""
+    if found.family.kind == "residual" and not found.layers:
+        raise SaeError(
+            "The .sae stream is damaged in its base layer; fetch the stream again."
+            if found.damaged
+            else "The .sae stream ends before its base layer does; nothing can be decoded."
+        )
+
+
 def parse(data: bytes, max_pixels: int = MAX_PIXELS) -> Stream:
     """Returns the contents of a stream.
 
@@ -83,7 +100,7 @@ def parse(data: bytes, max_pixels: int = MAX_PIXELS) -> Stream:
         found.feed(data)
     if version is None or found.header is None:
         raise SaeError("The .sae stream ends within its header; nothing can be decoded.")
-    head, size, smallest = found.header, len(data), 0
+    head, size = found.header, len(data)
     if isinstance(found, residual_container.Reader):
         ends = residual_container.ends(found.records)
         fingerprints = [record.fingerprint for record in found.records]
@@ -91,12 +108,10 @@ def parse(data: bytes, max_pixels: int = MAX_PIXELS) -> Stream:
             size = ends[-1] if ends else residual_container.HEADER_BYTES
         smallest = ends[0] if ends else sys.maxsize
     else:
-        smallest = found.header.size(0)
-        ends = [found.header.size(end) for end in found.header.ends]
-        fingerprints = [found.header.fingerprint] * len(ends)
-        size = min(size, ends[-1])
-        if found.damaged:
-            size = found.header.size(len(found.code))
+        head = found.header
+        smallest, ends = head.size(0), [head.size(end) for end in head.ends]
+        fingerprints = [head.fingerprint] * len(ends)
+        size = head.size(len(found.code)) if found.damaged else min(size, ends[-1])
     return Stream(
         head.family,
         tuple(fingerprints),
@@ -117,7 +132,7 @@ def truncate(
     max_bpp: float | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> bytes:
-    """Returns the longest prefix of a stream within limits, itself a stream.
+    """Returns the longest prefix of a stream within limits and before damage, itself a stream.
 
     A progressive stream is cut at any byte after its header, a residual one after a layer.
 
@@ -129,9 +144,10 @@ def truncate(
       max_pixels: largest number of pixels of an image.
 
     Raises:
-      SaeError: as `parse`, the stream is damaged before the cut or has fewer layers, or no prefix
-        within the limits can be decoded.
+      SaeError: as `parse`, a limit is not above 0, fewer layers are complete, or no prefix within
+        the limits can be decoded.
     """
+    require_limits({"bpp": max_bpp, "bytes": max_bytes})
     data = files.read_bytes(data)
     found = parse(data, max_pixels)
     size = found.size
@@ -152,10 +168,9 @@ def truncate(
     if found.family.kind == "residual":
         size = max((end for end in found.ends if end <= size), default=0)
     if size < found.smallest:
+        require_base(found)
         raise SaeError(
-            "The .sae stream ends before its base layer does; nothing can be decoded."
-            if found.smallest == sys.maxsize
-            else f"The shortest beginning of the stream that can be decoded has {found.smallest} "
-            "bytes; allow as many."
+            f"The shortest beginning of the stream that can be decoded has {found.smallest} bytes; "
+            "allow as many."
         )
     return data[:size]

@@ -56,7 +56,7 @@ def compress(options: argparse.Namespace) -> int:
         _write(target, data)
         reached = None
         if options.psnr is not None:
-            decoded = codec.decompress(data, checkpoints=options.checkpoints)
+            decoded = codec.decompress(data, None, options.checkpoints, options.max_pixels)
             reached = psnr(image, decoded)
             if reached < options.psnr:
                 warnings.warn("The whole stream does not reach this PSNR.", stacklevel=2)
@@ -152,7 +152,7 @@ def _jobs(source: str, target: str, find: Callable[[str], list[Path]], suffix: s
     if source == "-" or not os.path.isdir(source):
         if source != "-" and not os.path.exists(source):
             _read(source)
-        _check_target(target, [source], suffix)
+        _check_target(target, source, suffix)
         return _Jobs([(source, target)], of_folder=False)
     if target == "-" or (os.path.exists(target) and not os.path.isdir(target)):
         raise SaeError(f"{source} is a folder; name a folder for the results, not {target}.")
@@ -180,12 +180,12 @@ def _inside(path: str, folder: str) -> bool:
     return os.path.samefile(os.path.dirname(path), folder)
 
 
-def _check_target(target: str, sources: Sequence[str], suffix: str) -> None:
-    """Refuses a target that cannot be written, is a source, or has the wrong suffix."""
+def _check_target(target: str, source: str, suffix: str) -> None:
+    """Refuses a target that cannot be written, is the source, or has the wrong suffix."""
     if target == "-":
         return
     found = Path(target).suffix.lower()
-    files.require_target(target, [0 if source == "-" else source for source in sources])
+    files.require_target(target, [0 if source == "-" else source])
     if suffix == ".png" != found:
         raise SaeError(f"Images are written as PNG; give {target} the suffix .png.")
     if suffix == ".sae" and found in images.SUFFIXES:

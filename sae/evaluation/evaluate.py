@@ -156,9 +156,7 @@ def save(
     results.save(
         path,
         name=f"sae-{key}",
-        description=f"Scalable auto-encoder, {family.name}"
-        + (f", effort {effort}" if effort else "")
-        + (f", {cuts} cuts" if cuts else ""),
+        description=f"Scalable auto-encoder, {family.name}" + results.setting(effort, cuts),
         settings=[{"label": label, "images": rows} for label, rows in points.items()] + kept.points,
         family=family.name,
         effort=effort,

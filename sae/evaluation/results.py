@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import fnmatch
-import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -220,8 +219,7 @@ def save(
     ]
     if notes:
         document["note"] = " ".join(notes)
-    text = json.dumps(_finite(document), indent=1, allow_nan=False)
-    files.write_bytes(path, (text + "\n").encode())
+    files.write_json(path, _finite(document))
 
 
 def load(path: str | Path) -> dict:
@@ -300,7 +298,7 @@ def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
     Raises:
       SaeError: there are no results, or those of a named curve cannot be used.
     """
-    target, found, faults = Path(target), [], {}
+    target, found, faults = Path(target), [], []
     places = (("ours", "."), ("measured", "anchors"), ("previous", "previous"))
     for kind, subfolder in (*places, ("published", "published")):
         for path in sorted((target / subfolder).glob("*.json")):
@@ -308,12 +306,11 @@ def curves(target: str | Path, named: Sequence[str] = ()) -> list[Curve]:
             try:
                 found.append(_curve(key, load(path), kind))
             except SaeError as error:
-                faults[path] = key, error
+                faults.append((key, error))
     order: list[Family | None] = [*FAMILIES, None]
     found.sort(key=lambda curve: (order.index(curve.family), curve.effort, curve.cuts))
-    left = {curve.key for curve in found}
-    for key, fault in faults.values():
-        if not found or (key in named and key not in left):
+    for key, fault in faults:
+        if not found or key in named:
             raise fault
         warnings.warn(f"{fault} It is left out.", stacklevel=2)
     if not found:
@@ -433,12 +430,12 @@ def _curve(key: str, document: dict, kind: str) -> Curve:
 
 
 def _name(family: Family, document: dict) -> str:
-    effort, cuts = document["effort"], document["cuts"]
-    return (
-        f"SAE, ours ({family.title})"
-        + (f", effort {effort}" if effort else "")
-        + (f", {cuts} cuts" if cuts else "")
-    )
+    return f"SAE, ours ({family.title})" + setting(document["effort"], document["cuts"])
+
+
+def setting(effort: int, cuts: int) -> str:
+    """Returns the end of a title: effort and number of cuts, where there are any."""
+    return (f", effort {effort}" if effort else "") + (f", {cuts} cuts" if cuts else "")
 
 
 def _finite(value):

@@ -155,7 +155,8 @@ def _is_image(path: Path) -> bool:
 
 
 def write_png(image: np.ndarray, destination: str | Path | BinaryIO) -> None:
-    """Writes an image, uint8 [H, W, 3], as PNG to a path, whole or not at all, or to a file.
+    """Writes an image, uint8 [H, W, 3], as PNG to a path, whole or not at all, or to a file
+    that can seek.
 
     Raises:
       SaeError: the path cannot be written.
@@ -165,10 +166,7 @@ def write_png(image: np.ndarray, destination: str | Path | BinaryIO) -> None:
         with files.replacing(destination) as temporary:
             picture.save(temporary, format="PNG")
     else:
-        # Pillow seeks in its output, which a pipe does not allow.
-        buffer = io.BytesIO()
-        picture.save(buffer, format="PNG")
-        destination.write(buffer.getvalue())
+        picture.save(destination, format="PNG")
 
 
 def pad(image: np.ndarray, multiple: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,7 +173,7 @@ class LayerStore:
         # The metadata comes last: a checkpoint without it does not exist.
         (target / "layer.json").unlink(missing_ok=True)
         save_arrays(target / "weights.npz", {k: _small(a) for k, a in layer.arrays().items()})
-        files.write_bytes(target / "layer.json", (json.dumps(found, indent=1) + "\n").encode())
+        files.write_json(target / "layer.json", found)
 
     def load(
         self, count: int | None = None, metadata: dict[str, dict] | None = None

@@ -139,8 +139,7 @@ class ModelStore:
         # The metadata comes last: a checkpoint without it does not exist.
         (self.path / "model.json").unlink(missing_ok=True)
         save_arrays(self.path / "weights.npz", model.arrays)
-        text = json.dumps(metadata, indent=1) + "\n"
-        files.write_bytes(self.path / "model.json", text.encode())
+        files.write_json(self.path / "model.json", metadata)
 
     def names(self) -> tuple[str, ...]:
         """Returns the names of the family's layers where its model is trained."""

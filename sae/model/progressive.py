@@ -13,7 +13,7 @@ are zero in coarse steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from sae.model.integer_context import float_kernels
+from sae.model.model_store import StoredModel
 from sae.model.plane_priors import (
     Digits,
     PlaneContext,
@@ -146,16 +147,9 @@ class ProgressiveModel(tf.Module):
         ]
 
     @classmethod
-    def restored(
-        cls, config: ProgressiveConfig, arrays: Mapping[str, np.ndarray]
-    ) -> ProgressiveModel:
-        """Returns a stored model in floating point.
-
-        Args:
-          config: architecture of the model.
-          arrays: arrays of a `StoredModel`.
-        """
-        model, weights = cls(config), {**arrays, **float_kernels(arrays)}
+    def restored(cls, stored: StoredModel) -> ProgressiveModel:
+        """Returns a stored model in floating point."""
+        model, weights = cls(stored.config), {**stored.arrays, **float_kernels(stored.arrays)}
         for variable in model.trainable_variables:
             variable.assign(weights[variable.name.removesuffix(":0")])
         return model

@@ -83,7 +83,7 @@ def write(folder: str | Path, entries: Sequence[Entry], store: ModelStore) -> Pa
         "fingerprint": model.fingerprint,
         "images": found,
     }
-    _write_json(folder / "index.json", index)
+    files.write_json(folder / "index.json", index)
     return folder / "index.html"
 
 
@@ -124,7 +124,7 @@ def streams(folder: Path, checkpoints: Path) -> tuple[list[Entry], ModelStore]:
             warnings.warn(f"{path} is of {found.family.name}; it is left out.", stacklevel=2)
             continue
         store = store or ModelStore(found.family, Path(checkpoints))
-        originals = [path.with_suffix(s) for s in images.SUFFIXES]
+        originals = [path.with_suffix(s) for s in sorted(images.SUFFIXES)]
         original = next((images.read(one) for one in originals if one.exists()), None)
         entries.append(Entry(path.name, data, original))
     if store is None:
@@ -316,8 +316,3 @@ def _write_picture(folder: Path, path: str, image: np.ndarray, lossless: bool = 
     data, suffix = page.encoded(image, lossless)
     files.write_bytes(folder / f"{path}.{suffix}", data)
     return f"{path}.{suffix}"
-
-
-def _write_json(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    files.write_bytes(path, text.encode())

@@ -98,12 +98,13 @@ def run(stage: Stage, save_every: float = 180.0) -> None:
             f"{state.path} holds a training of {state.step} steps, more than {stage.last_step}; "
             "give a larger --last_step, or remove it to begin anew."
         )
-    number, milestones = state.step, stage.milestones()
-    if number:
-        print(f"{stage.title}: resumed at step {number} of {stage.last_step}.")
-    progress = Progress(stage.title, stage.batchsize, stage.last_step, number, writer)
+    number = first = state.step
+    milestones = stage.milestones()
+    if first:
+        print(f"{stage.title}: resumed at step {first} of {stage.last_step}.")
+    progress = Progress(stage.title, stage.batchsize, stage.last_step, first, writer)
     began, saved = time.monotonic() - state.seconds, time.monotonic()
-    batches = stage.batches(number)
+    batches = stage.batches(first)
     # The pipeline is closed because it would hang if it outlived the interpreter. The progress bar
     # is closed because an error would be printed on its line.
     with _stop_on_signal() as stopping, contextlib.closing(progress), contextlib.closing(batches):
@@ -125,7 +126,8 @@ def run(stage: Stage, save_every: float = 180.0) -> None:
                 progress.close()
                 print(f"Stopped after step {number}; the same command resumes.")
                 raise KeyboardInterrupt
-    print(f"{stage.title}: loss {progress.loss:.6g} at step {stage.last_step}")
+    if number > first:
+        print(f"{stage.title}: loss {progress.loss:.6g} at step {stage.last_step}")
     if chief:
         stage.finish(
             {

@@ -22,15 +22,15 @@ def counted(model: StoredModel, batches: Iterable[tf.Tensor]) -> Counts:
       model: model that codes the patches.
       batches: patches, uint8 [B, H, W, 3].
     """
-    restored, counts = ProgressiveModel.restored(model.config, model.arrays), Counts()
+    restored, counts = ProgressiveModel.restored(model), Counts()
 
     @tf.function
     def code(patches):
         y = restored.analysis(tf.cast(patches, tf.float32) / 255.0)
         integers = nested(y, model.config.plane_depths, RATIO)
-        # Parameters are rounded as the codec rounds them.
+        # Parameters are limited and, below, rounded as those of the codec.
         parameters = [
-            (tf.clip_by_value(tf.round(MEANS * means), -LARGEST_MEAN, LARGEST_MEAN), scales)
+            (tf.clip_by_value(MEANS * means, -LARGEST_MEAN, LARGEST_MEAN), scales)
             for means, scales in restored.parameters(integers)
         ]
         below = [widened(q, p.shape[-1]) for q, p in zip(integers, integers[1:])]

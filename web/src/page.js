@@ -5,11 +5,10 @@ import { fetched } from "./model.js";
 import { SaeError } from "./errors.js";
 import { Jpeg, Pictures } from "./others.js";
 import { drawPlot, INSET } from "./plot.js";
-import { imageOf, Panel, psnr } from "./panel.js";
+import { imageOf, number, Panel, psnr } from "./panel.js";
 
 /** @param {string} id @returns {any} */
 const element = (id) => document.getElementById(id);
-const number = new Intl.NumberFormat("en");
 // So many bytes of images are kept, those that were shown last.
 const KEPT = 96 * 2 ** 20;
 
@@ -30,7 +29,6 @@ class Decoder {
     /** @type {Worker | null} */
     this._worker = null;
     this._stream = 0;
-    this.ready = false;
     /** @type {(message: any) => void} */
     this.receive = () => {};
   }
@@ -41,7 +39,6 @@ class Decoder {
     this._worker = new Worker("worker.js");
     this._worker.onerror = () => fail(new SaeError("The decoder cannot be started; reload the page."));
     this._worker.onmessage = ({ data }) => {
-      if (data.type === "ready") this.ready = true;
       if (["ready", "loading"].includes(data.type) || data.id === this._stream) this.receive(data);
       else if (data.type === "error") fail(new SaeError(data.message));
     };
@@ -189,7 +186,7 @@ class Viewer {
 
   close() {
     this._closed = true;
-    this._stop();
+    this.stop();
     decoder.receive = () => {};
   }
 
@@ -212,7 +209,7 @@ class Viewer {
     } else if (message.type === "image") {
       this._drawn(message);
     } else if (message.type === "error") {
-      this._stop();
+      this.stop();
       fail(new SaeError(message.message));
     }
     this._state();
@@ -302,10 +299,13 @@ class Viewer {
     const marks = element("marks");
     marks.replaceChildren();
     if (!this._header) return;
-    this._layers = this._header.ends.map((end, k) => ({
-      name: this._index.layers[k],
-      bytes: streamBytes(/** @type {any} */ (this._header), end),
-    }));
+    // A cut stream has the ends of all layers in its header.
+    this._layers = this._header.ends
+      .map((end, k) => ({
+        name: this._index.layers[k],
+        bytes: streamBytes(/** @type {any} */ (this._header), end),
+      }))
+      .filter(({ bytes }) => bytes <= this._entry.bytes);
     const row = marks.getBoundingClientRect().width - 2 * INSET;
     let free = -Infinity;
     for (const { name, bytes } of this._layers) {
@@ -316,7 +316,7 @@ class Viewer {
       button.title = `${name} ends after ${number.format(bytes)} bytes`;
       button.style.left = `calc(${INSET}px + ${part} * (100% - ${2 * INSET}px))`;
       button.addEventListener("click", () => {
-        this._stop();
+        this.stop();
         this.moveTo(bytes, true);
       });
       // Names that would cover one another move down to the end of the one before.
@@ -345,7 +345,7 @@ class Viewer {
   }
 
   togglePlay() {
-    if (this._playing) this._stop();
+    if (this._playing) this.stop();
     else this._play();
   }
 
@@ -358,13 +358,13 @@ class Viewer {
       bytes += ((now - before) * Number(element("speed").value)) / 8;
       before = now;
       if (Math.round(bytes) > this._bytes) this.moveTo(bytes, false);
-      if (bytes >= this._entry.bytes) this._stop();
+      if (bytes >= this._entry.bytes) this.stop();
       else this._playing = requestAnimationFrame(step);
     };
     this._playing = requestAnimationFrame(step);
   }
 
-  _stop() {
+  stop() {
     cancelAnimationFrame(this._playing);
     this._playing = 0;
     play.textContent = "Play";
@@ -374,10 +374,6 @@ class Viewer {
   showOriginal(on) {
     this._panel.showOriginal(on);
     for (const other of this._others) other.panel.showOriginal(on);
-  }
-
-  stop() {
-    this._stop();
   }
 
   resized() {
