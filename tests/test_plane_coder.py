@@ -123,7 +123,7 @@ def test_sums_are_exact(arrays):
     for name in arrays:
         if name.endswith("/kernel"):
             scope = name.removesuffix("/kernel")
-            bound = bounds.get(scope.rpartition("/")[2], integer_context._LEVELS)
+            bound = bounds.get(scope.rpartition("/")[2], integer_context.LEVELS)
             sums = np.abs(arrays[name].astype(np.int64)).sum((0, 1, 2)) * bound
             assert (sums + np.abs(arrays[f"{scope}/bias"]) < 2**24).all()
             # The finest unit is chosen.

@@ -86,7 +86,7 @@ class PlaneCoder:
         """
         height, width, _ = y.shape
         targets = self._targets(y)
-        # That of a large image is freed before the planes are coded.
+        # From Python 3.11 on, that of a large image is freed before the planes are coded.
         del y
         state = _State(self, (height, width))
         encoder, layers = range_coder.Encoder(), []
@@ -245,7 +245,7 @@ class _State:
             if number < len(self._parts):
                 values = y_hat[part.where] = self._parts[number]
             else:
-                current = number == len(self._parts) and self._part is not None
+                current = number == len(self._parts)
                 integers = self._part if current else _Integers(self._tables, part.parameters)
                 assert integers is not None
                 y_hat[part.where] = integers.known(symbols if current else symbols[:0])

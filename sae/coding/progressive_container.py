@@ -8,6 +8,7 @@ includes the header is a stream.
 from __future__ import annotations
 
 import binascii
+import itertools
 import struct
 import zlib
 from typing import NamedTuple
@@ -168,7 +169,7 @@ class Reader:
             )
         width, height, *steps = numbers
         require_size(width, height, self._max_pixels)
-        ends = tuple(sum(steps[: k + 1]) for k in range(len(steps)))
+        ends = tuple(itertools.accumulate(steps))
         self.header = Header(family, fingerprint, width, height, ends)
         self._header_bytes = position + _HEADER_CHECKSUM.size
 

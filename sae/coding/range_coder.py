@@ -11,6 +11,8 @@ prefix determines a symbol where all its continuations lie in the symbol's inter
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import constriction
 import numpy as np
 
@@ -49,8 +51,8 @@ class Encoder:
 
     def position(self) -> Position:
         """Returns the state of the coder after all symbols so far."""
-        words, (lower, width) = self._coder.pos()
-        return Position(words, lower, width)
+        words, interval = self._coder.pos()
+        return Position(words, *interval)
 
     def finish(self) -> bytes:
         """Returns the shortest bytes that determine all symbols."""
@@ -58,17 +60,18 @@ class Encoder:
         return self.position().shortest(data)
 
 
-class Position:
+class Position(NamedTuple):
     """The state of a coder between two symbols.
 
-    Args:
+    Attributes:
       words: number of leading words that later symbols can change only by carries.
       lower: lower bound of the interval, as the next two words, modulo 2^64.
       width: width of the interval.
     """
 
-    def __init__(self, words: int, lower: int, width: int):
-        self.words, self.lower, self.width = words, lower, width
+    words: int
+    lower: int
+    width: int
 
     def bytes_needed(self, data: bytes) -> int:
         """Returns the length of the shortest prefix of data that determines all earlier symbols.

@@ -22,7 +22,7 @@ from sae.coding.header import FINGERPRINT_BYTES, require_memory
 from sae.coding.latent_optimization import count_steps, optimized
 from sae.coding.objectives import ResidualObjective
 from sae.coding.residual_container import Header, Reader, Record
-from sae.config import DEFAULT_FOLDER, MAX_PIXELS, STRIDE
+from sae.config import DEFAULT_FOLDER, LAYER_NAMES, MAX_PIXELS, STRIDE
 from sae.errors import SaeError
 from sae.model.layer_store import LayerStore
 from sae.model.residual_layer import ResidualLayer
@@ -231,10 +231,9 @@ def _shortened(fingerprints: Iterable[str]) -> list[bytes]:
 def _require_weights(index: int, record: Record, fingerprints: Sequence[bytes]) -> None:
     """Raises SaeError where the weights of a layer are not those that made its record."""
     if index < len(fingerprints) and record.fingerprint != fingerprints[index]:
-        name = f"el{index}" if index else "base"
         raise SaeError(
-            f"Layer {name} was made with weights {record.fingerprint.hex()}, and these are "
-            f"{fingerprints[index].hex()}; name the checkpoints that made the stream."
+            f"Layer {LAYER_NAMES[index]} was made with weights {record.fingerprint.hex()}, and "
+            f"these are {fingerprints[index].hex()}; name the checkpoints that made the stream."
         )
 
 
@@ -246,11 +245,6 @@ def _load(
     Layers are restored once while their fingerprints stay the same.
     """
     use_fixed_threads()
-    family = store.family
-    if count is not None and not 1 <= count <= len(family.layers):
-        raise SaeError(
-            f"The {family.name} family has 1 to {len(family.layers)} layers, not {count}."
-        )
     metadata = store.all_metadata(count)
     fingerprints = tuple(entry["fingerprint"] for entry in metadata.values())
     if (store, fingerprints) not in _LOADED:

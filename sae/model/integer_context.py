@@ -27,7 +27,8 @@ SCALE_ONE, SCALE_STEPS = 30.0, 8.0
 
 # Units of activations, and of features, which are sums over several convolutions.
 ACTIVATION_STEP, FEATURE_STEP = 2.0**-5, 2.0**-7
-_LEVELS = int(LARGEST_ACTIVATION / ACTIVATION_STEP)
+# Largest activation in its unit.
+LEVELS = int(LARGEST_ACTIVATION / ACTIVATION_STEP)
 # float32 holds all integers up to this.
 _EXACT = 2.0**24
 # Means, in eighths, are within these bounds.

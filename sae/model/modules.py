@@ -132,6 +132,16 @@ class GDN(tf.Module):
         return x * norm if self._inverse else x / norm
 
 
+def plane_weights(level: tf.Tensor, planes: int) -> tf.Tensor:
+    """Returns the weights of linear interpolation between planes, [B, planes].
+
+    Args:
+      level: places between the planes, float32 [B] in [0, planes - 1].
+      planes: number of planes.
+    """
+    return tf.nn.relu(1.0 - tf.abs(level[:, None] - tf.range(planes, dtype=tf.float32)))
+
+
 class PlaneTable(tf.Module):
     """A learned vector for each plane, interpolated between the planes.
 
@@ -148,7 +158,5 @@ class PlaneTable(tf.Module):
 
     def __call__(self, level: tf.Tensor) -> tf.Tensor:
         """Returns float32 [B, 1, 1, channels] for levels [B] in [0, planes - 1]."""
-        planes = self.table.shape[0]
-        nodes = tf.range(planes, dtype=tf.float32)
-        weights = tf.nn.relu(1.0 - tf.abs(level[:, None] - nodes))
+        weights = plane_weights(level, self.table.shape[0])
         return tf.matmul(weights, self.table)[:, None, None, :]

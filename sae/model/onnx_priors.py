@@ -13,9 +13,9 @@ import numpy as np
 from sae.model.integer_context import (
     ACTIVATION_STEP,
     FEATURE_STEP,
-    LARGEST_ACTIVATION,
     LARGEST_INPUT,
     LARGEST_MEAN,
+    LEVELS,
     PASSES,
     SCALES,
     SLOPE,
@@ -24,7 +24,6 @@ from sae.model.integer_context import (
 from sae.model.model_store import StoredModel
 from sae.model.onnx_graph import Graph
 
-_LEVELS = LARGEST_ACTIVATION / ACTIVATION_STEP
 # This end of a slice is beyond every tensor.
 _END = 2**31 - 1
 
@@ -98,7 +97,7 @@ def plane_parameters(model: StoredModel, plane: int) -> bytes:
         scope = f"plane_{plane}/residual_{k}"
         if f"{scope}/kernel" not in model.arrays:
             break
-        x = g("Clip", g("Add", x, g.activation(g.convolution(scope, x))), -_LEVELS, _LEVELS)
+        x = g.limited(g("Add", x, g.activation(g.convolution(scope, x))))
     g.output_parameters(f"plane_{plane}/output", x, depths[plane])
     return g.serialized()
 
@@ -155,8 +154,11 @@ class _Networks(Graph):
 
     def activation(self, x: str) -> str:
         """Returns the activation of x, in the unit of activations."""
-        x = self("Round", self("Max", x, self("Mul", x, SLOPE)))
-        return self("Clip", x, -_LEVELS, _LEVELS)
+        return self.limited(self("Round", self("LeakyRelu", x, alpha=SLOPE)))
+
+    def limited(self, x: str) -> str:
+        """Returns x within the limits of activations."""
+        return self("Clip", x, float(-LEVELS), float(LEVELS))
 
     def output_parameters(self, scope: str, x: str, depth: int) -> None:
         """Declares the means and scales of a last convolution as outputs."""

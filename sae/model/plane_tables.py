@@ -44,6 +44,8 @@ HALVED_BITS = 1.0
 _LEAST_BITS_OF_DIGITS, _LEAST_BITS_OF_VALUES = 0.001, 0.0003
 # Number of counted symbols that have as much weight as the logistic.
 _PRIOR_COUNT = 100.0
+# Scales of the logistic distributions.
+_SCALES = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
 
 
 def value_entries(means: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -246,9 +248,8 @@ class PlaneTables:
 
 
 def _digits(counts):
-    scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
     offsets = np.arange(_LARGEST_OFFSET * MEANS + 1)[:, None, None] / MEANS
-    p = _counted(_thirds(offsets[..., 0], 1.0, scales), counts)
+    p = _counted(_thirds(offsets[..., 0], 1.0, _SCALES), counts)
     expected, entropy = p[..., 2] - p[..., 0], _entropy(p)
     gain = (p[..., 0] + p[..., 2] - expected**2) / np.maximum(entropy, 1e-9)
     # A first trit separates the outward digit from the others, a second one these from one another.
@@ -261,7 +262,7 @@ def _digits(counts):
     low, high = _cumulative(p)
     certain = (entropy < _LEAST_BITS_OF_DIGITS) & (p[..., 1] > 0.5)
     entropy, low = np.where(certain, 0.0, entropy), np.where(certain, np.uint16(0), low)
-    next_p = _thirds(offsets + np.arange(-1, 2), 1 / 3, scales[:, None])
+    next_p = _thirds(offsets + np.arange(-1, 2), 1 / 3, _SCALES[:, None])
     rest = (next_p[..., 2] - next_p[..., 0]) / 3
     return {
         "digit_low": low,
@@ -278,12 +279,11 @@ def _digits(counts):
 
 
 def _values(side_counts, stop_counts):
-    scales = SMALLEST_SCALE * SCALE_RATIO ** np.arange(SCALES)
     means = (np.arange(MEANS)[:, None] - MEANS // 2) / MEANS
     reach = 512
     values = np.arange(-reach, reach + 1)
     centers = values - means[..., None]
-    p = _mass(centers - 0.5, centers + 0.5, scales[:, None])
+    p = _mass(centers - 0.5, centers + 0.5, _SCALES[:, None])
     p /= p.sum(-1, keepdims=True)
     sides = np.stack([p[..., :reach].sum(-1), p[..., reach], p[..., reach + 1 :].sum(-1)], -1)
     sides = _counted(sides, side_counts)

@@ -34,7 +34,7 @@ class ProgressiveConfig:
       plane_depths: number of latent channels in each plane, nondecreasing; further channels are
         zero in a plane.
       hidden_filters: number of channels between the convolutions of the transforms.
-      analysis_blocks, synthesis_blocks: number of residual blocks at a quarter of the sides.
+      analysis_blocks, synthesis_blocks: number of residual blocks at a quarter of the resolution.
       step: quantization step of plane 0, on the scale of images in [0, 1].
       slices: number of channels of each slice of plane 0; the other channels form a last slice.
       context_filters: number of channels of the features in plane 0's context model.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
@@ -66,6 +67,16 @@ def _blur(x):
         kernel = tf.tile(tf.reshape(window, (*shape, 1, 1)), (1, 1, 3, 1))
         x = tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID")
     return x
+
+
+def psnr(x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
+    """Returns the PSNR of clipped reconstructions in dB, [B].
+
+    Args:
+      x, x_hat: images and reconstructions, float32 [B, H, W, 3], images in [0, 1].
+    """
+    error = tf.reduce_mean(tf.square(x - tf.clip_by_value(x_hat, 0.0, 1.0)), (1, 2, 3))
+    return -10.0 * tf.math.log(error) / math.log(10.0)
 
 
 DISTORTIONS = {"mse": mse, "ms-ssim": ms_ssim_loss}

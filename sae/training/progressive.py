@@ -29,17 +29,18 @@ import tensorflow as tf
 from sae.config import ProgressiveTrainingConfig
 from sae.errors import SaeError
 from sae.model.model_store import ModelStore, StoredModel
+from sae.model.modules import plane_weights
 from sae.model.plane_tables import PlaneTables
 from sae.model.progressive import ProgressiveModel
 from sae.model.progressive_config import PLANES, ProgressiveConfig
 from sae.model.progressive_transforms import Decoded
 from sae.model.quantization import NEAR_DIGIT, NEAR_INTEGER, boundary_weights
-from sae.model.rate_distortion import DISTORTIONS
+from sae.model.rate_distortion import DISTORTIONS, RateDistortionLoss, psnr
 from sae.training import loop
 from sae.training.optimizer import SOAP
 from sae.training.patches import Patches
 from sae.training.residual import require_side
-from sae.training.state import differences
+from sae.training.state import not_finite, report_finished
 from sae.training.symbol_counts import counted
 
 # Number of steps between two validations.
@@ -75,7 +76,9 @@ def train(
     """
     options = {**dataclasses.asdict(model_config), **dataclasses.asdict(config)}
     if store.names() and not force:
-        _report_finished(store, options)
+        metadata = store.metadata()
+        earlier = {**metadata["config"], **metadata["training"].get("options", {})}
+        report_finished(store.family.name, earlier, options)
         return
     store.require_writable()
     require_side(config.patchsize, store.family, "--patchsize")
@@ -92,14 +95,6 @@ def train(
     patches = Patches(data, config.photo_side, config.smallest_scale, config.seed)
     trainer = Trainer(model_config, config, store.family.metric)
     loop.run(ProgressiveStage(trainer, store, patches, options), save_every)
-
-
-def _report_finished(store: ModelStore, options: dict[str, Any]) -> None:
-    metadata = store.metadata()
-    print(f"{store.family.name} is trained already and stays as it is; --force replaces it.")
-    found = {**metadata["config"], **metadata["training"].get("options", {})}
-    if changes := differences(found, options):
-        print(f"It was trained otherwise: {'; '.join(changes)}.")
 
 
 class ProgressiveStage(loop.Stage):
@@ -156,10 +151,7 @@ class ProgressiveStage(loop.Stage):
     def finish(self, record: dict[str, Any]) -> None:
         weights = self._trainer.average_by_name()
         if not all(np.isfinite(weight).all() for weight in weights.values()):
-            raise SaeError(
-                f"The weights of {self.title} are not finite after the last step; remove the saved "
-                "state, and train with a lower --learning_rate."
-            )
+            raise not_finite(self.title)
         model = StoredModel.rounded(self._trainer.model.config, weights)
         # These patches are as large as those of validation.
         batches = iter(self._patches.dataset(self.batchsize, self.last_step))
@@ -285,25 +277,23 @@ class Trainer:
         return update
 
     def _score(self, patches):
-        """Returns loss, bpp, distortion and PSNR at each plane's end, [planes, 4, B]."""
-        x = tf.cast(patches, tf.float32) / 255.0
-        count, bpp, rows = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32), 0.0, []
+        """Returns loss, bpp, distortion and PSNR of each image, [B], for each plane's end."""
+        x, bits, rows = tf.cast(patches, tf.float32) / 255.0, 0.0, []
         planes = self.model.code(self.model.analysis(x))
-        for p, lmbda in enumerate(self._lambdas):
-            bpp += planes.bits[p] / count
-            level = tf.fill(tf.shape(x)[:1], float(p))
-            x_hat = self.model.synthesis(planes.end(p), level)
-            distortion = DISTORTIONS[self._metric](x, x_hat)
-            error = tf.reduce_mean(tf.square(x - tf.clip_by_value(x_hat, 0.0, 1.0)), (1, 2, 3))
-            psnr = -10.0 * tf.math.log(error) / np.log(10.0)
-            rows.append(tf.stack([distortion + lmbda * bpp, bpp, distortion, psnr]))
-        return tf.stack(rows)
+        for p, lmbda in enumerate(self.config.lambdas):
+            bits += planes.bits[p]
+            x_hat = self.model.synthesis(planes.end(p), tf.fill(tf.shape(x)[:1], float(p)))
+            terms = RateDistortionLoss(self._metric, lmbda).terms(x, x_hat, bits)
+            rows.append({**terms, "psnr": psnr(x, x_hat)})
+        return rows
 
     def validate(self, patches: np.ndarray) -> list[dict[str, float]]:
         """Returns for each plane's end the means of loss, bpp, distortion and psnr."""
-        batches = [self._scores(patches[k : k + 8]).numpy() for k in range(0, len(patches), 8)]
-        means = np.concatenate(batches, -1).mean(-1)
-        return [dict(zip(("loss", "bpp", "distortion", "psnr"), map(float, row))) for row in means]
+        batches = [self._scores(patches[k : k + 8]) for k in range(0, len(patches), 8)]
+        return [
+            {k: float(np.mean(np.concatenate([part[k] for part in parts]))) for k in parts[0]}
+            for parts in zip(*batches)
+        ]
 
     @contextlib.contextmanager
     def averaged(self):
@@ -342,9 +332,8 @@ class Trainer:
 
 def _interpolated(values: Sequence[float] | np.ndarray, levels: tf.Tensor) -> tf.Tensor:
     """Returns values of the planes at levels, interpolated linearly in their logarithm."""
-    nodes = np.arange(PLANES, dtype=np.float32)
-    shares = tf.nn.relu(1.0 - tf.abs(levels[:, None] - nodes))
-    return tf.exp(tf.linalg.matvec(shares, np.log(values, dtype=np.float32)))
+    logarithms = np.log(values, dtype=np.float32)
+    return tf.exp(tf.linalg.matvec(plane_weights(levels, PLANES), logarithms))
 
 
 def _key(variable: tf.Variable) -> str:

@@ -23,7 +23,7 @@ from sae.training.optimizer import make_optimizer
 from sae.training.patches import Patches
 from sae.training.residual_step import make_step, make_validation
 from sae.training.schedule import learning_rate, milestones, phases
-from sae.training.state import differences
+from sae.training.state import not_finite, report_finished
 
 
 def train(
@@ -156,10 +156,7 @@ class ResidualStage(loop.Stage):
         layer, plan = self._layer, phases(self._config)
         layer.round_weights()
         if not layer.finite:
-            raise SaeError(
-                f"The weights of {layer.name} are not finite after the last step; remove its "
-                "saved state, and train with a lower --learning_rate."
-            )
+            raise not_finite(layer.name)
         layer.entropy_model.build_tables()
         ends = [0, *(phase.end for phase in plan)]
         steps = {phase.name: phase.end - end for phase, end in zip(plan, ends)}
@@ -184,12 +181,8 @@ def _finished(store: LayerStore, name: str, options: dict[str, Any]) -> bool:
     metadata = store.metadata(name)
     if metadata is None:
         return False
-    found = {**metadata["layer"], **metadata["training"].get("options", {})}
-    print(
-        f"{name} ({store.family.name}) is trained already and stays as it is; --force replaces it."
-    )
-    if changes := differences(found, options):
-        print(f"It was trained otherwise: {'; '.join(changes)}.")
+    earlier = {**metadata["layer"], **metadata["training"].get("options", {})}
+    report_finished(f"{name} ({store.family.name})", earlier, options)
     return True
 
 

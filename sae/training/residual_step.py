@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from sae.model.quantization import uniform_noise
-from sae.model.rate_distortion import RateDistortionLoss
+from sae.model.rate_distortion import RateDistortionLoss, psnr
 from sae.model.residual import ResidualModel
 from sae.model.residual_layer import ResidualLayer
 
@@ -82,9 +81,7 @@ def make_validation(
         x_hat = below.reconstruction(x)
         y_hat, bits = layer.rate(layer.analysis(x - x_hat))
         x_hat += layer.synthesis(y_hat)
-        mse = tf.reduce_mean(tf.square(x - tf.clip_by_value(x_hat, 0.0, 1.0)), axis=(1, 2, 3))
-        psnr = -10.0 * tf.math.log(mse) / math.log(10.0)
-        return {**loss.terms(x, x_hat, bits), "psnr": psnr}
+        return {**loss.terms(x, x_hat, bits), "psnr": psnr(x, x_hat)}
 
     def validate(patches):
         batches = [scores(patches[k : k + 8]) for k in range(0, len(patches), 8)]

@@ -75,6 +75,21 @@ class TrainingState:
         return SaeError(f"{self.path} is damaged ({error}); remove it to begin anew.")
 
 
+def not_finite(title: str) -> SaeError:
+    """Returns the error of trained weights that are not finite."""
+    return SaeError(
+        f"The weights of {title} are not finite after the last step; remove the saved state, and "
+        "train with a lower --learning_rate."
+    )
+
+
+def report_finished(title: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Prints that a training is finished, and the options that differ from those given now."""
+    print(f"{title} is trained already and stays as it is; --force replaces it.")
+    if changes := differences(earlier, now):
+        print(f"It was trained otherwise: {'; '.join(changes)}.")
+
+
 def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Returns the differences between the options of two trainings, as text.
 

@@ -110,11 +110,6 @@ export class ProgressiveDecoder {
     return /** @type {PlaneDecoder} */ (this._planes).decoded(this._code(bytes));
   }
 
-  /** Integers of the complete planes, lowest first. */
-  get planes() {
-    return this._planes === null ? [] : this._planes.planes;
-  }
-
   /**
    * Returns the image that a prefix of the stream gives, RGBA; null before the header.
    *

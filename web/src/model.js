@@ -25,8 +25,6 @@ const FORMAT = 1;
  * @property {Stored[]} arrays
  */
 
-/** @typedef {{ shape: number[], values: ArrayLike<number> & { buffer: ArrayBufferLike } }} Values */
-
 const TYPES = {
   int8: Int8Array,
   int16: Int16Array,

@@ -1,9 +1,7 @@
 /** Other codecs' images of the same number of bytes. */
 
 import { fetched } from "./model.js";
-import { imageOf, psnr } from "./panel.js";
-
-const number = new Intl.NumberFormat("en");
+import { imageOf, number, psnr } from "./panel.js";
 
 /** One progressive JPEG file, whose prefixes the browser decodes. */
 export class Jpeg {

@@ -1,6 +1,7 @@
 /** One image on the screen with its caption. */
 
-const number = new Intl.NumberFormat("en");
+/** Format of numbers. */
+export const number = new Intl.NumberFormat("en");
 
 /**
  * Returns the PSNR in dB of an image, over its three colors.

@@ -8,7 +8,7 @@
  *   show   asks for the image of the first `bytes` bytes. Of several requests the last counts.
  *          With `draft`, a coarse image may come before.
  *
- * Messages from it: `loading`, `ready`, `header`, `image`, `state` and `error`.
+ * Messages from it: `loading`, `ready`, `header`, `image` and `error`.
  */
 
 import { startBackend } from "./backend.js";
@@ -142,14 +142,12 @@ async function run() {
  * @param {boolean} draft
  */
 async function show(bytes, draft) {
-  const start = performance.now();
   const shown = decoder;
   // More bytes may come while the image is made, which are not in it.
   const known = Math.min(bytes, arrived);
   const image = await shown?.image(bytes, draft);
   if (!shown || !image || shown !== decoder) return;
   const { damaged, complete } = shown;
-  const milliseconds = performance.now() - start;
-  const about = { bytes, arrived: known, draft, damaged, complete, milliseconds };
+  const about = { bytes, arrived: known, draft, damaged, complete };
   post({ type: "image", ...about, ...image }, [image.pixels.buffer]);
 }
