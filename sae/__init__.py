@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-__version__ = "2.1.0"
+__version__ = "2.1.1"
 __all__ = ["Decoder", "SaeError", "compress", "decompress", "truncate"]
 
 

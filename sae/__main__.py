@@ -8,7 +8,7 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from sae import __version__, console, files, scripts
 from sae.config import (
@@ -247,7 +247,7 @@ def _add_pages(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--crop", type=_crop, metavar="X,Y,W,H", help="part to show, in pixels [the whole image]"
     )
-    _add_peers(compare, PEERS)
+    _add_peers(compare)
     _add_family(compare)
     _add_output(compare)
     compare.set_defaults(run=_lazily("sae.reporting.comparison", "run"))
@@ -311,13 +311,13 @@ def _add_family(parser: argparse.ArgumentParser) -> None:
     _add_checkpoints(parser)
 
 
-def _add_peers(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+def _add_peers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codecs",
         nargs="+",
         choices=ANCHORS,
-        default=default,
-        help=f"codecs to compare with [{' '.join(default)}]",
+        default=PEERS,
+        help=f"codecs to compare with [{' '.join(PEERS)}]",
     )
 
 
@@ -329,7 +329,7 @@ def _add_effort(parser: argparse.ArgumentParser) -> None:
         choices=range(len(EFFORTS)),
         default=0,
         metavar=f"0..{len(EFFORTS) - 1}",
-        help=f"effort of latent optimization, with {steps} steps per latent [0]",
+        help=f"effort of latent optimization, with {steps} steps per latent; needs TensorFlow [0]",
     )
 
 

@@ -47,7 +47,7 @@ _HELP = {
     "last_step": "number of steps",
     "batchsize": "number of patches per step, over all devices",
     "patchsize": "side of a patch in pixels, a multiple of 16",
-    "small_until": "fraction of the steps with patches of half the side",
+    "small_until": "fraction of the steps before --decoder_from with patches of half the side",
     "optimizer": "optimizer; soap is Adam in the eigenbasis of Shampoo's preconditioner",
     "clip": "limit of the gradient norm as a multiple of its average; 0 for none",
     "learning_rate": "largest learning rate",

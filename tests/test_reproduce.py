@@ -83,14 +83,18 @@ def test_everything_is_made_once(arguments, commands, tmp_path, capsys):
     assert [words[1] for words in commands[1:]] == ["tools.documents"]
 
 
-def test_a_progressive_model_is_one_training_and_has_no_effort(arguments):
+def test_a_progressive_model_is_one_training_and_is_measured_at_cuts(arguments):
     arguments[arguments.index(FAMILY)] = "progressive-mse"
     options = reproduce.parser().parse_args(arguments)
-    train, measure, *others = reproduce.parts(options)
+    train, measure, cuts, *others = reproduce.parts(options)
     assert train.title == "train progressive-mse base" and "train_base.py" in train.command
     assert measure.title == "measure progressive-mse, effort 0"
+    assert cuts.title == "measure progressive-mse, 20 cuts" and cuts.command[-2:] == [
+        "--cuts",
+        "20",
+    ]
     assert [part.title.split()[0] for part in others] == ["measure", "draw"]
-    assert not (train.done or measure.done)
+    assert not (train.done or measure.done or cuts.done)
 
 
 def test_what_is_missing_is_said_before_anything_is_trained(arguments, commands, tmp_path, capsys):

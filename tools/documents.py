@@ -56,7 +56,6 @@ class Sources:
     Attributes:
       images: set that is shown, in words.
       curves: curves of that set.
-      singles: curves of bases trained alone, by their lambda.
       sets: curves of other sets of images, by the name of the set.
       records: contents of layer.json, by residual family and layer.
       models: contents of model.json, by progressive family.
@@ -65,7 +64,6 @@ class Sources:
 
     images: str
     curves: list[Curve]
-    singles: dict[str, list[Curve]]
     sets: dict[str, list[Curve]]
     records: dict[Family, dict[str, dict]]
     models: dict[Family, dict]
@@ -77,10 +75,6 @@ class Sources:
     ) -> Sources:
         """Reads results/<set>, the results next to it, and the checkpoints."""
         folder, checkpoints = Path(folder), Path(checkpoints)
-        singles = {
-            path.name[len("single-") :]: results.curves(path / folder.name)
-            for path in sorted(folder.parent.glob("single-*"))
-        }
         sets = {path.name: results.curves(path) for path in sorted(folder.parent.glob("held-out*"))}
         records, models = {}, {}
         for family in FAMILIES:
@@ -92,7 +86,7 @@ class Sources:
         found = results.curves(folder)
         count = max((len(curve.images[0]) for curve in found if curve.images), default=0)
         images = f"the {count} images of {folder.name.capitalize()}"
-        return cls(images, found, singles, sets, records, models, checkpoints)
+        return cls(images, found, sets, records, models, checkpoints)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -143,7 +137,7 @@ def texts(sources: Sources) -> dict[Path, str]:
     return {
         **{path: _filled(path, parts) for path, parts in written.items()},
         Path("docs/RESULTS.md"): results_document.document(
-            found, sources.singles, sources.sets, [path.name for path in digests(sources)]
+            found, sources.sets, [path.name for path in digests(sources)]
         ),
         Path("docs/CLI.md"): command_line.document((ROOT / "Makefile").read_text(encoding="utf-8")),
     }

@@ -1,4 +1,4 @@
-"""`make reproduce`: trains, measures and draws everything in the documents from nothing.
+"""`make reproduce`: trains and measures all families, and writes the documents, from nothing.
 
     python -m tools.reproduce --data DIR
 
@@ -29,6 +29,8 @@ from sae.model.stores import Store
 _ROOT = Path(__file__).resolve().parents[1]
 # Efforts of the encoder in a trial, the lowest two.
 _SMOKE_EFFORTS = 0, 1
+# Number of cuts of progressive streams that are measured.
+_CUTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
     names = [family.name for family in FAMILIES]
     found = argparse.ArgumentParser(
         prog="python -m tools.reproduce",
-        description="Train, measure and draw everything in the documents.",
+        description="Train families by their default presets, measure them on one set of images, "
+        "and write the documents.",
     )
     found.add_argument(
         "--data", nargs="+", required=True, metavar="DIR", help="folders of training photos"
@@ -135,12 +138,14 @@ def parts(options: argparse.Namespace) -> Iterator[Part]:
                 _hours_of_training(family, layer, options.steps),
             )
         efforts = _SMOKE_EFFORTS if options.steps else results.SHOWN_EFFORTS
-        for effort in efforts if residual else efforts[:1]:
+        settings = [(effort, 0) for effort in efforts] if residual else [(0, 0), (0, _CUTS)]
+        for effort, cuts in settings:
+            chosen = ["--cuts", str(cuts)] if cuts else ["--effort", str(effort)]
             yield Part(
-                f"measure {family.name}, effort {effort}",
-                [*sae, "evaluate", *measured, *name, *checkpoints, "--effort", str(effort)],
-                bool(_measured(store, target, effort)),
-                _hours_of_measuring(family, effort),
+                f"measure {family.name}" + (results.setting(effort, cuts) or ", effort 0"),
+                [*sae, "evaluate", *measured, *name, *checkpoints, *chosen],
+                bool(_measured(store, target, effort, cuts)),
+                _hours_of_measuring(family, effort, cuts),
             )
     yield Part(
         "measure JPEG, JPEG 2000, WebP and AVIF",
@@ -177,14 +182,14 @@ def _results(options: argparse.Namespace) -> Path:
     return results.folder(_folder(options) / "results", options.images)
 
 
-def _measured(store: Store, target: str | Path, effort: int) -> results.Curve | None:
-    """Returns the curve of all layers of a family, None where it is of other weights."""
-    key = results.curve_key(store.family, effort)
+def _measured(store: Store, target: str | Path, effort: int, cuts: int) -> results.Curve | None:
+    """Returns the curve of all layers or cuts of a family, None where it is of other weights."""
+    key = results.curve_key(store.family, effort, cuts)
     if not (Path(target) / f"{key}.json").exists() or not store.names():
         return None
     found = next((c for c in results.curves(target) if c.key == key), None)
-    weights = dict(zip(store.names(), store.fingerprints()))
-    return found if found and found.fingerprints == weights else None
+    weights = set(store.fingerprints())
+    return found if found and set(found.fingerprints.values()) == weights else None
 
 
 def _hours_of_training(family: Family, name: str, steps: int | None) -> float | None:
@@ -196,8 +201,8 @@ def _hours_of_training(family: Family, name: str, steps: int | None) -> float | 
     return share * training["hours"]
 
 
-def _hours_of_measuring(family: Family, effort: int) -> float | None:
-    found = _measured(stores.of_family(family), DEFAULT_RESULTS, effort)
+def _hours_of_measuring(family: Family, effort: int, cuts: int) -> float | None:
+    found = _measured(stores.of_family(family), DEFAULT_RESULTS, effort, cuts)
     if not found:
         return None
     return sum(row["encode-seconds"] + row["decode-seconds"] for row in found.images[-1]) / 3600

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sae.config import EFFORTS
@@ -82,7 +82,7 @@ def summary(found: Sequence[Curve]) -> str:
     cuts = [curve for curve in found if curve.family == ours[0].family and curve.cuts]
     titles = ["BD-rate in PSNR against", *(f"`{curve.key}`" for curve in ours)]
     titles += [f"`{ours[0].key}`, {curve.cuts} cuts" for curve in cuts]
-    titles += [f"`{ours[0].key}`, per image", "shared PSNR"]
+    titles += [f"`{ours[0].key}`, per image", f"shared PSNR, `{ours[0].key}`"]
     rows = []
     for key in _FIRST_ANCHORS:
         if anchor := by_key.get(key):
@@ -139,7 +139,7 @@ def deltas(ours: Curve, found: Sequence[Curve]) -> str:
 
 def efforts(found: Sequence[Curve]) -> str:
     """Returns time and rate savings of latent optimization."""
-    titles = ["curve", "steps per layer", "core seconds per image", "per megapixel"]
+    titles = ["curve", "steps per latent", "CPU seconds per image", "per megapixel"]
     titles += ["BD-rate against effort 0, PSNR", "MS-SSIM (dB)"]
     rows = []
     for curve, regular in results.timed(found):
@@ -151,41 +151,22 @@ def efforts(found: Sequence[Curve]) -> str:
     return table(titles, rows)
 
 
-def single_models(found: Sequence[Curve], singles: dict[str, Sequence[Curve]]) -> str:
-    """Returns the rates of layers for MSE and of a single model of the same PSNR.
-
-    Args:
-      found: curves of one set of images.
-      singles: curves of bases trained alone, by their lambda.
-    """
+def single_models(found: Sequence[Curve]) -> str:
+    """Returns the rates of layers for MSE and of models for one rate at the same PSNR."""
     other = next((c for c in found if c.key == _SINGLE_MODEL), None)
-    titles = ["family", "PSNR", "layers", "bpp", "single model", "bpp", "difference in rate"]
+    titles = ["family", "PSNR", "layers", "bpp", "single-rate model", "bpp", "difference in rate"]
     rows = []
-    for ours in found:
+    for ours in found if other else ():
         if not (ours.regular and ours.optimized_for == "mse"):
             continue
-        points = []
-        if other:
-            for rate, psnr, label in ours.points("psnr"):
-                alone = bdrate.rate_at(other, "psnr", psnr)
-                points.append((psnr, results.layer_label(label), rate, other.name, alone))
-        points += _at_singles(ours, singles)
-        for psnr, label, rate, name, alone in sorted(points):
-            cells = [ours.key, f"{psnr:.2f} dB", label, f"{rate:.4f}", name, "-", "-"]
+        for rate, psnr, label in sorted(ours.points("psnr"), key=lambda point: point[1]):
+            alone = bdrate.rate_at(other, "psnr", psnr)
+            cells = [ours.key, f"{psnr:.2f} dB", results.layer_label(label), f"{rate:.4f}"]
+            cells += [other.name, "-", "-"]
             if alone:
                 cells[-2:] = f"{alone:.4f}", f"{100 * (rate / alone - 1):+.0f} %"
             rows.append(cells)
     return table(titles, rows)
-
-
-def _at_singles(ours: Curve, singles: dict[str, Sequence[Curve]]) -> Iterator[tuple]:
-    for lmbda, curves in singles.items():
-        for single in curves:
-            if single.key != ours.key:
-                continue
-            for alone, psnr, _ in single.points("psnr"):
-                if rate := bdrate.rate_at(ours, "psnr", psnr):
-                    yield psnr, "interpolated", rate, f"a base alone, lambda {lmbda}", alone
 
 
 def extremes(found: Sequence[Curve]) -> str:
@@ -299,8 +280,8 @@ def model_costs(model: dict, complexity: dict[str, tuple[int, float]], size: int
     losses = ", ".join(f"{last[f'plane_{p}/loss']:.1f}" for p in range(PLANES))
     text = (
         f"Fingerprint `{model['fingerprint'][:8]}`, {size / 1e6:.1f} MB. "
-        f"{last['step']:,} steps, {training['hours']:.1f} hours of one core; held-out losses "
-        f"D + lambda R up to planes 0, 1 and 2: {losses}."
+        f"Trained to step {last['step']:,} in {training['hours']:.1f} hours of one core; held-out "
+        f"losses D + lambda R, with estimated rates, up to planes 0, 1 and 2: {losses}."
     )
     return table(["part", "parameters", "kMAC/pixel"], rows) + "\n\n" + text
 

@@ -11,8 +11,8 @@ from tools import result_tables
 _BEGINNING = """\
 # Results
 
-`make results` writes this file from `results/`. `make reproduce DATA=DIR` trains all families and
-measures them. To measure one family again:
+`make results` writes this file from `results/`. `make reproduce DATA=DIR` trains all families by
+their default presets and measures them. To measure one family again:
 
     make kodak                                       # download the images
     python -m sae evaluate kodak --family residual-mse
@@ -20,17 +20,21 @@ measures them. To measure one family again:
 Rates are bits per pixel (bpp): 8 times the bytes of the file, headers included, over width times
 height, cumulative over the layers. PSNR is over all samples of the 8-bit RGB image. MS-SSIM is over
 RGB, as `tf.image.ssim_multiscale` gives it; in dB it is -10 log10(1 - MS-SSIM). Both are measured
-on the image decoded from those bytes alone. A figure of a set is the mean over its images. A
-BD-rate is the mean difference of rates at equal quality: negative where ours spend fewer bits. The
-shared range of quality stands in brackets. Averaged curves have one point per setting, the mean of
-all images. A mean per image is the mean of per-image BD-rates, known for codecs that were measured
-here. Published curves come from the sources [below](#published-curves).
+on the image decoded from those bytes alone. A figure of a set is the mean over its images.
+
+A BD-rate is the mean difference of the logarithm of the rate at equal quality, in percent, over the
+shared range, which stands in brackets: negative where ours spend fewer bits. Curves are
+interpolated by piecewise cubic Hermite polynomials (`pchip` of the package bjontegaard). Averaged
+curves have one point per setting, the mean of all images. A mean per image is the mean of per-image
+BD-rates, known for codecs that were measured here. Published curves come from the sources
+[below](#published-curves). Pillow's codecs: JPEG is 4:2:0 with optimized Huffman tables, JPEG 2000
+irreversible with one file per rate, WebP of method 6, AVIF 4:4:4 of speed 6.
 """
 _AXIS = """\
 ## The axis of the paper
 
-Every rate in the authors' table, times 3 H W / 8, is a whole number of bytes. The rates are thus
-bits per color sample, a third of the bits per pixel. `published/sae-2019-mse` and
+In the authors' table of single images, every rate times 3 H W / 8 is a whole number of bytes. Rates
+are thus bits per color sample, a third of the bits per pixel. `published/sae-2019-mse` and
 `published/sae-2019-ms-ssim` are converted to bits per pixel, and all comparisons use these. Curves
 whose keys end in `-as-printed` have the printed numbers.
 """
@@ -38,18 +42,17 @@ _CUTS = """\
 The same at {} cuts, evenly spaced in bytes from the end of base to that of the last layer:
 """
 _SINGLE = """\
-## What scalability costs
+## Layers and single-rate models
 
-The table gives the rates of layers for MSE and of a single model of the same PSNR. Ballé 2017 has
-at least 128 filters. A base alone has the channels of the layer that was trained for the same
-lambda.
+The table gives the rates of layers for MSE, and those of Ballé 2017 at the same PSNR, which has a
+model for each rate: at least 128 filters and, like `residual-mse`, a factorized prior.
 """
 _SETS = """\
 ## Other images
 
-The table compares with JPEG 2000 (Pillow). The losses of a training are measured on the middles of
-32 photos, and `held-out` has these photos whole. The [card](models/progressive-mse.md) names their
-sets.
+The table compares with JPEG 2000 (Pillow). The losses of a training are measured on center crops of
+32 photos, 256 x 256, and `held-out` has these photos whole. The [card](models/progressive-mse.md)
+names their sets.
 
     python -m sae anchors held-out --codecs jpeg2000
     python -m sae evaluate held-out --family progressive-mse
@@ -58,13 +61,12 @@ _EFFORT = """\
 ## Latent optimization
 
 `--effort` optimizes the latents of every image by stochastic Gumbel annealing (SGA). The stream
-is decoded as fast as any. Seconds are processor seconds of one core.
+is decoded as fast as any. Seconds are CPU seconds.
 """
 
 
 def document(
     found: Sequence[Curve],
-    singles: dict[str, Sequence[Curve]],
     sets: dict[str, Sequence[Curve]],
     plots: Sequence[str],
 ) -> str:
@@ -72,7 +74,6 @@ def document(
 
     Args:
       found: curves of the set that is shown.
-      singles: curves of bases trained alone, by their lambda.
       sets: curves of other sets of images, by the name of the set.
       plots: names of the figures that are drawn.
     """
@@ -80,7 +81,8 @@ def document(
     ours = [curve for curve in found if curve.family]
     for curve in (curve for curve in ours if curve.regular):
         parts += [f"## {curve.key}", result_tables.layers(curve, found)]
-        for one in (c for c in results.default(found) if c.family == curve.family):
+        efforts = [c for c in ours if c.family == curve.family and not c.cuts]
+        for one in {c.key: c for c in (efforts[0], efforts[-1])}.values():
             title = f"BD-rates with `--effort {one.effort}`:" if one.effort else "BD-rates:"
             parts += [title, result_tables.deltas(one, found)]
         for cut in (c for c in ours if c.family == curve.family and c.cuts):
@@ -88,7 +90,7 @@ def document(
     if results.timed(ours):
         parts += [_EFFORT, result_tables.efforts(ours)]
         parts += [_figure("effort.png", "BD-rate and seconds of latent optimization", plots)]
-    parts += [_SINGLE, result_tables.single_models(found, singles)]
+    parts += [_SINGLE, result_tables.single_models(found)]
     if sets:
         parts += [_SETS, result_tables.other_sets(sets)]
     parts += ["## Single images", _sample(ours), result_tables.extremes(ours)]

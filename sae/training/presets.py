@@ -1,7 +1,9 @@
 """The settings of every training as literal tables, with a row for each layer or model.
 
-`default` has the settings of the released weights, `paper` those of Jia et al. (MIPR 2019), and
-`tiny` settings for tests of a few seconds. Other fields have their defaults in `sae/config.py`.
+`default` has the settings of the released residual layers, and those for one run of a progressive
+model; the cards list the changes of the released ones. `paper` has the settings of Jia et
+al. (MIPR 2019), and `tiny` some for tests of a few seconds. Other fields have their defaults in
+`sae/config.py`.
 """
 
 from __future__ import annotations
@@ -65,8 +67,8 @@ _TINY_SHARED: dict[str, Any] = {
 _TINY_PATCHSIZE = {"mse": 64, "ms-ssim": 176}
 
 _PROGRESSIVE: dict[str, dict[str, Any]] = {
-    "progressive-mse": {"lmbda": 3000.0, "patchsize": 128, "last_step": 700_000},
-    "progressive-ms-ssim": {"lmbda": 450.0, "patchsize": 176, "last_step": 300_000},
+    "progressive-mse": {"lmbda": 3000.0, "patchsize": 128, "last_step": 160_000},
+    "progressive-ms-ssim": {"lmbda": 450.0, "patchsize": 176, "last_step": 160_000},
 }
 _TINY_PROGRESSIVE: dict[str, Any] = {
     "plane_depths": (8, 10, 12),
