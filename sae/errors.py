@@ -28,7 +28,8 @@ def explaining_the_extra() -> Iterator[None]:
         if module in REPORT:
             task, extra, where = "Figures and reports", "report", ""
         elif module in TENSORFLOW:
-            task, extra = "Training, MS-SSIM and residual families", "tensorflow"
+            task = "Training, latent optimization, MS-SSIM and residual families"
+            extra = "tensorflow"
             # Newer versions of Python have no wheels of TensorFlow 2.14.
             where = " in Python 3.9, 3.10 or 3.11"
         else:
