@@ -158,6 +158,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
-    """Writes a JSON file like `write_bytes`; raises ValueError where a number is not finite."""
-    write_bytes(path, (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode())
+def write_json(path: str | Path, value: Any, **options: Any) -> None:
+    """Writes a JSON file like `write_bytes`, with the options of `json.dumps`."""
+    text = json.dumps(value, **{"indent": 1, **options})
+    write_bytes(path, (text + "\n").encode())

@@ -219,7 +219,7 @@ def save(
     ]
     if notes:
         document["note"] = " ".join(notes)
-    files.write_json(path, _finite(document))
+    files.write_json(path, _finite(document), allow_nan=False)
 
 
 def load(path: str | Path) -> dict:

@@ -83,7 +83,7 @@ def write(folder: str | Path, entries: Sequence[Entry], store: ModelStore) -> Pa
         "fingerprint": model.fingerprint,
         "images": found,
     }
-    files.write_json(folder / "index.json", index)
+    files.write_json(folder / "index.json", index, allow_nan=False)
     return folder / "index.html"
 
 
