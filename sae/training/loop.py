@@ -98,8 +98,7 @@ def run(stage: Stage, save_every: float = 180.0) -> None:
             f"{state.path} holds a training of {state.step} steps, more than {stage.last_step}; "
             "give a larger --last_step, or remove it to begin anew."
         )
-    number = first = state.step
-    milestones = stage.milestones()
+    first, milestones = state.step, stage.milestones()
     if first:
         print(f"{stage.title}: resumed at step {first} of {stage.last_step}.")
     progress = Progress(stage.title, stage.batchsize, stage.last_step, first, writer)
@@ -108,9 +107,8 @@ def run(stage: Stage, save_every: float = 180.0) -> None:
     # The pipeline is closed because it would hang if it outlived the interpreter. The progress bar
     # is closed because an error would be printed on its line.
     with _stop_on_signal() as stopping, contextlib.closing(progress), contextlib.closing(batches):
-        for batch in batches:
-            values = stage.step(number, batch)
-            number += 1
+        for number, batch in enumerate(batches, first + 1):
+            values = stage.step(number - 1, batch)
             state.step, state.seconds = number, time.monotonic() - began
             progress.step(number, values)
             if chief and number in milestones:
@@ -126,7 +124,7 @@ def run(stage: Stage, save_every: float = 180.0) -> None:
                 progress.close()
                 print(f"Stopped after step {number}; the same command resumes.")
                 raise KeyboardInterrupt
-    if number > first:
+    if state.step > first:
         print(f"{stage.title}: loss {progress.loss:.6g} at step {stage.last_step}")
     if chief:
         stage.finish(
