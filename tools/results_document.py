@@ -22,13 +22,15 @@ height, cumulative over the layers. PSNR is over all samples of the 8-bit RGB im
 RGB, as `tf.image.ssim_multiscale` gives it; in dB it is -10 log10(1 - MS-SSIM). Both are measured
 on the image decoded from those bytes alone. A figure of a set is the mean over its images.
 
-A BD-rate is the mean difference of the logarithm of the rate at equal quality, in percent, over the
-shared range, which stands in brackets: negative where ours spend fewer bits. Curves are
+A BD-rate is the mean difference of the logarithm of the rate at equal quality, in percent. It is
+negative where ours spend fewer bits. The shared range of quality stands in brackets. Curves are
 interpolated by piecewise cubic Hermite polynomials (`pchip` of the package bjontegaard). Averaged
 curves have one point per setting, the mean of all images. A mean per image is the mean of per-image
-BD-rates, known for codecs that were measured here. Published curves come from the sources
-[below](#published-curves). Pillow's codecs: JPEG is 4:2:0 with optimized Huffman tables, JPEG 2000
-irreversible with one file per rate, WebP of method 6, AVIF 4:4:4 of speed 6.
+BD-rates, available for codecs that were measured here.
+
+Published curves come from the sources [below](#published-curves). Of Pillow's codecs, JPEG has
+4:2:0 subsampling and optimized Huffman tables. JPEG 2000 is irreversible, with one file per rate.
+WebP has method 6, and AVIF 4:4:4 sampling and speed 6.
 """
 _AXIS = """\
 ## The axis of the paper
@@ -82,7 +84,7 @@ def document(
     for curve in (curve for curve in ours if curve.regular):
         parts += [f"## {curve.key}", result_tables.layers(curve, found)]
         efforts = [c for c in ours if c.family == curve.family and not c.cuts]
-        for one in {c.key: c for c in (efforts[0], efforts[-1])}.values():
+        for one in efforts[:1] + efforts[1:][-1:]:
             title = f"BD-rates with `--effort {one.effort}`:" if one.effort else "BD-rates:"
             parts += [title, result_tables.deltas(one, found)]
         for cut in (c for c in ours if c.family == curve.family and c.cuts):

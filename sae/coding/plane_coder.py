@@ -86,7 +86,7 @@ class PlaneCoder:
         """
         height, width, _ = y.shape
         targets = self._targets(y)
-        # From Python 3.11 on, that of a large image is freed before the planes are coded.
+        # From Python 3.11 on, this frees the latent of a large image before its planes are coded.
         del y
         state = _State(self, (height, width))
         encoder, layers = range_coder.Encoder(), []
@@ -383,7 +383,7 @@ class _Digits:
         second = self._trits >= tables.digit_coded.size
         self._first_second = int(np.append(second, True).argmax())
         self._total = self._bits(len(trits))
-        # Steps that are done, also without those after the last coded trit.
+        # Numbers of the steps that are done, and of those up to the last coded trit.
         self._count = self._reached = 0
         self._coded = _Coded(*np.zeros((3, 0), np.uint8))
 

@@ -1,9 +1,9 @@
 """The settings of every training as literal tables, with a row for each layer or model.
 
-`default` has the settings of the released residual layers, and those for one run of a progressive
-model; the cards list the changes of the released ones. `paper` has the settings of Jia et
-al. (MIPR 2019), and `tiny` some for tests of a few seconds. Other fields have their defaults in
-`sae/config.py`.
+`default` has the settings of the released residual layers, and those of one run of a progressive
+model. Released progressive models changed settings on the way; their cards list the changes.
+`paper` has the settings of Jia et al. (MIPR 2019), and `tiny` has those of tests of a few seconds.
+Other fields have their defaults in `sae/config.py`.
 """
 
 from __future__ import annotations
